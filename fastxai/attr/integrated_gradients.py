@@ -1,0 +1,102 @@
+"""Integrated Gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from ..core import engine, quadrature
+from ..core.inputs import TensorOrTuple, check_count
+from ..core.rows import Path
+from ._base import GradientAttribution, Query, captum_compatible
+
+
+class IntegratedGradients(GradientAttribution):
+    """Integrated Gradients: the gradient averaged over the straight path from baseline to input.
+
+    With F the chosen output, x the input and x' the baseline, feature i gets
+
+        (x_i − x'_i) ∫₀¹ ∂F/∂x_i (x' + α (x − x')) dα,
+
+    so that the attributions of a row add up to F(x) − F(x') as the integral is refined.
+    Source: Sundararajan, Taly and Yan, "Axiomatic attribution for deep networks" (2017).
+
+    Args:
+        forward_func: a module or any callable that takes the inputs (then the extra arguments) and
+            returns one tensor with the rows first.
+        multiply_by_inputs: whether to multiply by x − x'. Without it, the mean gradient is returned:
+            local sensitivities rather than contributions.
+    """
+
+    def __init__(self, forward_func: Callable[..., Any], multiply_by_inputs: bool = True):
+        super().__init__(forward_func)
+        self._multiply_by_inputs = multiply_by_inputs
+
+    @captum_compatible
+    def attribute(
+        self,
+        inputs: TensorOrTuple,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        n_steps: int = 50,
+        method: str = "gausslegendre",
+        internal_batch_size: int | None = None,
+        return_convergence_delta: bool = False,
+    ) -> Any:
+        """Attributes the chosen output to the inputs.
+
+        Args:
+            inputs: a floating-point tensor [B, *F], or a tuple of tensors [B, *F_i].
+            baselines: where the path starts: None for zeros, a number, a tensor of the input's shape
+                or with one row; a tuple of those for a tuple of inputs.
+            target: which output is explained. An int, or a tuple that indexes the dimensions after
+                the batch, for all rows; a 1-D integer tensor or list of int, one a row; a list of
+                tuples, one a row. None where the model returns one number a row.
+            additional_forward_args: one extra argument of forward_func, or a tuple of them. Tensors
+                whose first dimension is B are repeated along with the rows; others pass through.
+            n_steps: number of points S on the path. Memory does not grow with it.
+            method: how the integral is approximated: ``gausslegendre``, ``riemann_left``,
+                ``riemann_right``, ``riemann_middle`` or ``riemann_trapezoid``.
+            internal_batch_size: rows a model call at most; None to choose for speed.
+            return_convergence_delta: whether to return the convergence delta as well.
+
+        Returns:
+            The attributions, in the form and shapes of the inputs: float64 for float64 inputs,
+            otherwise float32, and without a graph. With ``return_convergence_delta`` a pair: the
+            attributions, and Σ attributions − (F(x) − F(x')) of each row, [B].
+
+        Raises:
+            ArgumentError: an argument is not as above; the message names it.
+            IndexError: the target is out of range.
+            RuntimeError: the output does not depend on an input.
+        """
+        query = self._query(inputs, baselines, target, additional_forward_args)
+        values = self._values(query, n_steps, method, internal_batch_size)
+        result = query.inputs.pack(values)
+        return (result, self._convergence_delta(query, values)) if return_convergence_delta else result
+
+    def _values(  # type: ignore[override]
+        self, query: Query, n_steps: int, method: str, internal_batch_size: int | None
+    ) -> tuple[Tensor, ...]:
+        x, baselines = query.inputs.tensors, query.baselines
+        alphas, weights = quadrature.rule(method, n_steps, x[0].device)
+        if internal_batch_size is not None:
+            check_count(internal_batch_size, "internal_batch_size")
+        path = Path(x, baselines, alphas)
+        mean = engine.gradient_sum(query.model, path, weights, internal_batch_size)
+        if not self._multiply_by_inputs:
+            return mean
+        return tuple(
+            g.mul_(a.to(g.dtype) - b.to(g.dtype))
+            for g, a, b in zip(mean, x, baselines, strict=True)
+        )
+
+    def has_convergence_delta(self) -> bool:
+        return True
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return self._multiply_by_inputs

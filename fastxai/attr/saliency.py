@@ -1,0 +1,92 @@
+"""Plain gradients: Saliency and InputXGradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core import engine
+from ..core.inputs import TensorOrTuple
+from ..core.rows import Given
+from ._base import GradientAttribution, Query, captum_compatible
+
+
+class Saliency(GradientAttribution):
+    """The gradient of the chosen output with respect to the input, or its absolute value.
+
+    Source: Simonyan, Vedaldi and Zisserman, "Deep inside convolutional networks" (2013).
+    """
+
+    @captum_compatible
+    def attribute(
+        self,
+        inputs: TensorOrTuple,
+        target: Any = None,
+        abs: bool = True,
+        additional_forward_args: Any = None,
+    ) -> Any:
+        """Attributes the chosen output to the inputs.
+
+        Args:
+            inputs: a floating-point tensor [B, *F], or a tuple of tensors [B, *F_i].
+            target: which output is explained, as for :class:`IntegratedGradients`.
+            abs: whether to return absolute values.
+            additional_forward_args: extra arguments, as for :class:`IntegratedGradients`.
+
+        Returns:
+            The gradients, in the form, shapes and dtypes of the inputs, without a graph.
+
+        Raises:
+            ArgumentError, IndexError, RuntimeError: as :class:`IntegratedGradients`.
+        """
+        query = self._query(inputs, None, target, additional_forward_args)
+        return query.inputs.pack(self._values(query, abs))
+
+    def _values(self, query: Query, abs: bool) -> tuple[Tensor, ...]:  # type: ignore[override]
+        gradients = gradient(query)
+        return tuple(g.abs_() for g in gradients) if abs else gradients
+
+
+class InputXGradient(GradientAttribution):
+    """The input times the gradient of the chosen output: exact contributions for a linear model.
+
+    Source: Shrikumar, Greenside and Kundaje, "Not just a black box" (2016).
+    """
+
+    @captum_compatible
+    def attribute(
+        self, inputs: TensorOrTuple, target: Any = None, additional_forward_args: Any = None
+    ) -> Any:
+        """Attributes the chosen output to the inputs.
+
+        Args:
+            inputs: a floating-point tensor [B, *F], or a tuple of tensors [B, *F_i].
+            target: which output is explained, as for :class:`IntegratedGradients`.
+            additional_forward_args: extra arguments, as for :class:`IntegratedGradients`.
+
+        Returns:
+            Input times gradient, in the form, shapes and dtypes of the inputs, without a graph.
+
+        Raises:
+            ArgumentError, IndexError, RuntimeError: as :class:`IntegratedGradients`.
+        """
+        query = self._query(inputs, None, target, additional_forward_args)
+        return query.inputs.pack(self._values(query))
+
+    def _values(self, query: Query) -> tuple[Tensor, ...]:  # type: ignore[override]
+        pairs = zip(gradient(query), query.inputs.tensors, strict=True)
+        return tuple(g.mul_(x) for g, x in pairs)
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return True
+
+
+def gradient(query: Query) -> tuple[Tensor, ...]:
+    """∂F/∂x at the inputs, each [B, *F_i], in the inputs' dtypes."""
+    x = query.inputs.tensors
+    once = torch.ones(1, dtype=torch.float64)
+    sums = engine.gradient_sum(query.model, Given(x, query.inputs.batch), once)
+    return tuple(g.to(a.dtype) for g, a in zip(sums, x, strict=True))

@@ -1,0 +1,214 @@
+"""Runs the model over described rows, block by block. Only this module calls the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from .model import Model, scalars
+from .rows import Rows
+
+# How many rows to give to the model at once. A call costs a fixed time a, and cache pressure costs
+# a time c·n·b a row for n rows that keep b bytes each for the backward pass. a/n + c·n·b is least
+# at n = √(a / (c·b)): measured, the best n follows √(K / b) from a tabular MLP (0.6 kB, 4,000 rows)
+# to a ResNet-18 (40 MB, 7 rows) with one K, and is flat around it.
+_K = {"cpu": 2.6e9, "cuda": 1e12}  # bytes·rows²; cuda: not tuned yet
+# Before the first block has shown what a row keeps, assume this many times its input.
+_GUESSED_EXPANSION = 64
+_FIRST_BLOCK = 128  # rows at most: what they keep is not known yet
+
+
+def values(model: Model, rows: Rows, limit: int | None = None) -> Tensor:
+    """The model's chosen outputs for all rows.
+
+    Args:
+        model: the bound model.
+        rows: R × B rows.
+        limit: rows a call at most; None to choose for speed.
+
+    Returns:
+        [R, B, *C], in the model's output dtype; [R, 0] for an empty batch.
+    """
+    out: Tensor | None = None
+
+    def visit(repeats: slice, examples: slice) -> None:
+        nonlocal out
+        r, b = _length(repeats), _length(examples)
+        result = model(rows.block(repeats, examples), r, examples)
+        if out is None:
+            out = result.new_empty(rows.repeats, rows.batch, *result.shape[1:])
+        out[repeats, examples] = result.reshape(r, b, *result.shape[1:])
+
+    with torch.no_grad(), model.statistics_kept():
+        _for_each_block(model, rows, limit, visit)
+    return torch.empty(rows.repeats, 0) if out is None else out
+
+
+def gradient_sum(
+    model: Model,
+    rows: Rows,
+    weights: Tensor,  # [R] float64
+    limit: int | None = None,
+) -> tuple[Tensor, ...]:
+    """Σ_r w_r ∂F/∂row(row_{r,b}) for every example b: the gradients' weighted sum over repeats.
+
+    Nothing of the size of all rows is kept, no gradient is taken for parameters, and no graph is
+    left behind.
+
+    Returns:
+        for each input a tensor [B, *F_i]: float64 for float64 inputs, otherwise float32.
+
+    Raises:
+        RuntimeError: if the outputs do not depend on an input.
+    """
+    weights = weights.to(rows.device)
+    totals: list[Tensor] = []
+
+    def visit(repeats: slice, examples: slice) -> int:
+        r, b = _length(repeats), _length(examples)
+        leaves = tuple(row.requires_grad_() for row in rows.block(repeats, examples))
+        with torch.enable_grad():
+            output = scalars(model(leaves, r, examples))
+        kept = _bytes_kept(output) if r * b < rows.repeats * rows.batch else 0
+        for i, gradient in enumerate(_gradients(output, leaves)):
+            stacked = gradient.reshape(r, b, *gradient.shape[1:])
+            if b == rows.batch:
+                totals[i] = ops.path_reduce(totals[i], stacked, weights[repeats])
+            else:
+                part = ops.path_reduce(totals[i][examples], stacked, weights[repeats])
+                totals[i][examples] = part
+        return kept
+
+    with torch.inference_mode(False), torch.no_grad(), model.statistics_kept():
+        for x in rows.inputs:
+            dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+            shape = (rows.batch, *x.shape[1:])
+            totals.append(torch.zeros(shape, dtype=dtype, device=rows.device))
+        _for_each_block(model, rows, limit, visit)
+    return tuple(totals)
+
+
+def _gradients(output: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    if not output.requires_grad:
+        raise RuntimeError(
+            "forward_func: its output does not depend on inputs in a way that can be differentiated:"
+            " is it detached, computed under no_grad, or rounded to integers on the way?"
+        )
+    gradients = torch.autograd.grad(output, leaves, torch.ones_like(output), allow_unused=True)
+    for i, gradient in enumerate(gradients):
+        if gradient is None:
+            raise RuntimeError(
+                f"inputs[{i}]: forward_func's output does not depend on it; if that is meant, pass "
+                "it in additional_forward_args"
+            )
+    return gradients
+
+
+def _for_each_block(
+    model: Model,
+    rows: Rows,
+    limit: int | None,
+    visit: Callable[[slice, slice], int | None],
+) -> None:
+    """Visits all repeats × examples in blocks; halves the blocks when memory runs out.
+
+    ``visit`` may return how many bytes its block kept for the backward pass, which decides the size
+    of the blocks after it. Everything here depends on shapes alone, so that the same call is cut
+    into the same blocks every time.
+    """
+    if rows.batch == 0 or rows.repeats == 0:
+        return
+    device = rows.device
+    if model.mixes_rows:  # rows share statistics: one call, as the model's owner would make it
+        limit = rows.batch * rows.repeats
+    size = limit or min(_FIRST_BLOCK, _rows_a_call(_GUESSED_EXPANSION * rows.row_bytes, device))
+    open_parts = [(0, rows.batch, 0)]  # examples first..last still need the repeats from r on
+    while open_parts:
+        first, last, r = open_parts.pop()
+        b = _even_share(last - first, size)
+        n = _even_share(rows.repeats - r, max(1, size // b))
+        try:
+            kept = visit(slice(r, r + n), slice(first, first + b))
+        except Exception as error:
+            if n * b == 1 or not _is_out_of_memory(error):
+                raise
+            kept = None
+        else:
+            if first + b < last:
+                open_parts.append((first + b, last, r))
+            if r + n < rows.repeats:
+                open_parts.append((first, first + b, r + n))
+            if kept and limit is None:
+                size = _rows_a_call(rows.row_bytes + kept // (n * b), device)
+            continue
+        size = limit = n * b // 2
+        open_parts.append((first, last, r))
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _even_share(count: int, size: int) -> int:
+    """The largest part if ``count`` is cut into the fewest parts of at most ``size``."""
+    parts = math.ceil(count / size)
+    return math.ceil(count / parts)
+
+
+def _rows_a_call(row_bytes: int, device: torch.device) -> int:
+    row_bytes = max(1, row_bytes)
+    rows = math.isqrt(int(_K.get(device.type, _K["cuda"])) // row_bytes)
+    if device.type == "cuda":  # at most an eighth of the device's memory
+        rows = min(rows, torch.cuda.get_device_properties(device).total_memory // 8 // row_bytes)
+    return max(1, rows)
+
+
+def _bytes_kept(output: Tensor) -> int:
+    """Bytes that the graph of ``output`` keeps for the backward pass, less weights and leaves."""
+    kept: dict[int, int] = {}
+    seen = set()
+    todo = [output.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        todo.extend(source for source, _ in node.next_functions)
+        for tensor in _saved_tensors(node):
+            if not _is_weight(tensor):
+                size = tensor.numel() * tensor.element_size()
+                kept[tensor.data_ptr()] = max(size, kept.get(tensor.data_ptr(), 0))
+    return sum(kept.values())
+
+
+def _saved_tensors(node: torch.autograd.graph.Node) -> Iterator[Tensor]:
+    names = [name for name in dir(node) if name.startswith("_saved_") or name == "saved_tensors"]
+    for name in names:
+        value = getattr(node, name)
+        for tensor in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(tensor, Tensor):
+                yield tensor
+
+
+def _is_weight(tensor: Tensor) -> bool:
+    # What depends on the rows requires grad, as they do, or is an index or a mask. A parameter is a
+    # leaf, or a view of one; so are the rows themselves, which the caller counts.
+    if not tensor.requires_grad:
+        return tensor.is_floating_point()
+    root = tensor if tensor._base is None else tensor._base
+    return root.is_leaf
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text or "ALLOC_FAILED" in text or "out of memory" in text
+    )
+
+
+def _length(span: slice) -> int:
+    return int(span.stop - span.start)

@@ -1,0 +1,184 @@
+"""The user's callable with its target and extra arguments: rows in, chosen outputs out."""
+
+from __future__ import annotations
+
+import contextlib
+import numbers
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .inputs import ArgumentError, check, check_forward_args
+
+
+class Target:
+    """Which output of a row is explained.
+
+    Args:
+        target: None; an int, or a tuple that indexes the dimensions after the batch, for all rows; a
+            tensor with one integer, likewise; a 1-D integer tensor or a list of int, one a row; a list
+            of tuples, one a row.
+        batch: the number of rows B.
+
+    Raises:
+        ArgumentError: for any other form, or a length other than B.
+    """
+
+    def __init__(self, target: Any, batch: int):
+        self.everywhere: tuple[int, ...] | None = None  # one index for all rows, or
+        self.each: Tensor | None = None  # [B, k] int64 on the CPU: one for each row
+        if target is None:
+            return
+        if isinstance(target, np.ndarray):
+            target = torch.from_numpy(target)
+        if isinstance(target, Tensor):
+            target = self._of_tensor(target)
+        if isinstance(target, list):
+            check(len(target) == batch, "target", f"one for each of {batch} rows", len(target))
+            self.each = self._of_list(target)
+        else:
+            self.everywhere = self._of_row(target)
+
+    @staticmethod
+    def _of_tensor(target: Tensor) -> int | list[int]:
+        integer = not (target.is_floating_point() or target.is_complex())
+        check(integer and target.dtype != torch.bool, "target", "integers", target.dtype)
+        check(target.dim() <= 1, "target", "one dimension at most", f"shape {tuple(target.shape)}")
+        values: int | list[int] = target.tolist()
+        return values[0] if isinstance(values, list) and len(values) == 1 else values
+
+    @staticmethod
+    def _of_row(target: Any) -> tuple[int, ...]:
+        index = target if isinstance(target, tuple) else (target,)
+        for i in index:
+            check(
+                isinstance(i, numbers.Integral) and not isinstance(i, bool),
+                "target",
+                "an int, a tuple of int, an integer tensor, or a list of int or tuples",
+                f"{target!r}",
+            )
+        return tuple(int(i) for i in index)
+
+    def _of_list(self, target: list[Any]) -> Tensor:
+        rows = [self._of_row(t) for t in target]
+        lengths = {len(row) for row in rows}
+        check(len(lengths) <= 1, "target", "tuples of one length", f"lengths {sorted(lengths)}")
+        return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), -1)
+
+    def select(self, output: Tensor, repeats: int, examples: slice) -> Tensor:
+        """The chosen outputs, [r * b, *C], of an output [r * b, *C'] for a block of rows."""
+        if self.everywhere is not None:
+            self._check_range(output, [(i, i) for i in self.everywhere])
+            return output[(slice(None), *self.everywhere)]
+        if self.each is None:
+            return output
+        self._check_range(
+            output, [(int(column.min()), int(column.max())) for column in self.each.unbind(1)]
+        )
+        rows = torch.arange(output.shape[0], device=output.device)
+        columns = self.each[examples].repeat(repeats, 1).to(output.device)
+        return output[(rows, *columns.unbind(1))]
+
+    def _check_range(self, output: Tensor, spans: list[tuple[int, int]]) -> None:
+        shape = tuple(output.shape)
+        check(
+            len(spans) < output.dim(),
+            "target",
+            f"at most {output.dim() - 1} indices for outputs of shape {shape}",
+            len(spans),
+        )
+        for dim, (low, high) in enumerate(spans, start=1):
+            size = output.shape[dim]
+            if low < -size or high >= size:
+                raise IndexError(
+                    f"target: {high if high >= size else low} is out of range for dimension {dim} "
+                    f"of forward_func's output, of shape {shape}"
+                )
+
+
+class Model:
+    """Calls the user's forward function on blocks of rows.
+
+    Args:
+        forward_func: a module or any callable that takes the inputs, then the extra arguments, and
+            returns one tensor with the rows first.
+        batch: the number of examples B.
+        target: see :class:`Target`.
+        additional_forward_args: one extra argument or a tuple of them. Tensors whose first dimension
+            is B belong to the examples, and are repeated along with the rows; others pass through.
+    """
+
+    def __init__(
+        self, forward_func: Callable[..., Any], batch: int, target: Any, additional_forward_args: Any
+    ):
+        self.forward_func = forward_func
+        self.batch = batch
+        self.target = Target(target, batch)
+        self.forward_args = check_forward_args(additional_forward_args)
+        self.mixes_rows = any(_uses_batch_statistics(m) for m in _modules(forward_func))
+
+    def __call__(self, rows: tuple[Tensor, ...], repeats: int, examples: slice) -> Tensor:
+        """The chosen outputs [r * b, *C] for a block of rows, each [r * b, *F_i]."""
+        extra = (self._repeat(a, repeats, examples) for a in self.forward_args)
+        output = self.forward_func(*rows, *extra)
+        if not isinstance(output, Tensor):
+            raise ArgumentError(
+                f"forward_func: expected it to return one torch.Tensor, got a "
+                f"{type(output).__name__}; wrap it in a function that returns the tensor to explain"
+            )
+        count = rows[0].shape[0]
+        if count == 1 and output.dim() == 0:
+            output = output.reshape(1)
+        check(
+            output.dim() > 0 and output.shape[0] == count,
+            "forward_func",
+            f"an output with {count} rows for {count} rows of input",
+            f"shape {tuple(output.shape)}",
+        )
+        return self.target.select(output, repeats, examples)
+
+    def _repeat(self, argument: Any, repeats: int, examples: slice) -> Any:
+        of_examples = isinstance(argument, Tensor) and argument.dim() > 0
+        if not of_examples or argument.shape[0] != self.batch:
+            return argument
+        part = argument[examples]
+        return part.repeat(repeats, *[1] * (part.dim() - 1)) if repeats > 1 else part
+
+    @contextlib.contextmanager
+    def statistics_kept(self) -> Iterator[None]:
+        """Puts the running statistics of batch norms in train mode back as they were."""
+        if not self.mixes_rows:
+            yield
+            return
+        tracked = [m for m in _modules(self.forward_func) if _uses_batch_statistics(m)]
+        before = [(b, b.clone()) for m in tracked for b in m.buffers(recurse=False)]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, value in before:
+                    buffer.copy_(value)
+
+
+def scalars(output: Tensor) -> Tensor:
+    """One number a row, [n], of outputs [n, 1, ...]; an error that asks for a target otherwise."""
+    check(
+        output.numel() == output.shape[0],
+        "target",
+        "one that leaves one number a row",
+        f"{tuple(output.shape[1:])} numbers a row after it; choose one of them with target",
+    )
+    return output.reshape(-1)
+
+
+def _modules(forward_func: Callable[..., Any]) -> Iterator[torch.nn.Module]:
+    owner = getattr(forward_func, "__self__", forward_func)  # of a bound method
+    return owner.modules() if isinstance(owner, torch.nn.Module) else iter(())
+
+
+def _uses_batch_statistics(module: torch.nn.Module) -> bool:
+    return isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)

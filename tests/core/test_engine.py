@@ -1,0 +1,138 @@
+"""The engine: blocks, their size, out-of-memory, and what is computed at all."""
+
+import pytest
+import torch
+from torch import nn
+
+from fastxai.core import engine
+from fastxai.core.model import Model
+from fastxai.core.rows import Given, Path
+
+from ..models import Logged, mlp
+
+
+def path(batch: int = 6, steps: int = 10, features: int = 7) -> Path:
+    torch.manual_seed(0)
+    x = torch.randn(batch, features, dtype=torch.float64)
+    return Path((x,), (torch.zeros(1, features).double(),), torch.linspace(0, 1, steps).double())
+
+
+def oracle(function, rows: Path, weights: torch.Tensor) -> torch.Tensor:
+    total = torch.zeros(rows.batch, rows.inputs[0].shape[1], dtype=torch.float64)
+    for alpha, w in zip(rows.alphas, weights, strict=True):
+        point = (alpha * rows.inputs[0]).requires_grad_()
+        total += w * torch.autograd.grad(function(point)[:, 1].sum(), point)[0]
+    return total
+
+
+@pytest.mark.parametrize("limit", [None, 1, 2, 3, 5, 6, 7, 12, 13, 59, 60, 1000])
+def test_any_limit_gives_the_same_sum_and_is_kept(limit):
+    rows, weights = path(), torch.rand(10, dtype=torch.float64)
+    function = mlp().double()
+    logged = Logged(function)
+    (found,) = engine.gradient_sum(Model(logged, 6, 1, None), rows, weights, limit)
+    torch.testing.assert_close(found, oracle(function, rows, weights), rtol=1e-12, atol=1e-12)
+    assert sum(logged.rows) == 60
+    assert limit is None or max(logged.rows) <= limit
+
+
+@pytest.mark.parametrize("limit", [None, 1, 4, 7, 60])
+def test_values_arrange_repeats_and_examples(limit):
+    rows = path()
+    function = mlp().double()
+    found = engine.values(Model(function, 6, None, None), rows, limit)
+    every = rows.block(slice(0, 10), slice(0, 6))[0]
+    torch.testing.assert_close(found, function(every).detach().view(10, 6, 4))
+    assert not found.requires_grad
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+        MemoryError(),
+    ],
+)
+@pytest.mark.parametrize("fits", [1, 2, 5, 13])
+def test_out_of_memory_halves_and_loses_nothing(error, fits):
+    rows, weights = path(), torch.rand(10, dtype=torch.float64)
+    function = mlp().double()
+    logged = Logged(function, fail_above=fits, error=error)
+    (found,) = engine.gradient_sum(Model(logged, 6, 1, None), rows, weights)
+    torch.testing.assert_close(found, oracle(function, rows, weights), rtol=1e-12, atol=1e-12)
+    assert sum(logged.rows) == 60 and max(logged.rows) <= fits
+
+
+def test_out_of_memory_half_way_keeps_what_is_done():
+    rows, weights = path(batch=5, steps=40), torch.rand(40, dtype=torch.float64)
+    function = mlp().double()
+
+    class FullLater(Logged):
+        def __call__(self, *args):
+            self.fail_above = 3 if sum(self.rows) > 50 else None  # less than one repeat of 5
+            return super().__call__(*args)
+
+    logged = FullLater(function, error=torch.OutOfMemoryError("out of memory"))
+    (found,) = engine.gradient_sum(Model(logged, 5, 1, None), rows, weights, 20)
+    torch.testing.assert_close(found, oracle(function, rows, weights), rtol=1e-12, atol=1e-12)
+    assert sum(logged.rows) == 200
+
+
+def test_out_of_memory_for_one_row_is_told():
+    logged = Logged(mlp().double(), fail_above=0, error=torch.OutOfMemoryError("out of memory"))
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.gradient_sum(Model(logged, 6, 1, None), path(), torch.ones(10).double())
+
+
+def test_other_errors_are_not_retried():
+    logged = Logged(mlp().double(), fail_above=0, error=RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        engine.gradient_sum(Model(logged, 6, 1, None), path(), torch.ones(10).double())
+
+
+def test_blocks_are_the_same_in_every_call():
+    calls = []
+    for _ in range(3):
+        logged = Logged(nn.Linear(7, 2).double())
+        engine.gradient_sum(Model(logged, 33, 1, None), path(33, 100), torch.ones(100).double())
+        calls.append(logged.rows)
+    assert calls[0] == calls[1] == calls[2]
+    assert len(calls[0]) > 1
+
+
+def test_a_row_that_keeps_more_gets_smaller_blocks():
+    def largest_block(width: int) -> int:
+        logged = Logged(nn.Sequential(nn.Linear(7, width), nn.Tanh(), nn.Linear(width, 2)).double())
+        model = Model(logged, 64, 1, None)
+        engine.gradient_sum(model, path(64, 200), torch.ones(200).double())
+        assert sum(logged.rows) == 64 * 200
+        return max(logged.rows)
+
+    assert largest_block(16) > 2 * largest_block(1024) > 4
+
+
+def test_weights_are_not_counted_as_kept_by_rows():
+    wide = nn.Sequential(nn.Linear(7, 2000), nn.ReLU(), nn.Linear(2000, 3))
+    x = torch.randn(10, 7).requires_grad_()
+    for trainable in (True, False):
+        kept = engine._bytes_kept(wide.requires_grad_(trainable)(x))
+        assert kept == 10 * 2000 * 4  # the ReLU's output, once
+
+
+def test_no_gradient_for_parameters_and_no_graph():
+    function = mlp()
+    counted = []
+    for p in function.parameters():
+        p.register_hook(counted.append)
+    x = torch.randn(3, 7)
+    (found,) = engine.gradient_sum(Model(function, 3, 0, None), Given((x,), 3), torch.ones(1).double())
+    assert counted == [] and all(p.grad is None for p in function.parameters())
+    assert not found.requires_grad and found.grad_fn is None
+
+
+def test_the_model_may_write_to_its_rows():
+    x = torch.randn(3, 7)
+    before = x.clone()
+    engine.values(Model(lambda rows: rows.mul_(0).sum(1), 3, None, None), Given((x,), 3))
+    torch.testing.assert_close(x, before, rtol=0, atol=0)
