@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from ..core import engine
-from ..core.inputs import Inputs, TensorOrTuple, check, check_baselines, check_inputs
+from ..core.inputs import (
+    Inputs,
+    TensorOrTuple,
+    check,
+    check_baselines,
+    check_forward_args,
+    check_inputs,
+)
 from ..core.model import Model, scalars
 from ..core.rows import Given
 
@@ -151,8 +158,10 @@ class Attribution:
         additional_forward_args: Any = None,
     ) -> Query:
         checked = check_inputs(inputs, self._differentiates)
-        model = Model(self.forward_func, checked.batch, target, additional_forward_args)
-        return Query(checked, check_baselines(baselines, checked), model)
+        checked_baselines = check_baselines(baselines, checked)
+        forward_args = check_forward_args(additional_forward_args, self._differentiates)
+        model = Model(self.forward_func, checked.batch, target, forward_args)
+        return Query(checked, checked_baselines, model)
 
     def _values(self, query: Query, **options: Any) -> tuple[Tensor, ...]:
         raise NotImplementedError

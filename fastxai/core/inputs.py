@@ -144,13 +144,16 @@ def _check_baseline(baseline: Any, x: Tensor, name: str) -> Tensor:
     return baseline
 
 
-def check_forward_args(additional_forward_args: Any) -> tuple[Any, ...]:
+def check_forward_args(additional_forward_args: Any, differentiable: bool) -> tuple[Any, ...]:
     """The extra arguments as a tuple: None is none, anything but a tuple is one argument."""
     if additional_forward_args is None:
         return ()
-    if isinstance(additional_forward_args, tuple):
-        return additional_forward_args
-    return (additional_forward_args,)
+    in_tuple = isinstance(additional_forward_args, tuple)
+    arguments = additional_forward_args if in_tuple else (additional_forward_args,)
+    for i, argument in enumerate(arguments):
+        if differentiable and isinstance(argument, Tensor):
+            check_not_inference(argument, name_of("additional_forward_args", i, in_tuple))
+    return tuple(arguments)
 
 
 def check_count(value: Any, argument: str, at_least: int = 1) -> int:

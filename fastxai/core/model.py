@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .inputs import ArgumentError, check, check_forward_args
+from .inputs import ArgumentError, check
 
 
 class Target:
@@ -108,17 +108,21 @@ class Model:
             returns one tensor with the rows first.
         batch: the number of examples B.
         target: see :class:`Target`.
-        additional_forward_args: one extra argument or a tuple of them. Tensors whose first dimension
-            is B belong to the examples, and are repeated along with the rows; others pass through.
+        forward_args: extra arguments. Tensors whose first dimension is B belong to the examples, and
+            are repeated along with the rows; others pass through.
     """
 
     def __init__(
-        self, forward_func: Callable[..., Any], batch: int, target: Any, additional_forward_args: Any
+        self,
+        forward_func: Callable[..., Any],
+        batch: int,
+        target: Any = None,
+        forward_args: tuple[Any, ...] = (),
     ):
         self.forward_func = forward_func
         self.batch = batch
         self.target = Target(target, batch)
-        self.forward_args = check_forward_args(additional_forward_args)
+        self.forward_args = forward_args
         self.mixes_rows = any(_uses_batch_statistics(m) for m in _modules(forward_func))
 
     def __call__(self, rows: tuple[Tensor, ...], repeats: int, examples: slice) -> Tensor:

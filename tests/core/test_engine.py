@@ -30,7 +30,7 @@ def test_any_limit_gives_the_same_sum_and_is_kept(limit):
     rows, weights = path(), torch.rand(10, dtype=torch.float64)
     function = mlp().double()
     logged = Logged(function)
-    (found,) = engine.gradient_sum(Model(logged, 6, 1, None), rows, weights, limit)
+    (found,) = engine.gradient_sum(Model(logged, 6, 1), rows, weights, limit)
     torch.testing.assert_close(found, oracle(function, rows, weights), rtol=1e-12, atol=1e-12)
     assert sum(logged.rows) == 60
     assert limit is None or max(logged.rows) <= limit
@@ -40,7 +40,7 @@ def test_any_limit_gives_the_same_sum_and_is_kept(limit):
 def test_values_arrange_repeats_and_examples(limit):
     rows = path()
     function = mlp().double()
-    found = engine.values(Model(function, 6, None, None), rows, limit)
+    found = engine.values(Model(function, 6), rows, limit)
     every = rows.block(slice(0, 10), slice(0, 6))[0]
     torch.testing.assert_close(found, function(every).detach().view(10, 6, 4))
     assert not found.requires_grad
@@ -59,7 +59,7 @@ def test_out_of_memory_halves_and_loses_nothing(error, fits):
     rows, weights = path(), torch.rand(10, dtype=torch.float64)
     function = mlp().double()
     logged = Logged(function, fail_above=fits, error=error)
-    (found,) = engine.gradient_sum(Model(logged, 6, 1, None), rows, weights)
+    (found,) = engine.gradient_sum(Model(logged, 6, 1), rows, weights)
     torch.testing.assert_close(found, oracle(function, rows, weights), rtol=1e-12, atol=1e-12)
     assert sum(logged.rows) == 60 and max(logged.rows) <= fits
 
@@ -74,7 +74,7 @@ def test_out_of_memory_half_way_keeps_what_is_done():
             return super().__call__(*args)
 
     logged = FullLater(function, error=torch.OutOfMemoryError("out of memory"))
-    (found,) = engine.gradient_sum(Model(logged, 5, 1, None), rows, weights, 20)
+    (found,) = engine.gradient_sum(Model(logged, 5, 1), rows, weights, 20)
     torch.testing.assert_close(found, oracle(function, rows, weights), rtol=1e-12, atol=1e-12)
     assert sum(logged.rows) == 200
 
@@ -82,20 +82,20 @@ def test_out_of_memory_half_way_keeps_what_is_done():
 def test_out_of_memory_for_one_row_is_told():
     logged = Logged(mlp().double(), fail_above=0, error=torch.OutOfMemoryError("out of memory"))
     with pytest.raises(torch.OutOfMemoryError):
-        engine.gradient_sum(Model(logged, 6, 1, None), path(), torch.ones(10).double())
+        engine.gradient_sum(Model(logged, 6, 1), path(), torch.ones(10).double())
 
 
 def test_other_errors_are_not_retried():
     logged = Logged(mlp().double(), fail_above=0, error=RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        engine.gradient_sum(Model(logged, 6, 1, None), path(), torch.ones(10).double())
+        engine.gradient_sum(Model(logged, 6, 1), path(), torch.ones(10).double())
 
 
 def test_blocks_are_the_same_in_every_call():
     calls = []
     for _ in range(3):
         logged = Logged(nn.Linear(7, 2).double())
-        engine.gradient_sum(Model(logged, 33, 1, None), path(33, 100), torch.ones(100).double())
+        engine.gradient_sum(Model(logged, 33, 1), path(33, 100), torch.ones(100).double())
         calls.append(logged.rows)
     assert calls[0] == calls[1] == calls[2]
     assert len(calls[0]) > 1
@@ -104,7 +104,7 @@ def test_blocks_are_the_same_in_every_call():
 def test_a_row_that_keeps_more_gets_smaller_blocks():
     def largest_block(width: int) -> int:
         logged = Logged(nn.Sequential(nn.Linear(7, width), nn.Tanh(), nn.Linear(width, 2)).double())
-        model = Model(logged, 64, 1, None)
+        model = Model(logged, 64, 1)
         engine.gradient_sum(model, path(64, 200), torch.ones(200).double())
         assert sum(logged.rows) == 64 * 200
         return max(logged.rows)
@@ -126,7 +126,7 @@ def test_no_gradient_for_parameters_and_no_graph():
     for p in function.parameters():
         p.register_hook(counted.append)
     x = torch.randn(3, 7)
-    (found,) = engine.gradient_sum(Model(function, 3, 0, None), Given((x,), 3), torch.ones(1).double())
+    (found,) = engine.gradient_sum(Model(function, 3, 0), Given((x,), 3), torch.ones(1).double())
     assert counted == [] and all(p.grad is None for p in function.parameters())
     assert not found.requires_grad and found.grad_fn is None
 
@@ -134,5 +134,5 @@ def test_no_gradient_for_parameters_and_no_graph():
 def test_the_model_may_write_to_its_rows():
     x = torch.randn(3, 7)
     before = x.clone()
-    engine.values(Model(lambda rows: rows.mul_(0).sum(1), 3, None, None), Given((x,), 3))
+    engine.values(Model(lambda rows: rows.mul_(0).sum(1), 3), Given((x,), 3))
     torch.testing.assert_close(x, before, rtol=0, atol=0)

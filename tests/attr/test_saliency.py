@@ -1,0 +1,35 @@
+import pytest
+import torch
+
+from fastxai import InputXGradient, Saliency
+
+from ..models import mlp
+
+
+def test_closed_form():
+    torch.manual_seed(0)
+    x, w = torch.randn(4, 6).double(), torch.randn(6).double()
+
+    def f(x):
+        return (x**2) @ w
+
+    torch.testing.assert_close(Saliency(f).attribute(x), (2 * x * w).abs())
+    torch.testing.assert_close(Saliency(f).attribute(x, abs=False), 2 * x * w)
+    torch.testing.assert_close(InputXGradient(f).attribute(x), 2 * x**2 * w)
+
+
+@pytest.mark.parametrize("method", [Saliency, InputXGradient])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_dtype_is_the_inputs(method, dtype):
+    x = torch.randn(3, 7).to(dtype)
+    assert method(mlp().to(dtype)).attribute(x, target=0).dtype == dtype
+
+
+@pytest.mark.parametrize("method", [Saliency, InputXGradient])
+def test_empty_batch_and_large_batch(method):
+    explainer = method(mlp())
+    assert explainer.attribute(torch.empty(0, 7), target=0).shape == (0, 7)
+    x = torch.randn(3000, 7)  # several blocks
+    torch.testing.assert_close(
+        explainer.attribute(x, target=0)[2990:], explainer.attribute(x[2990:], target=0)
+    )
