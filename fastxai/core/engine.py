@@ -71,8 +71,7 @@ def gradient_sum(
     def visit(repeats: slice, examples: slice) -> int:
         r, b = _length(repeats), _length(examples)
         leaves = tuple(row.requires_grad_() for row in rows.block(repeats, examples))
-        with torch.enable_grad():
-            output = scalars(model(leaves, r, examples))
+        output = _forward(model, leaves, r, examples)
         kept = _bytes_kept(output) if r * b < rows.repeats * rows.batch else 0
         for i, gradient in enumerate(_gradients(output, leaves)):
             stacked = gradient.reshape(r, b, *gradient.shape[1:])
@@ -90,6 +89,19 @@ def gradient_sum(
             totals.append(torch.zeros(shape, dtype=dtype, device=rows.device))
         _for_each_block(model, rows, limit, visit)
     return tuple(totals)
+
+
+@torch.enable_grad()
+def _forward(
+    model: Model, leaves: tuple[Tensor, ...], repeats: int, examples: slice
+) -> Tensor:  # [r * b]
+    try:
+        return scalars(model(leaves, repeats, examples))
+    except RuntimeError as error:
+        if "leaf Variable that requires grad" not in str(error):
+            raise
+    # The model writes to its input. That is allowed to anything but a leaf of the graph.
+    return scalars(model(tuple(leaf.clone() for leaf in leaves), repeats, examples))
 
 
 def _gradients(output: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

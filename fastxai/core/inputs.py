@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import warnings
 from collections.abc import Sequence
@@ -176,9 +177,10 @@ def _warn_unless_finite(tensor: Tensor, name: str) -> None:
     # Only where looking is free: on an accelerator it would make every call wait for the device.
     if tensor.device.type != "cpu" or not tensor.is_floating_point() or tensor.is_inference():
         return
-    if torch.isfinite(tensor.detach().sum()):
+    tensor = tensor.detach()
+    if math.isfinite(tensor.sum()):  # one cheap pass; a sum that overflows is looked at again
         return
-    bad = ~torch.isfinite(tensor.detach().flatten(1) if tensor.dim() > 1 else tensor[:, None])
+    bad = ~torch.isfinite(tensor.reshape(tensor.shape[0], -1))
     rows = bad.any(1).nonzero().flatten().tolist()
     if rows:
         warnings.warn(

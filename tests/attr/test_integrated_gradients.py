@@ -256,3 +256,17 @@ def test_a_model_that_squeezes_its_single_row():
     torch.testing.assert_close(
         found, IntegratedGradients(one_number).attribute(x, n_steps=1), **EXACT
     )
+
+
+def test_a_model_that_writes_to_its_input():
+    def in_place(x):
+        x[:, 0] = 0
+        return x.mul_(2).pow(2).sum(1)
+
+    x = randn(3, 4)
+    before = x.clone()
+    found = IntegratedGradients(in_place).attribute(x, n_steps=2)
+    expected = 4 * x**2
+    expected[:, 0] = 0
+    torch.testing.assert_close(found, expected, **EXACT)
+    assert torch.equal(x, before)

@@ -1,0 +1,68 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastxai.ops import native, reference
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+SHAPES = [
+    (1,),
+    (5,),
+    (0, 3),
+    (4, 0),
+    (2, 3, 4, 5),
+    (1, 30),
+    (7, 33),
+    (1, 784),
+    (3, 1023),
+    (2, 1025),
+    (5, 70_001),  # more than one thread's share
+]
+STEPS = [0, 1, 2, 3, 50]
+
+
+@pytest.fixture(
+    params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)],
+)
+def device(request: pytest.FixtureRequest) -> str:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return request.param
+
+
+@pytest.fixture(params=["native", "reference"])
+def ops(request: pytest.FixtureRequest, device: str):
+    """The ops under test: the compiled kernels of the device, and their pure-torch twins."""
+    if request.param == "reference":
+        return reference
+    return need_native(device)
+
+
+@pytest.fixture
+def native_ops(device: str):
+    return need_native(device)
+
+
+def need_native(device: str):
+    if native.backend() is reference:
+        pytest.skip(f"no native library: {native.build_info().reason}")
+    if device == "cuda" and not has_cuda_kernels():
+        pytest.skip(f"no CUDA kernels: {native.build_info().cuda}")
+    return native.backend()
+
+
+def has_cuda_kernels() -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key("fastxai::path_points", "CUDA")
+
+
+@pytest.fixture
+def draw(device: str) -> Callable[..., Tensor]:
+    """Draws standard normal tensors, the same in every run and on every device."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
+
+    return draw
