@@ -70,7 +70,7 @@ def gradient_sum(
 
     def visit(repeats: slice, examples: slice) -> int:
         r, b = _length(repeats), _length(examples)
-        leaves = tuple(row.requires_grad_() for row in rows.block(repeats, examples))
+        leaves = tuple(row.detach().requires_grad_() for row in rows.block(repeats, examples))
         output = _forward(model, leaves, r, examples)
         kept = _bytes_kept(output) if r * b < rows.repeats * rows.batch else 0
         for i, gradient in enumerate(_gradients(output, leaves)):
