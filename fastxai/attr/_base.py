@@ -53,8 +53,8 @@ class Explanation:
     """What :meth:`Attribution.explain` found.
 
     Attributes:
-        values: the attributions, as :meth:`Attribution.attribute` returns them: a tensor [B, *F], or
-            a tuple of them for a tuple of inputs.
+        values: the attributions, as :meth:`Attribution.attribute` returns them: a tensor [B, *F],
+            or a tuple of them for a tuple of inputs.
         outputs: the explained output for each input, [B].
         baseline_outputs: the same at the baselines, [B]; None for a method without baselines.
         convergence_delta: Σ attributions − (output − baseline output) of each row, [B]: how far the
@@ -109,8 +109,8 @@ class Attribution:
         Takes the arguments of :meth:`attribute`, except ``return_convergence_delta``.
 
         Returns:
-            An :class:`Explanation` with the attributions, the model's outputs, the convergence delta
-            where the method has one, and the time taken.
+            An :class:`Explanation` with the attributions, the model's outputs, the convergence
+            delta where the method has one, and the time taken.
         """
         call = signature(self.attribute).bind(*args, **kwargs)
         call.apply_defaults()

@@ -26,8 +26,8 @@ class IntegratedGradients(GradientAttribution):
     Args:
         forward_func: a module or any callable that takes the inputs (then the extra arguments) and
             returns one tensor with the rows first.
-        multiply_by_inputs: whether to multiply by x − x'. Without it, the mean gradient is returned:
-            local sensitivities rather than contributions.
+        multiply_by_inputs: whether to multiply by x − x'. Without it, the mean gradient is
+            returned: local sensitivities rather than contributions.
     """
 
     def __init__(self, forward_func: Callable[..., Any], multiply_by_inputs: bool = True):
@@ -50,8 +50,8 @@ class IntegratedGradients(GradientAttribution):
 
         Args:
             inputs: a floating-point tensor [B, *F], or a tuple of tensors [B, *F_i].
-            baselines: where the path starts: None for zeros, a number, a tensor of the input's shape
-                or with one row; a tuple of those for a tuple of inputs.
+            baselines: where the path starts: None for zeros, a number, a tensor of the input's
+                shape or with one row; a tuple of those for a tuple of inputs.
             target: which output is explained. An int, or a tuple that indexes the dimensions after
                 the batch, for all rows; a 1-D integer tensor or list of int, one a row; a list of
                 tuples, one a row. None where the model returns one number a row.
@@ -76,7 +76,9 @@ class IntegratedGradients(GradientAttribution):
         query = self._query(inputs, baselines, target, additional_forward_args)
         values = self._values(query, n_steps, method, internal_batch_size)
         result = query.inputs.pack(values)
-        return (result, self._convergence_delta(query, values)) if return_convergence_delta else result
+        return (
+            (result, self._convergence_delta(query, values)) if return_convergence_delta else result
+        )
 
     def _values(  # type: ignore[override]
         self, query: Query, n_steps: int, method: str, internal_batch_size: int | None

@@ -1,1 +1,1 @@
-"""What the methods share: checked inputs, row descriptions, the model and the engine that runs it."""
+"""What the methods share: checked inputs, row descriptions, the model, the engine that runs it."""

@@ -107,8 +107,8 @@ def _forward(
 def _gradients(output: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     if not output.requires_grad:
         raise RuntimeError(
-            "forward_func: its output does not depend on inputs in a way that can be differentiated:"
-            " is it detached, computed under no_grad, or rounded to integers on the way?"
+            "forward_func: its output does not depend on inputs in a way that can be "
+            "differentiated: is it detached, computed under no_grad, or rounded to integers?"
         )
     gradients = torch.autograd.grad(output, leaves, torch.ones_like(output), allow_unused=True)
     for i, gradient in enumerate(gradients):

@@ -126,10 +126,9 @@ def check_baselines(baselines: Any, inputs: Inputs) -> tuple[Tensor, ...]:
 def _check_baseline(baseline: Any, x: Tensor, name: str) -> Tensor:
     one_row = (1, *x.shape[1:])
     if isinstance(baseline, numbers.Number | np.generic):
-        return torch.full(one_row, baseline, dtype=x.dtype, device=x.device)  # type: ignore[arg-type]
-    check(
-        isinstance(baseline, Tensor), name, "a number or a torch.Tensor", type(baseline).__name__
-    )
+        number: Any = baseline
+        return torch.full(one_row, number, dtype=x.dtype, device=x.device)
+    check(isinstance(baseline, Tensor), name, "a number or a torch.Tensor", type(baseline).__name__)
     check(baseline.device == x.device, name, f"the input's device, {x.device}", baseline.device)
     check_not_inference(baseline, name)
     _warn_unless_finite(baseline, name)

@@ -19,9 +19,9 @@ class Target:
     """Which output of a row is explained.
 
     Args:
-        target: None; an int, or a tuple that indexes the dimensions after the batch, for all rows; a
-            tensor with one integer, likewise; a 1-D integer tensor or a list of int, one a row; a list
-            of tuples, one a row.
+        target: None; an int, or a tuple that indexes the dimensions after the batch, for all rows;
+            a tensor with one integer, likewise; a 1-D integer tensor or a list of int, one a row; a
+            list of tuples, one a row.
         batch: the number of rows B.
 
     Raises:
@@ -29,8 +29,9 @@ class Target:
     """
 
     def __init__(self, target: Any, batch: int):
-        self.everywhere: tuple[int, ...] | None = None  # one index for all rows, or
+        self.everywhere: tuple[int, ...] = ()  # one index for all rows, or
         self.each: Tensor | None = None  # [B, k] int64 on the CPU: one for each row
+        self.spans: list[tuple[int, int]] = []  # least and greatest index in each dimension
         if target is None:
             return
         if isinstance(target, np.ndarray):
@@ -40,8 +41,12 @@ class Target:
         if isinstance(target, list):
             check(len(target) == batch, "target", f"one for each of {batch} rows", len(target))
             self.each = self._of_list(target)
+            if batch > 0:
+                columns = self.each.unbind(1)
+                self.spans = [(int(column.min()), int(column.max())) for column in columns]
         else:
             self.everywhere = self._of_row(target)
+            self.spans = [(i, i) for i in self.everywhere]
 
     @staticmethod
     def _of_tensor(target: Tensor) -> int | list[int]:
@@ -71,27 +76,28 @@ class Target:
 
     def select(self, output: Tensor, repeats: int, examples: slice) -> Tensor:
         """The chosen outputs, [r * b, *C], of an output [r * b, *C'] for a block of rows."""
-        if self.everywhere is not None:
-            self._check_range(output, [(i, i) for i in self.everywhere])
-            return output[(slice(None), *self.everywhere)]
-        if self.each is None:
+        if not self.spans:
             return output
-        self._check_range(
-            output, [(int(column.min()), int(column.max())) for column in self.each.unbind(1)]
-        )
-        rows = torch.arange(output.shape[0], device=output.device)
-        columns = self.each[examples].repeat(repeats, 1).to(output.device)
-        return output[(rows, *columns.unbind(1))]
+        self._check_range(output)
+        index: tuple[Any, ...]
+        if self.each is None:
+            index = (slice(None), *self.everywhere)
+        else:
+            rows = torch.arange(output.shape[0], device=output.device)
+            columns = self.each[examples].repeat(repeats, 1).to(output.device)
+            index = (rows, *columns.unbind(1))
+        return output[index]
 
-    def _check_range(self, output: Tensor, spans: list[tuple[int, int]]) -> None:
+    def _check_range(self, output: Tensor) -> None:
+        # Here rather than left to indexing, which on a GPU fails later, elsewhere, and for good.
         shape = tuple(output.shape)
         check(
-            len(spans) < output.dim(),
+            len(self.spans) < output.dim(),
             "target",
             f"at most {output.dim() - 1} indices for outputs of shape {shape}",
-            len(spans),
+            len(self.spans),
         )
-        for dim, (low, high) in enumerate(spans, start=1):
+        for dim, (low, high) in enumerate(self.spans, start=1):
             size = output.shape[dim]
             if low < -size or high >= size:
                 raise IndexError(
@@ -108,8 +114,8 @@ class Model:
             returns one tensor with the rows first.
         batch: the number of examples B.
         target: see :class:`Target`.
-        forward_args: extra arguments. Tensors whose first dimension is B belong to the examples, and
-            are repeated along with the rows; others pass through.
+        forward_args: extra arguments. Tensors whose first dimension is B belong to the examples,
+            and are repeated along with the rows; others pass through.
     """
 
     def __init__(

@@ -71,9 +71,7 @@ def _gauss_legendre(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return 0.5 * (1 + x), 1 / ((1 - x * x) * slope * slope)
 
 
-def _legendre(
-    n: int, x: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _legendre(n: int, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """P_n(x) and its derivative, by the three-term recurrence."""
     before, p = np.zeros_like(x), np.ones_like(x)
     for k in range(1, n + 1):

@@ -43,9 +43,7 @@ class Given:
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
         count = examples.stop - examples.start
-        return tuple(
-            _part(x, examples).expand(count, *x.shape[1:]).clone() for x in self.inputs
-        )
+        return tuple(_part(x, examples).expand(count, *x.shape[1:]).clone() for x in self.inputs)
 
 
 class Path:

@@ -88,7 +88,7 @@ def test_argument_errors_are_what_captum_and_python_raise():
 
 
 def test_forward_func_must_be_callable():
-    with pytest.raises(ArgumentError, match="^forward_func: expected a module or callable, got 3"):
+    with pytest.raises(ArgumentError, match=r"^forward_func: expected a module or callable, got 3"):
         Saliency(3)
 
 

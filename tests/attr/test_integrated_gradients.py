@@ -89,7 +89,9 @@ def test_input_equal_to_baseline_gets_zero():
     assert (IntegratedGradients(mlp().double()).attribute(x, x, target=0) == 0).all()
 
 
-@pytest.mark.parametrize("shape", [(5,), (1, 1), (2, 3), (2, 3, 4), (2, 1, 3, 2, 2), (0, 4), (3, 0)])
+@pytest.mark.parametrize(
+    "shape", [(5,), (1, 1), (2, 3), (2, 3, 4), (2, 1, 3, 2, 2), (0, 4), (3, 0)]
+)
 def test_shapes(shape):
     x = randn(*shape)
     found, delta = IntegratedGradients(lambda x: (x**3).reshape(len(x), -1).sum(1)).attribute(
@@ -113,7 +115,9 @@ def test_non_contiguous_inputs_and_baselines():
     assert not x.is_contiguous() and not baseline.is_contiguous()
     ig = IntegratedGradients(model)
     torch.testing.assert_close(
-        ig.attribute(x, baseline, 0), ig.attribute(x.contiguous(), baseline.contiguous(), 0), **EXACT
+        ig.attribute(x, baseline, 0),
+        ig.attribute(x.contiguous(), baseline.contiguous(), 0),
+        **EXACT,
     )
 
 
@@ -124,12 +128,15 @@ def test_channels_last_model_and_input():
     torch.testing.assert_close(IntegratedGradients(model).attribute(x, target=0), expected, **EXACT)
 
 
-@pytest.mark.parametrize(("dtype", "result"), [
-    (torch.float16, torch.float32),
-    (torch.bfloat16, torch.float32),
-    (torch.float32, torch.float32),
-    (torch.float64, torch.float64),
-])
+@pytest.mark.parametrize(
+    ("dtype", "result"),
+    [
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
 def test_result_dtype_and_accuracy(dtype, result):
     w, x = randn(6), randn(4, 6).to(dtype)
     found = IntegratedGradients(lambda x: x @ w.to(dtype)).attribute(x, 0.5, n_steps=100)

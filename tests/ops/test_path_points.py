@@ -85,6 +85,19 @@ def test_infinities_and_nans_go_where_the_formula_sends_them(ops, draw):
     assert points[0, 0, 2].isfinite()
 
 
+def test_points_do_not_depend_on_the_number_of_threads(native_ops, draw):
+    threads = torch.get_num_threads()
+    try:
+        for shape in ((1, 8_000), (5, 70_001)):  # one tile's steps, many tiles
+            case = draw_case(draw, shape, torch.float32, 50)
+            expected = reference.path_points(*case)
+            for number in (2, 3, 4):
+                torch.set_num_threads(number)
+                assert_close(native_ops.path_points(*case), expected, rtol=0, atol=0)
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_opcheck(native_ops, draw, dtype):
     for one_baseline in (False, True):

@@ -6,7 +6,6 @@ from fastxai import ops as fastxai_ops
 from fastxai.ops import native, reference
 from tests.ops.conftest import DTYPES, SHAPES, STEPS
 
-
 VMAP_DTYPES = [torch.float32, torch.float32, torch.float64]
 
 

@@ -128,7 +128,9 @@ def test_integrated_gradients(case, method):
 
 
 def test_integrated_gradients_in_float64(case):
-    model, inputs, arguments = (double(part) if not isinstance(part, dict) else part for part in case)
+    model, inputs, arguments = (
+        double(part) if not isinstance(part, dict) else part for part in case
+    )
     arguments = {name: double(value) for name, value in arguments.items()}
     ours = fastxai.IntegratedGradients(model).attribute(inputs, **arguments)
     theirs = captum.attr.IntegratedGradients(model).attribute(inputs, **arguments)
@@ -173,7 +175,11 @@ def test_baselines(name, in_tuple):
 
 @pytest.mark.parametrize(
     "baselines",
-    [(0.5, torch.randn(3, 2, 3)), (torch.randn(1, 4), -1), (torch.randn(3, 4), torch.randn(1, 2, 3))],
+    [
+        (0.5, torch.randn(3, 2, 3)),
+        (torch.randn(1, 4), -1),
+        (torch.randn(3, 4), torch.randn(1, 2, 3)),
+    ],
 )
 def test_baselines_of_a_tuple(baselines):
     inputs = (torch.randn(3, 4), torch.randn(3, 2, 3))
@@ -239,5 +245,7 @@ def test_inside_captums_noise_tunnel(name):
     for library in (fastxai.attr, captum.attr):
         tunnel = captum.attr.NoiseTunnel(getattr(library, name)(mlp()))
         torch.manual_seed(5)
-        results.append(tunnel.attribute(x.clone().requires_grad_(), nt_samples=4, target=1).detach())
+        results.append(
+            tunnel.attribute(x.clone().requires_grad_(), nt_samples=4, target=1).detach()
+        )
     torch.testing.assert_close(*results, **F32)
