@@ -189,7 +189,7 @@ def _bytes_kept(output: Tensor) -> int:
         seen.add(node)
         todo.extend(source for source, _ in node.next_functions)
         for tensor in _saved_tensors(node):
-            if not _is_weight(tensor):
+            if not _is_weight(tensor, output.shape[0]):
                 size = tensor.numel() * tensor.element_size()
                 kept[tensor.data_ptr()] = max(size, kept.get(tensor.data_ptr(), 0))
     return sum(kept.values())
@@ -204,13 +204,13 @@ def _saved_tensors(node: torch.autograd.graph.Node) -> Iterator[Tensor]:
                 yield tensor
 
 
-def _is_weight(tensor: Tensor) -> bool:
-    # What depends on the rows requires grad, as they do, or is an index or a mask. A parameter is a
-    # leaf, or a view of one; so are the rows themselves, which the caller counts.
-    if not tensor.requires_grad:
-        return tensor.is_floating_point()
-    root = tensor if tensor._base is None else tensor._base
-    return root.is_leaf
+def _is_weight(tensor: Tensor, rows: int) -> bool:
+    # A parameter is a leaf, or a view of one; so are the rows themselves, which the caller counts.
+    if tensor.requires_grad:
+        root = tensor if tensor._base is None else tensor._base
+        return root.is_leaf
+    # A mask, an index or what a custom or compiled function saved, unless it is a frozen weight.
+    return tensor.dim() == 0 or tensor.shape[0] % rows != 0
 
 
 def _is_out_of_memory(error: Exception) -> bool:

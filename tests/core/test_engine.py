@@ -114,10 +114,25 @@ def test_a_row_that_keeps_more_gets_smaller_blocks():
 
 def test_weights_are_not_counted_as_kept_by_rows():
     wide = nn.Sequential(nn.Linear(7, 2000), nn.ReLU(), nn.Linear(2000, 3))
-    x = torch.randn(10, 7).requires_grad_()
+    x = torch.randn(11, 7).requires_grad_()
     for trainable in (True, False):
         kept = engine._bytes_kept(wide.requires_grad_(trainable)(x))
-        assert kept == 10 * 2000 * 4  # the ReLU's output, once
+        assert kept == 11 * 2000 * 4  # the ReLU's output, once
+
+
+def test_what_a_custom_function_saves_is_counted():
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(2 * x)
+            return x**2
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * ctx.saved_tensors[0]
+
+    x = torch.randn(10, 7).requires_grad_()
+    assert engine._bytes_kept(Square.apply(x).sum(1)) == 10 * 7 * 4
 
 
 def test_no_gradient_for_parameters_and_no_graph():
