@@ -53,9 +53,7 @@ def test_any_strides(ops, draw, dtype):
     baseline = draw(1, 1, 5, dtype=dtype).expand(2, 6, 5)
     alphas = draw(8, dtype=torch.float64)[::2]
     points = ops.path_points(input, baseline, alphas)
-    expected = reference.path_points(
-        input.contiguous(), baseline.contiguous(), alphas.contiguous()
-    )
+    expected = reference.path_points(input.contiguous(), baseline.contiguous(), alphas.contiguous())
     assert points.is_contiguous()
     assert_close(points, expected, rtol=0, atol=0)
 

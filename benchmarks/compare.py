@@ -1,0 +1,68 @@
+"""Turns a benchmark run's JSON into the README's tables.
+
+``python benchmarks/compare.py benchmarks/results/integrated_gradients.json``
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+
+def markdown(rows: Iterable[Iterable[str]]) -> str:
+    header, *body = (tuple(row) for row in rows)
+    rule = ("---", *["---:"] * (len(header) - 1))
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *body))
+
+
+def time_table(cases: list[dict[str, Any]]) -> str:
+    """The reference in milliseconds, everyone else as a multiple of it."""
+    reference = cases[0]["reference"]
+    names = list(dict.fromkeys(name for case in cases for name in case["ratios"]))
+    names.remove(reference)
+    rows = [["", f"{reference}, ms", *names]]
+    for case in cases:
+        found = [case["ratios"].get(name) for name in names]
+        rows.append(
+            [
+                case["case"],
+                f"{case['milliseconds'][reference]:.3g}",
+                *("" if ratio is None else f"{ratio:.2f}×" for ratio in found),
+            ]
+        )
+    return markdown(rows)
+
+
+def memory_table(cases: list[dict[str, Any]]) -> str:
+    rows = [["", *(f"{name}, MB" for name in cases[0]["megabytes"])]]
+    rows += [[case["case"], *(f"{x:.0f}" for x in case["megabytes"].values())] for case in cases]
+    return markdown(rows)
+
+
+def footer(machine: dict[str, Any], date: str) -> str:
+    versions = {"Python": machine["python_version"], **machine["packages"]}
+    listed = ", ".join(f"{name} {number or '(absent)'}" for name, number in versions.items())
+    return (
+        f"Medians; competitors interleaved in one run. {machine['cpu'].get('brand_raw', 'CPU')}, "
+        f"{machine['threads']} threads; {listed}; {date[:10]}.\n\n    {machine['command']}"
+    )
+
+
+def report(run: dict[str, Any]) -> str:
+    """Every group of the run as a table, then what it was measured on."""
+    parts = []
+    for group, benchmarks in groupby(run["benchmarks"], key=lambda entry: entry["group"]):
+        cases = [entry["extra_info"] for entry in benchmarks]
+        table = memory_table if "megabytes" in cases[0] else time_table
+        parts += [f"**{group}**", table(cases)]
+    return "\n\n".join([*parts, footer(run["machine_info"], run["datetime"])])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("json", type=Path, help="what pytest --benchmark-json wrote")
+    print(report(json.loads(parser.parse_args().json.read_text())))

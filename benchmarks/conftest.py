@@ -1,0 +1,30 @@
+"""What was measured on what: versions, processor, threads and command go into the JSON."""
+
+from __future__ import annotations
+
+import shlex
+from importlib.metadata import PackageNotFoundError, version
+
+import pytest
+import torch
+
+import fastxai
+
+
+def version_or_none(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def pytest_benchmark_update_machine_info(
+    config: pytest.Config, machine_info: dict[str, object]
+) -> None:
+    packages = ("torch", "captum", "numpy")
+    machine_info["packages"] = {
+        "fastxai": fastxai.__version__,
+        **{package: version_or_none(package) for package in packages},
+    }
+    machine_info["threads"] = torch.get_num_threads()
+    machine_info["command"] = shlex.join(["pytest", *config.invocation_params.args])

@@ -1,0 +1,23 @@
+// Short names for what every kernel does with its tensors.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+namespace fastxai {
+
+template <class T>
+const T* data(const torch::stable::Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+
+template <class T>
+T* mutable_data(const torch::stable::Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+inline torch::stable::Tensor as_contiguous(const torch::stable::Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
+}  // namespace fastxai

@@ -1,0 +1,14 @@
+"""Compiled high-performance attribution for PyTorch models, with Captum's interface."""
+
+from .attr import Explanation, InputXGradient, IntegratedGradients, Saliency
+from .core.inputs import ArgumentError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArgumentError",
+    "Explanation",
+    "InputXGradient",
+    "IntegratedGradients",
+    "Saliency",
+]
