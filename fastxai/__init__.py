@@ -2,6 +2,7 @@
 
 from .attr import Explanation, InputXGradient, IntegratedGradients, Saliency
 from .core.inputs import ArgumentError
+from .ops.native import LibraryLoadError, build_info
 
 __version__ = "0.1.0"
 
@@ -10,5 +11,7 @@ __all__ = [
     "Explanation",
     "InputXGradient",
     "IntegratedGradients",
+    "LibraryLoadError",
     "Saliency",
+    "build_info",
 ]

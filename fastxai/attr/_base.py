@@ -203,8 +203,9 @@ class GradientAttribution(Attribution):
             check(
                 value.dim() > 0 and value.shape[0] == query.inputs.batch,
                 f"attributions[{i}]",
-                f"{query.inputs.batch} rows, as end_point",
-                f"shape {tuple(value.shape)}",
+                "{} rows, as end_point",
+                value.shape,
+                query.inputs.batch,
             )
         return self._convergence_delta(query, values)
 

@@ -10,16 +10,17 @@ from torch import Tensor
 
 from .. import ops
 from .model import Model, scalars
-from .rows import Rows
+from .rows import Rows, part
 
 # How many rows to give to the model at once. A call costs a fixed time a, and cache pressure costs
 # a time c·n·b a row for n rows that keep b bytes each for the backward pass. a/n + c·n·b is least
-# at n = √(a / (c·b)): measured, the best n follows √(K / b) from a tabular MLP (0.6 kB, 4,000 rows)
-# to a ResNet-18 (40 MB, 7 rows) with one K, and is flat around it.
-_K = {"cpu": 2.6e9, "cuda": 1e12}  # bytes·rows²; cuda: not tuned yet
-# Before the first block has shown what a row keeps, assume this many times its input.
-_GUESSED_EXPANSION = 64
-_FIRST_BLOCK = 128  # rows at most: what they keep is not known yet
+# at n = √(a / (c·b)): measured, the best n follows √(K / b) from a tabular MLP (0.7 kB, 4,000 rows)
+# to a ResNet-18 (22 MB, 10 rows) with one K, and is flat around it.
+_K = {"cpu": 3e9, "cuda": 1e12}  # bytes·rows²; cuda: not tuned yet
+# Before the first block has shown what a row keeps, assume this many times its input, less for
+# flat rows than for images and sequences; and since it is a guess, not too many rows at once.
+_GUESSED_EXPANSION = {"flat": 8, "shaped": 64}
+_FIRST_BLOCK = 256
 
 
 def values(model: Model, rows: Rows, limit: int | None = None) -> Tensor:
@@ -35,13 +36,14 @@ def values(model: Model, rows: Rows, limit: int | None = None) -> Tensor:
     """
     out: Tensor | None = None
 
-    def visit(repeats: slice, examples: slice) -> None:
+    def visit(repeats: slice, examples: slice, measure: bool) -> int:
         nonlocal out
         r, b = _length(repeats), _length(examples)
         result = model(rows.block(repeats, examples), r, examples)
         if out is None:
             out = result.new_empty(rows.repeats, rows.batch, *result.shape[1:])
         out[repeats, examples] = result.reshape(r, b, *result.shape[1:])
+        return 0
 
     with torch.no_grad(), model.statistics_kept():
         _for_each_block(model, rows, limit, visit)
@@ -66,29 +68,34 @@ def gradient_sum(
         RuntimeError: if the outputs do not depend on an input.
     """
     weights = weights.to(rows.device)
-    totals: list[Tensor] = []
+    totals: list[Tensor | None] = [None] * len(rows.inputs)
 
-    def visit(repeats: slice, examples: slice) -> int:
+    def visit(repeats: slice, examples: slice, measure: bool) -> int:
         r, b = _length(repeats), _length(examples)
         leaves = tuple(row.detach().requires_grad_() for row in rows.block(repeats, examples))
         output = _forward(model, leaves, r, examples)
-        kept = _bytes_kept(output) if r * b < rows.repeats * rows.batch else 0
+        kept = _bytes_kept(output) if measure else 0
         for i, gradient in enumerate(_gradients(output, leaves)):
             stacked = gradient.reshape(r, b, *gradient.shape[1:])
+            total = totals[i]
             if b == rows.batch:
-                totals[i] = ops.path_reduce(totals[i], stacked, weights[repeats])
-            else:
-                part = ops.path_reduce(totals[i][examples], stacked, weights[repeats])
-                totals[i][examples] = part
+                totals[i] = ops.path_reduce(total, stacked, part(weights, repeats))
+                continue
+            if total is None:
+                total = totals[i] = _zeros(rows, i)
+            total[examples] = ops.path_reduce(total[examples], stacked, part(weights, repeats))
         return kept
 
     with torch.inference_mode(False), torch.no_grad(), model.statistics_kept():
-        for x in rows.inputs:
-            dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-            shape = (rows.batch, *x.shape[1:])
-            totals.append(torch.zeros(shape, dtype=dtype, device=rows.device))
         _for_each_block(model, rows, limit, visit)
-    return tuple(totals)
+        return tuple(_zeros(rows, i) if t is None else t for i, t in enumerate(totals))
+
+
+def _zeros(rows: Rows, i: int) -> Tensor:
+    """No gradient yet, in the dtype that sums are kept in."""
+    x = rows.inputs[i]
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return torch.zeros(rows.batch, *x.shape[1:], dtype=dtype, device=rows.device)
 
 
 @torch.enable_grad()
@@ -124,40 +131,44 @@ def _for_each_block(
     model: Model,
     rows: Rows,
     limit: int | None,
-    visit: Callable[[slice, slice], int | None],
+    visit: Callable[[slice, slice, bool], int],
 ) -> None:
     """Visits all repeats × examples in blocks; halves the blocks when memory runs out.
 
-    ``visit`` may return how many bytes its block kept for the backward pass, which decides the size
-    of the blocks after it. Everything here depends on shapes alone, so that the same call is cut
-    into the same blocks every time.
+    ``visit(repeats, examples, measure)`` runs one block. If asked to measure, it returns the bytes
+    that the block kept for the backward pass (0 if that is not known), which decides the size of
+    the blocks after it. All this depends on shapes alone, so that the same call is always cut into
+    the same blocks.
     """
     if rows.batch == 0 or rows.repeats == 0:
         return
     device = rows.device
+    everything = rows.batch * rows.repeats
     if model.mixes_rows:  # rows share statistics: one call, as the model's owner would make it
-        limit = rows.batch * rows.repeats
-    size = limit or min(_FIRST_BLOCK, _rows_a_call(_GUESSED_EXPANSION * rows.row_bytes, device))
+        limit = everything
+    size = limit or _rows_in_first_call(rows)
+    measure = limit is None
     open_parts = [(0, rows.batch, 0)]  # examples first..last still need the repeats from r on
     while open_parts:
         first, last, r = open_parts.pop()
         b = _even_share(last - first, size)
         n = _even_share(rows.repeats - r, max(1, size // b))
         try:
-            kept = visit(slice(r, r + n), slice(first, first + b))
+            kept = visit(slice(r, r + n), slice(first, first + b), measure and n * b < everything)
         except Exception as error:
             if n * b == 1 or not _is_out_of_memory(error):
                 raise
-            kept = None
         else:
             if first + b < last:
                 open_parts.append((first + b, last, r))
             if r + n < rows.repeats:
                 open_parts.append((first, first + b, r + n))
-            if kept and limit is None:
+            if kept:
                 size = _rows_a_call(rows.row_bytes + kept // (n * b), device)
+            measure = False
             continue
-        size = limit = n * b // 2
+        # Here, out of the except clause, nothing of the failed block is referred to any more.
+        size, measure = n * b // 2, False
         open_parts.append((first, last, r))
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -167,6 +178,12 @@ def _even_share(count: int, size: int) -> int:
     """The largest part if ``count`` is cut into the fewest parts of at most ``size``."""
     parts = math.ceil(count / size)
     return math.ceil(count / parts)
+
+
+def _rows_in_first_call(rows: Rows) -> int:
+    kind = "flat" if all(x.dim() <= 2 for x in rows.inputs) else "shaped"
+    guess = _rows_a_call(_GUESSED_EXPANSION[kind] * rows.row_bytes, rows.device)
+    return min(_FIRST_BLOCK, guess)
 
 
 def _rows_a_call(row_bytes: int, device: torch.device) -> int:

@@ -24,10 +24,15 @@ class ArgumentError(AssertionError, ValueError):
     """
 
 
-def check(condition: bool, argument: str, expected: str, got: object) -> None:
-    """Raises an :class:`ArgumentError` that names the argument unless the condition holds."""
-    if not condition:
-        raise ArgumentError(f"{argument}: expected {expected}, got {got}")
+def check(condition: bool, argument: str, expected: str, got: object, *values: object) -> None:
+    """Raises an :class:`ArgumentError` that names the argument unless the condition holds.
+
+    ``values`` fill the gaps in ``expected``: nothing is formatted where nothing is wrong.
+    """
+    if condition:
+        return
+    got = f"shape {tuple(got)}" if isinstance(got, torch.Size) else got
+    raise ArgumentError(f"{argument}: expected {expected.format(*values)}, got {got}")
 
 
 @dataclass(frozen=True)
@@ -66,21 +71,24 @@ def check_inputs(inputs: TensorOrTuple, differentiable: bool) -> Inputs:
     check(len(tensors) > 0, "inputs", "at least one tensor", "an empty tuple")
     for i, x in enumerate(tensors):
         name = name_of("inputs", i, in_tuple)
-        expected = "a torch.Tensor" if in_tuple else "a torch.Tensor or a tuple of them"
-        check(isinstance(x, Tensor), name, expected, f"a {type(x).__name__}")
+        if not isinstance(x, Tensor):
+            expected = "a torch.Tensor" if in_tuple else "a torch.Tensor or a tuple of them"
+            raise ArgumentError(f"{name}: expected {expected}, got a {type(x).__name__}")
         check(x.layout == torch.strided, name, "a dense tensor", x.layout)
         check(x.dim() > 0, name, "a batch dimension first", "a tensor without dimensions")
         check(
             x.shape[0] == tensors[0].shape[0],
             name,
-            f"the batch size of inputs[0], {tensors[0].shape[0]}",
-            f"shape {tuple(x.shape)}",
+            "the batch size of inputs[0], {}",
+            x.shape,
+            tensors[0].shape[0],
         )
         check(
             x.device == tensors[0].device,
             name,
-            f"the device of inputs[0], {tensors[0].device}",
+            "the device of inputs[0], {}",
             x.device,
+            tensors[0].device,
         )
         if differentiable:
             check(
@@ -113,8 +121,9 @@ def check_baselines(baselines: Any, inputs: Inputs) -> tuple[Tensor, ...]:
     check(
         len(baselines) == len(inputs.tensors),
         "baselines",
-        f"one for each of the {len(inputs.tensors)} inputs",
+        "one for each of the {} inputs",
         len(baselines),
+        len(inputs.tensors),
     )
     pairs = zip(baselines, inputs.tensors, strict=True)
     return tuple(
@@ -129,7 +138,7 @@ def _check_baseline(baseline: Any, x: Tensor, name: str) -> Tensor:
         number: Any = baseline
         return torch.full(one_row, number, dtype=x.dtype, device=x.device)
     check(isinstance(baseline, Tensor), name, "a number or a torch.Tensor", type(baseline).__name__)
-    check(baseline.device == x.device, name, f"the input's device, {x.device}", baseline.device)
+    check(baseline.device == x.device, name, "the input's device, {}", baseline.device, x.device)
     check_not_inference(baseline, name)
     _warn_unless_finite(baseline, name)
     baseline = baseline.detach().to(x.dtype)
@@ -138,8 +147,10 @@ def _check_baseline(baseline: Any, x: Tensor, name: str) -> Tensor:
     check(
         baseline.shape in (x.shape, one_row),
         name,
-        f"the input's shape {tuple(x.shape)}, or one row {one_row}",
-        tuple(baseline.shape),
+        "the input's shape {}, or one row {}",
+        baseline.shape,
+        tuple(x.shape),
+        one_row,
     )
     return baseline
 
@@ -159,7 +170,8 @@ def check_forward_args(additional_forward_args: Any, differentiable: bool) -> tu
 def check_count(value: Any, argument: str, at_least: int = 1) -> int:
     """Checks a number of steps, rows or samples."""
     is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    check(is_integer and value >= at_least, argument, f"an integer of at least {at_least}", value)
+    fine = is_integer and value >= at_least
+    check(fine, argument, "an integer of at least {}", value, at_least)
     return int(value)
 
 
@@ -176,8 +188,7 @@ def _warn_unless_finite(tensor: Tensor, name: str) -> None:
     # Only where looking is free: on an accelerator it would make every call wait for the device.
     if tensor.device.type != "cpu" or not tensor.is_floating_point() or tensor.is_inference():
         return
-    tensor = tensor.detach()
-    if math.isfinite(tensor.sum()):  # one cheap pass; a sum that overflows is looked at again
+    if math.isfinite(tensor.detach().sum()):  # one cheap pass; one that overflows looks again
         return
     bad = ~torch.isfinite(tensor.reshape(tensor.shape[0], -1))
     rows = bad.any(1).nonzero().flatten().tolist()

@@ -38,9 +38,9 @@ class Target:
             target = torch.from_numpy(target)
         if isinstance(target, Tensor):
             target = self._of_tensor(target)
-        if isinstance(target, list):
-            check(len(target) == batch, "target", f"one for each of {batch} rows", len(target))
-            self.each = self._of_list(target)
+        if isinstance(target, list | Tensor):
+            check(len(target) == batch, "target", "one for each of {} rows", len(target), batch)
+            self.each = self._of_list(target) if isinstance(target, list) else target[:, None]
             if batch > 0:
                 columns = self.each.unbind(1)
                 self.spans = [(int(column.min()), int(column.max())) for column in columns]
@@ -49,12 +49,11 @@ class Target:
             self.spans = [(i, i) for i in self.everywhere]
 
     @staticmethod
-    def _of_tensor(target: Tensor) -> int | list[int]:
+    def _of_tensor(target: Tensor) -> int | Tensor:
         integer = not (target.is_floating_point() or target.is_complex())
         check(integer and target.dtype != torch.bool, "target", "integers", target.dtype)
-        check(target.dim() <= 1, "target", "one dimension at most", f"shape {tuple(target.shape)}")
-        values: int | list[int] = target.tolist()
-        return values[0] if isinstance(values, list) and len(values) == 1 else values
+        check(target.dim() <= 1, "target", "one dimension at most", target.shape)
+        return int(target) if target.numel() == 1 else target.detach().to("cpu", torch.int64)
 
     @staticmethod
     def _of_row(target: Any) -> tuple[int, ...]:
@@ -64,7 +63,7 @@ class Target:
                 isinstance(i, numbers.Integral) and not isinstance(i, bool),
                 "target",
                 "an int, a tuple of int, an integer tensor, or a list of int or tuples",
-                f"{target!r}",
+                repr(target) if isinstance(target, str) else target,
             )
         return tuple(int(i) for i in index)
 
@@ -78,31 +77,29 @@ class Target:
         """The chosen outputs, [r * b, *C], of an output [r * b, *C'] for a block of rows."""
         if not self.spans:
             return output
-        self._check_range(output)
-        index: tuple[Any, ...]
+        self._check_range(output.shape)
+        index: tuple[Any, ...] = (slice(None), *self.everywhere)
         if self.each is None:
-            index = (slice(None), *self.everywhere)
-        else:
-            rows = torch.arange(output.shape[0], device=output.device)
-            columns = self.each[examples].repeat(repeats, 1).to(output.device)
-            index = (rows, *columns.unbind(1))
+            return output[index]
+        columns = self.each[examples].repeat(repeats, 1).to(output.device)  # [r * b, k]
+        if output.dim() == 2:
+            return output.gather(1, columns % output.shape[1])[:, 0]  # % for negative indices
+        rows = torch.arange(output.shape[0], device=output.device)
+        index = (rows, *columns.unbind(1))
         return output[index]
 
-    def _check_range(self, output: Tensor) -> None:
+    def _check_range(self, shape: torch.Size) -> None:
         # Here rather than left to indexing, which on a GPU fails later, elsewhere, and for good.
-        shape = tuple(output.shape)
-        check(
-            len(self.spans) < output.dim(),
-            "target",
-            f"at most {output.dim() - 1} indices for outputs of shape {shape}",
-            len(self.spans),
-        )
+        if len(self.spans) >= len(shape):
+            raise ArgumentError(
+                f"target: expected at most {len(shape) - 1} indices for outputs of shape "
+                f"{tuple(shape)}, got {len(self.spans)}"
+            )
         for dim, (low, high) in enumerate(self.spans, start=1):
-            size = output.shape[dim]
-            if low < -size or high >= size:
+            if low < -shape[dim] or high >= shape[dim]:
                 raise IndexError(
-                    f"target: {high if high >= size else low} is out of range for dimension {dim} "
-                    f"of forward_func's output, of shape {shape}"
+                    f"target: {high if high >= shape[dim] else low} is out of range for dimension "
+                    f"{dim} of forward_func's output, of shape {tuple(shape)}"
                 )
 
 
@@ -143,20 +140,19 @@ class Model:
         count = rows[0].shape[0]
         if count == 1 and output.dim() == 0:
             output = output.reshape(1)
-        check(
-            output.dim() > 0 and output.shape[0] == count,
-            "forward_func",
-            f"an output with {count} rows for {count} rows of input",
-            f"shape {tuple(output.shape)}",
-        )
+        if output.dim() == 0 or output.shape[0] != count:
+            raise ArgumentError(
+                f"forward_func: expected an output with {count} rows for {count} rows of input, "
+                f"got shape {tuple(output.shape)}"
+            )
         return self.target.select(output, repeats, examples)
 
     def _repeat(self, argument: Any, repeats: int, examples: slice) -> Any:
         of_examples = isinstance(argument, Tensor) and argument.dim() > 0
         if not of_examples or argument.shape[0] != self.batch:
             return argument
-        part = argument[examples]
-        return part.repeat(repeats, *[1] * (part.dim() - 1)) if repeats > 1 else part
+        argument = argument[examples]
+        return argument.repeat(repeats, *[1] * (argument.dim() - 1)) if repeats > 1 else argument
 
     @contextlib.contextmanager
     def statistics_kept(self) -> Iterator[None]:
@@ -176,18 +172,21 @@ class Model:
 
 def scalars(output: Tensor) -> Tensor:
     """One number a row, [n], of outputs [n, 1, ...]; an error that asks for a target otherwise."""
-    check(
-        output.numel() == output.shape[0],
-        "target",
-        "one that leaves one number a row",
-        f"{tuple(output.shape[1:])} numbers a row after it; choose one of them with target",
-    )
-    return output.reshape(-1)
+    if output.numel() != output.shape[0]:
+        raise ArgumentError(
+            "target: expected one that leaves one number a row, got "
+            f"{tuple(output.shape[1:])} numbers a row; choose one of them with target"
+        )
+    return output if output.dim() == 1 else output.reshape(-1)
 
 
 def _modules(forward_func: Callable[..., Any]) -> Iterator[torch.nn.Module]:
     owner = getattr(forward_func, "__self__", forward_func)  # of a bound method
-    return owner.modules() if isinstance(owner, torch.nn.Module) else iter(())
+    todo = [owner] if isinstance(owner, torch.nn.Module) else []
+    while todo:  # as Module.modules() without the names, which take most of its time
+        module = todo.pop()
+        yield module
+        todo.extend(module.children())
 
 
 def _uses_batch_statistics(module: torch.nn.Module) -> bool:

@@ -30,18 +30,23 @@ def rule(method: str, n_steps: int, device: torch.device) -> tuple[Tensor, Tenso
         device: where the result lives.
 
     Returns:
-        alphas [S] and weights [S], float64.
+        alphas [S] and weights [S], float64; shared with other callers, so not to be written to.
 
     Raises:
         ArgumentError: for an unknown method or too few steps.
     """
-    check(method in METHODS, "method", f"one of {', '.join(METHODS)}", repr(method))
+    check(method in METHODS, "method", "one of {}", repr(method), ", ".join(METHODS))
     n_steps = check_count(n_steps, "n_steps", at_least=2 if method == "riemann_trapezoid" else 1)
-    alphas, weights = _rule(method, n_steps)
-    return torch.from_numpy(alphas.copy()).to(device), torch.from_numpy(weights.copy()).to(device)
+    return _cached(method, n_steps, device)
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # else what the first call leaves here may not serve the next
+def _cached(method: str, n_steps: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    alphas, weights = _rule(method, n_steps)
+    return torch.from_numpy(alphas).to(device), torch.from_numpy(weights).to(device)
+
+
 def _rule(method: str, n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     if method == "gausslegendre":
         return _gauss_legendre(n)

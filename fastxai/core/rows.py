@@ -43,7 +43,7 @@ class Given:
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
         count = examples.stop - examples.start
-        return tuple(_part(x, examples).expand(count, *x.shape[1:]).clone() for x in self.inputs)
+        return tuple(part(x, examples).expand(count, *x.shape[1:]).clone() for x in self.inputs)
 
 
 class Path:
@@ -61,15 +61,17 @@ class Path:
         self.row_bytes, self.device = _row_bytes(inputs), inputs[0].device
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
-        alphas = self.alphas[repeats]
+        alphas = part(self.alphas, repeats)
         return tuple(
-            ops.path_points(_part(x, examples), _part(b, examples), alphas).flatten(0, 1)
+            ops.path_points(part(x, examples), part(b, examples), alphas).flatten(0, 1)
             for x, b in zip(self.inputs, self.baselines, strict=True)
         )
 
 
-def _part(tensor: Tensor, examples: slice) -> Tensor:
-    return tensor if tensor.shape[0] == 1 else tensor[examples]
+def part(tensor: Tensor, span: slice) -> Tensor:
+    """``tensor[span]``; a tensor with one row for all, or taken whole, is itself."""
+    size = tensor.shape[0]
+    return tensor if size == 1 or span == slice(0, size) else tensor[span]
 
 
 def _row_bytes(inputs: tuple[Tensor, ...]) -> int:
