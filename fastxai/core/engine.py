@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -19,8 +20,8 @@ from .rows import Rows, part
 _K = {"cpu": 3e9, "cuda": 1e12}  # bytes·rows²; cuda: not tuned yet
 # Before the first block has shown what a row keeps, assume this many times its input, less for
 # flat rows than for images and sequences; and since it is a guess, not too many rows at once.
-_GUESSED_EXPANSION = {"flat": 8, "shaped": 64}
-_FIRST_BLOCK = 256
+_GUESSED_EXPANSION = {"flat": 4, "shaped": 64}
+_FIRST_BLOCK = 512
 
 
 def values(model: Model, rows: Rows, limit: int | None = None) -> Tensor:
@@ -213,12 +214,17 @@ def _bytes_kept(output: Tensor) -> int:
 
 
 def _saved_tensors(node: torch.autograd.graph.Node) -> Iterator[Tensor]:
-    names = [name for name in dir(node) if name.startswith("_saved_") or name == "saved_tensors"]
-    for name in names:
+    for name in _saved_names(type(node)):
         value = getattr(node, name)
         for tensor in value if isinstance(value, tuple | list) else (value,):
             if isinstance(tensor, Tensor):
                 yield tensor
+
+
+@lru_cache
+def _saved_names(kind: type) -> list[str]:
+    names = [name for name in dir(kind) if name.startswith("_saved_") or name == "saved_tensors"]
+    return [name for name in names if "_sym_" not in name]  # sizes and strides
 
 
 def _is_weight(tensor: Tensor, rows: int) -> bool:
