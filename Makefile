@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
-RUN     = PATH="$(abspath $(VENV))/bin:$$PATH" $(VENV)/bin/python
+RUN     = PATH="$(abspath $(VENV))/bin:$$PATH" PYTHONPATH="$(CURDIR)" $(VENV)/bin/python
 
 # The torch that everything is tested with. Of its builds pip takes the one for CPU, whose version
 # (+cpu) counts as newer: a tenth of the download.

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -37,7 +38,9 @@ def measure(package: str, n_steps: int) -> float:
 def in_child(package: str, n_steps: int) -> float:
     """Megabytes above the loaded model, measured in a process of its own."""
     command = [sys.executable, __file__, package, str(n_steps)]
-    return float(subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # what can be imported here
+    done = subprocess.run(command, env=env, check=True, text=True, stdout=subprocess.PIPE)
+    return float(done.stdout)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ from .rows import Rows, part
 # a time c·n·b a row for n rows that keep b bytes each for the backward pass. a/n + c·n·b is least
 # at n = √(a / (c·b)): measured, the best n follows √(K / b) from a tabular MLP (0.7 kB, 4,000 rows)
 # to a ResNet-18 (22 MB, 10 rows) with one K, and is flat around it.
-_K = {"cpu": 3e9, "cuda": 1e12}  # bytes·rows²; cuda: not tuned yet
+_K = {"cpu": 4.2e9, "cuda": 1e12}  # bytes·rows²; cuda: not tuned yet
+_MOST_KEPT = 256_000_000  # bytes, on a CPU
 # Before the first block has shown what a row keeps, assume this many times its input, less for
 # flat rows than for images and sequences; and since it is a guess, not too many rows at once.
-_GUESSED_EXPANSION = {"flat": 4, "shaped": 64}
-_FIRST_BLOCK = 512
+_GUESSED_EXPANSION = {"flat": 2, "shaped": 64}
+_FIRST_BLOCK = 1024
 
 
 def values(model: Model, rows: Rows, limit: int | None = None) -> Tensor:
@@ -190,9 +191,11 @@ def _rows_in_first_call(rows: Rows) -> int:
 def _rows_a_call(row_bytes: int, device: torch.device) -> int:
     row_bytes = max(1, row_bytes)
     rows = math.isqrt(int(_K.get(device.type, _K["cuda"])) // row_bytes)
-    if device.type == "cuda":  # at most an eighth of the device's memory
-        rows = min(rows, torch.cuda.get_device_properties(device).total_memory // 8 // row_bytes)
-    return max(1, rows)
+    if device.type == "cuda":
+        most = torch.cuda.get_device_properties(device).total_memory // 8
+    else:
+        most = _MOST_KEPT
+    return max(1, min(rows, most // row_bytes))
 
 
 def _bytes_kept(output: Tensor) -> int:
