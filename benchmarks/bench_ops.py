@@ -34,6 +34,7 @@ def device(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.mark.benchmark(group="Ops: time, and a copy of the bytes they must move")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
 def test_path_points(benchmark, device, size, dtype):
@@ -49,6 +50,7 @@ def test_path_points(benchmark, device, size, dtype):
     compare(benchmark, f"path_points {size} {dtype} {device}", calls, device, moved)
 
 
+@pytest.mark.benchmark(group="Ops: time, and a copy of the bytes they must move")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
 def test_path_reduce(benchmark, device, size, dtype):

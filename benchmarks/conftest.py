@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import pytest
 import torch
@@ -28,3 +29,9 @@ def pytest_benchmark_update_machine_info(
     }
     machine_info["threads"] = torch.get_num_threads()
     machine_info["command"] = shlex.join(["pytest", *config.invocation_params.args])
+
+
+def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
+    """Keeps the JSON small enough to commit: the statistics, without every single time."""
+    for entry in output_json["benchmarks"]:
+        entry["stats"].pop("data", None)

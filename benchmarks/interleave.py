@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from random import Random
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -67,26 +68,26 @@ def record(
 ) -> None:
     """Checks that all results are equal, then times all competitors in 5 to 300 rounds.
 
-    pytest-benchmark itself times ``target``; the others run in each round's untimed setup, in
-    alternating order. Medians and ratios to ``reference`` go to ``extra_info``, for compare.py.
+    Each round runs them all in a new random order: what ran before leaves its mark on caches and
+    sleeping threads. Medians and ratios to ``reference`` go to ``extra_info``, for compare.py;
+    pytest-benchmark's own columns show ``target``, timed once more a round.
     """
     start = time.perf_counter()
     assert_equal(competitors, tolerance)
     rounds = int(min(max(5, seconds_to_spend / (time.perf_counter() - start)), 300))
     (timed,) = (competitor for competitor in competitors if competitor.name == target)
-    others = [competitor for competitor in competitors if competitor is not timed]
+    order, shuffle = list(competitors), Random(0).shuffle
     seconds: dict[str, list[float]] = {competitor.name: [] for competitor in competitors}
 
-    def time_others() -> None:
-        others.reverse()
-        for competitor in others:
+    def time_all() -> None:
+        shuffle(order)
+        for competitor in order:
             seconds[competitor.name].append(competitor.seconds())
 
     with timed.context():
-        benchmark.pedantic(timed.call, setup=time_others, rounds=rounds)
+        benchmark.pedantic(timed.call, setup=time_all, rounds=rounds)
     if benchmark.disabled:
         return
-    seconds[target] = benchmark.stats.stats.data
     benchmark.extra_info.update(
         case=case,
         reference=reference,

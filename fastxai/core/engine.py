@@ -18,7 +18,7 @@ from .rows import Rows, part
 # at n = √(a / (c·b)): measured, the best n follows √(K / b) from a tabular MLP (0.7 kB, 4,000 rows)
 # to a ResNet-18 (22 MB, 10 rows) with one K, and is flat around it.
 _K = {"cpu": 4.2e9, "cuda": 1e12}  # bytes·rows²; cuda: not tuned yet
-_MOST_KEPT = 256_000_000  # bytes, on a CPU
+_MOST_KEPT = 200_000_000  # bytes, on a CPU
 # Before the first block has shown what a row keeps, assume this many times its input, less for
 # flat rows than for images and sequences; and since it is a guess, not too many rows at once.
 _GUESSED_EXPANSION = {"flat": 2, "shaped": 64}
