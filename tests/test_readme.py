@@ -1,0 +1,14 @@
+"""What the README shows must run as it stands."""
+
+import re
+from pathlib import Path
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_example_runs(capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    names: dict = {}
+    exec(example, names)
+    assert names["attributions"].shape == (8, 30) and names["delta"].shape == (8,)
+    assert "Explanation(Integrated Gradients: values (8, 30)" in capsys.readouterr().out
