@@ -93,8 +93,10 @@ class Logged:
     def __init__(self, model, fail_above: int | None = None, error: Exception | None = None):
         self.model, self.fail_above, self.error = model, fail_above, error
         self.rows: list[int] = []  # of each call that succeeded
+        self.tried = 0
 
     def __call__(self, *args):
+        self.tried += 1
         if self.fail_above is not None and args[0].shape[0] > self.fail_above:
             raise self.error
         self.rows.append(args[0].shape[0])

@@ -146,8 +146,8 @@ def _for_each_block(
         return
     device = rows.device
     everything = rows.batch * rows.repeats
-    if model.mixes_rows:  # rows share statistics: one call, as the model's owner would make it
-        limit = everything
+    if model.mixes_rows:  # rows share statistics: one call, unless the user wants otherwise
+        limit = limit or everything
     size = limit or _rows_in_first_call(rows)
     measure = limit is None
     open_parts = [(0, rows.batch, 0)]  # examples first..last still need the repeats from r on

@@ -190,11 +190,15 @@ def test_batch_norm_in_train_mode_sees_all_rows_at_once_and_is_not_trained():
     captum = pytest.importorskip("captum.attr")
     model, x = ResidualCNN().train(), randn(3, 2, 6, 5).float()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = IntegratedGradients(model).attribute(x, target=1, internal_batch_size=None)
+    arguments = {"target": 1, "n_steps": 400}
+    found = IntegratedGradients(model).attribute(x, **arguments)
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
-    expected = captum.IntegratedGradients(model).attribute(x, target=1)
+    expected = captum.IntegratedGradients(model).attribute(x, **arguments)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    model.eval()
+    apart = IntegratedGradients(model).attribute(x, **arguments)
+    assert (apart - found).abs().max() > 1e-3  # it does make a difference
 
 
 def test_works_under_no_grad_and_inference_mode():

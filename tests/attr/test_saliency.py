@@ -18,6 +18,12 @@ def test_closed_form():
     torch.testing.assert_close(InputXGradient(f).attribute(x), 2 * x**2 * w)
 
 
+def test_negative_targets_count_from_the_end():
+    model, x = mlp(), torch.randn(3, 7)
+    expected = Saliency(model).attribute(x, target=[3, 0, 2])
+    torch.testing.assert_close(Saliency(model).attribute(x, target=[-1, 0, -2]), expected)
+
+
 @pytest.mark.parametrize("method", [Saliency, InputXGradient])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_dtype_is_the_inputs(method, dtype):

@@ -62,6 +62,7 @@ def test_out_of_memory_halves_and_loses_nothing(error, fits):
     (found,) = engine.gradient_sum(Model(logged, 6, 1), rows, weights)
     torch.testing.assert_close(found, oracle(function, rows, weights), rtol=1e-12, atol=1e-12)
     assert sum(logged.rows) == 60 and max(logged.rows) <= fits
+    assert logged.tried - len(logged.rows) <= 6  # 60, 30, 15, 7, 3, 1
 
 
 def test_out_of_memory_half_way_keeps_what_is_done():
