@@ -67,7 +67,8 @@ gpu-check:
 	FASTXAI_NATIVE=1 FASTXAI_CUDA=1 $(PYTHON) setup.py build_ext --inplace
 	$(PYTHON) -m fastxai
 	$(PYTHON) -m pytest -q
-	$(PYTHON) -m pytest -q benchmarks/bench_ops.py -k cuda
+	$(PYTHON) -m pytest -q benchmarks/bench_*.py -k cuda --benchmark-json=benchmarks/results/gpu.json
+	$(PYTHON) benchmarks/compare.py benchmarks/results/gpu.json
 
 clean:
 	rm -rf build dist *.egg-info fastxai/_C.so fastxai/_build.json

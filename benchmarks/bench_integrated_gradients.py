@@ -10,6 +10,7 @@ from __future__ import annotations
 import memory
 import models
 import pytest
+import torch
 from competitors import chunk_sizes, fastxai_name, integrated_gradients
 from interleave import Competitor, record
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -33,13 +34,16 @@ def tolerance(name: str) -> float:
     ("name", "batch"),
     [(MLP, 32), (MLP, 1), (RESNET, 1), (TRANSFORMER, 8), (TABULAR, 1), (TABULAR, 256)],
 )
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 @pytest.mark.benchmark(group="Integrated Gradients: time")
-def test_time(benchmark: BenchmarkFixture, name: str, batch: int) -> None:
-    model, inputs, target = models.load(name, batch)
+def test_time(benchmark: BenchmarkFixture, name: str, batch: int, device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    model, inputs, target = models.load(name, batch, device)
     record(
         benchmark,
         integrated_gradients(model, inputs, target, n_steps=N_STEPS),
-        case=f"{name}, batch {batch}",
+        case=f"{name}, batch {batch}{', cuda' if device == 'cuda' else ''}",
         target=fastxai_name(),
         reference="bare",
         tolerance=tolerance(name),

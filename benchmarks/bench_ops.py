@@ -80,8 +80,7 @@ def compare(
         target.copy_(source)
 
     competitors = [
-        Competitor(name, finished(call, device), without_gradients)
-        for name, call in {**calls, "copy": copy}.items()
+        Competitor(name, call, without_gradients) for name, call in {**calls, "copy": copy}.items()
     ]
     record(
         benchmark,
@@ -96,18 +95,6 @@ def compare(
         name: moved / milliseconds / 1e6
         for name, milliseconds in benchmark.extra_info.get("milliseconds", {}).items()
     }
-
-
-def finished(call: Callable[[], Tensor | None], device: str) -> Callable[[], Tensor | None]:
-    if device == "cpu":
-        return call
-
-    def synchronised() -> Tensor | None:
-        result = call()
-        torch.cuda.synchronize()
-        return result
-
-    return synchronised
 
 
 def without_gradients() -> AbstractContextManager[object]:

@@ -22,7 +22,8 @@ class Bare:
     """The yardstick: the model's own forward and backward pass over the rows of a path."""
 
     def __init__(self, model: nn.Module, inputs: Tensor, target: Tensor, n_steps: int) -> None:
-        alphas = torch.linspace(0, 1, n_steps).view(-1, *[1] * inputs.ndim)
+        alphas = torch.linspace(0, 1, n_steps, device=inputs.device)
+        alphas = alphas.view(-1, *[1] * inputs.ndim)
         self.model = model
         self.rows = (alphas * inputs).flatten(0, 1)  # [S * B, *F]
         self.target = target.repeat(n_steps)  # [S * B]

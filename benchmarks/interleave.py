@@ -10,6 +10,7 @@ from random import Random
 from statistics import median
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -34,9 +35,16 @@ class Competitor:
 
     def seconds(self) -> float:
         with self.context():
+            wait_for_gpu()
             start = time.perf_counter()
             self.call()
+            wait_for_gpu()
             return time.perf_counter() - start
+
+
+def wait_for_gpu() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def interleave(competitors: Sequence[Competitor], rounds: int) -> dict[str, list[float]]:
@@ -84,8 +92,7 @@ def record(
         for competitor in order:
             seconds[competitor.name].append(competitor.seconds())
 
-    with timed.context():
-        benchmark.pedantic(timed.call, setup=time_all, rounds=rounds)
+    benchmark.pedantic(timed.seconds, setup=time_all, rounds=rounds)
     if benchmark.disabled:
         return
     benchmark.extra_info.update(

@@ -82,12 +82,12 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-def load(name: str, batch: int) -> tuple[nn.Module, Tensor, Tensor]:
+def load(name: str, batch: int, device: str = "cpu") -> tuple[nn.Module, Tensor, Tensor]:
     """Returns the model, normally distributed inputs [batch, *F] and predicted classes [batch]."""
     build, features = MODELS[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = build().eval()
-        inputs = torch.randn(batch, *features)
+        model = build().eval().to(device)
+        inputs = torch.randn(batch, *features).to(device)
     with torch.no_grad():
         return model, inputs, model(inputs).argmax(1)

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "accumulation.h"
 #include "isa.h"
 
 namespace fastxai {
@@ -28,18 +29,6 @@ FASTXAI_INLINE uint32_t bits_of_float(float value) {
   std::memcpy(&bits, &value, sizeof bits);
   return bits;
 }
-
-// The type that a type's sums and products are computed in.
-template <class T>
-struct AccumulationOf {
-  using type = float;
-};
-template <>
-struct AccumulationOf<double> {
-  using type = double;
-};
-template <class T>
-using Accumulation = typename AccumulationOf<T>::type;
 
 FASTXAI_INLINE double widen(double value) { return value; }
 FASTXAI_INLINE float widen(float value) { return value; }

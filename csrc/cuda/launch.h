@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "../common/accumulation.h"
 #include "../common/check.h"
 #include "../common/tensors.h"
 
@@ -56,17 +57,6 @@ void dispatch_floating(ScalarType dtype, F&& f) {
       return f(double{});
   }
 }
-
-template <class T>
-struct AccumulationOf {
-  using type = float;
-};
-template <>
-struct AccumulationOf<double> {
-  using type = double;
-};
-template <class T>
-using Accumulation = typename AccumulationOf<T>::type;
 
 __device__ inline double widen(double value) { return value; }
 __device__ inline float widen(float value) { return value; }

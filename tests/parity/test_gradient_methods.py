@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import fastxai
+from fastxai.core import quadrature
 
 from ..models import EmbeddingModel, ResidualCNN, Segmenter, TwoInputs, mlp, one_number
 
@@ -64,13 +65,6 @@ CASES = {
     "tuple of one": (mlp(), (torch.randn(3, 7),), {"target": 1}),
     "bound method": (mlp().forward, torch.randn(3, 7), {"target": 1}),
 }
-METHODS = (
-    "gausslegendre",
-    "riemann_left",
-    "riemann_right",
-    "riemann_middle",
-    "riemann_trapezoid",
-)
 
 
 @pytest.fixture(params=CASES, ids=lambda name: name.replace(" ", "-").replace(",", ""))
@@ -117,7 +111,7 @@ def test_input_x_gradient(case):
     assert_same(ours, detached, **F32)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", quadrature.METHODS)
 def test_integrated_gradients(case, method):
     model, inputs, arguments = case
     arguments = {**arguments, "method": method, "n_steps": 23, "return_convergence_delta": True}
