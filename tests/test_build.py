@@ -112,6 +112,21 @@ def test_installed_package_is_native(installed):
     assert run(sys.executable, "-c", CALL_AN_OP, cwd=installed).stdout == "[[[0.5, 0.5, 0.5]]]\n"
 
 
+def test_devices_without_kernels_get_the_reference(installed):
+    script = (
+        CALL_AN_OP
+        + """
+for op in ("path_points", "path_reduce"):
+    for device in ("CPU", "CUDA", "XPU", "MPS"):
+        name = f"fastxai::{op}"
+        has_own = torch._C._dispatch_has_kernel_for_dispatch_key(name, device)
+        assert has_own == (device == "CPU"), device
+        assert torch._C._dispatch_has_computed_kernel_for_dispatch_key(name, device), device
+"""
+    )
+    run(sys.executable, "-c", script, cwd=installed)
+
+
 def test_fallback_can_be_forced(installed):
     env = {"FASTXAI_NATIVE": "0"}
     report = run(sys.executable, "-m", "fastxai", cwd=installed, env=env).stdout

@@ -182,11 +182,14 @@ def scalars(output: Tensor) -> Tensor:
 
 def _modules(forward_func: Callable[..., Any]) -> Iterator[torch.nn.Module]:
     owner = getattr(forward_func, "__self__", forward_func)  # of a bound method
-    todo = [owner] if isinstance(owner, torch.nn.Module) else []
+    todo: list[torch.nn.Module | None] = [owner] if isinstance(owner, torch.nn.Module) else []
+    seen = set()
     while todo:  # as Module.modules() without the names, which take most of its time
         module = todo.pop()
-        yield module
-        todo.extend(module.children())
+        if module is not None and module not in seen:
+            seen.add(module)
+            yield module
+            todo.extend(module._modules.values())
 
 
 def _uses_batch_statistics(module: torch.nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""What the native ops need beside their kernels: shapes for tracing, gradients, vmap.
+"""What the native ops need beside their kernels: other devices, shapes for tracing, gradients, vmap.
 
 The two ops are each other's adjoints, so their gradients are themselves, and so to any order.
 torch.autograd and torch.vmap go through them; torch.func.grad does not, for want of support in
@@ -26,6 +26,9 @@ def register() -> None:
     )
     torch.library.register_vmap(points, _vmap_path_points)
     torch.library.register_vmap(reduce, _vmap_path_reduce)
+    # Devices that the library has no kernels for, CUDA among them if it was built without nvcc.
+    torch.library.impl(points, "default", reference.path_points)
+    torch.library.impl(reduce, "default", reference.path_reduce)
 
 
 def _fake_path_points(input: Tensor, baseline: Tensor, alphas: Tensor) -> Tensor:
