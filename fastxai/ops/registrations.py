@@ -1,4 +1,4 @@
-"""What the native ops need beside their kernels: other devices, shapes for tracing, gradients, vmap.
+"""What the native ops need beside their kernels: other devices, fake tensors, gradients, vmap.
 
 The two ops are each other's adjoints, so their gradients are themselves, and so to any order.
 torch.autograd and torch.vmap go through them; torch.func.grad does not, for want of support in
