@@ -19,6 +19,11 @@ def markdown(rows: Iterable[Iterable[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *body))
 
 
+def number(x: float) -> str:
+    """Three digits, without an exponent."""
+    return f"{x:.0f}" if x >= 100 else f"{x:.3g}"
+
+
 def time_table(cases: list[dict[str, Any]]) -> str:
     """The reference in milliseconds, everyone else as a multiple of it."""
     reference = cases[0]["reference"]
@@ -30,7 +35,7 @@ def time_table(cases: list[dict[str, Any]]) -> str:
         rows.append(
             [
                 case["case"],
-                f"{case['milliseconds'][reference]:.3g}",
+                number(case["milliseconds"][reference]),
                 *("" if ratio is None else f"{ratio:.2f}×" for ratio in found),
             ]
         )
