@@ -70,34 +70,41 @@ def gradient_sum(
         RuntimeError: if the outputs do not depend on an input.
     """
     weights = weights.to(rows.device)
-    totals: list[Tensor | None] = [None] * len(rows.inputs)
+    totals: list[Tensor] = []
 
     def visit(repeats: slice, examples: slice, measure: bool) -> int:
         r, b = _length(repeats), _length(examples)
         leaves = tuple(row.detach().requires_grad_() for row in rows.block(repeats, examples))
         output = _forward(model, leaves, r, examples)
         kept = _bytes_kept(output) if measure else 0
-        for i, gradient in enumerate(_gradients(output, leaves)):
-            stacked = gradient.reshape(r, b, *gradient.shape[1:])
-            total = totals[i]
-            if b == rows.batch:
-                totals[i] = ops.path_reduce(total, stacked, part(weights, repeats))
-                continue
-            if total is None:
-                total = totals[i] = _zeros(rows, i)
-            total[examples] = ops.path_reduce(total[examples], stacked, part(weights, repeats))
+        gradients = _gradients(output, leaves)
+        if not totals and b < rows.batch:
+            totals.extend(_zeros(rows))
+        so_far: list[Tensor | None] = [part(total, examples) for total in totals]
+        sums = [
+            ops.path_reduce(start, g.reshape(r, b, *g.shape[1:]), part(weights, repeats))
+            for start, g in zip(so_far or [None] * len(leaves), gradients, strict=True)
+        ]
+        # From here on nothing takes memory: a block counts for all inputs, or for none and again.
+        if b == rows.batch:
+            totals[:] = sums
+            return kept
+        for total, new in zip(totals, sums, strict=True):
+            total[examples] = new
         return kept
 
     with torch.inference_mode(False), torch.no_grad(), model.statistics_kept():
         _for_each_block(model, rows, limit, visit)
-        return tuple(_zeros(rows, i) if t is None else t for i, t in enumerate(totals))
+        return tuple(totals or _zeros(rows))
 
 
-def _zeros(rows: Rows, i: int) -> Tensor:
-    """No gradient yet, in the dtype that sums are kept in."""
-    x = rows.inputs[i]
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return torch.zeros(rows.batch, *x.shape[1:], dtype=dtype, device=rows.device)
+def _zeros(rows: Rows) -> list[Tensor]:
+    """For each input a sum of nothing, in the dtype that sums are kept in."""
+    wide = [torch.float64 if x.dtype == torch.float64 else torch.float32 for x in rows.inputs]
+    return [
+        torch.zeros((rows.batch, *x.shape[1:]), dtype=dtype, device=rows.device)
+        for x, dtype in zip(rows.inputs, wide, strict=True)
+    ]
 
 
 @torch.enable_grad()

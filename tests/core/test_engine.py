@@ -80,6 +80,26 @@ def test_out_of_memory_half_way_keeps_what_is_done():
     assert sum(logged.rows) == 200
 
 
+@pytest.mark.parametrize("limit", [None, 4])
+def test_out_of_memory_while_adding_up_counts_nothing_twice(monkeypatch, limit):
+    torch.manual_seed(0)
+    x, y = torch.randn(6, 3).double(), torch.randn(6, 3).double()
+    zero = torch.zeros(1, 3).double()
+    rows = Path((x, y), (zero, zero), torch.linspace(0, 1, 10).double())
+    calls, path_reduce = [], engine.ops.path_reduce
+
+    def fails_for_the_second_input(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return path_reduce(*args)
+
+    monkeypatch.setattr(engine.ops, "path_reduce", fails_for_the_second_input)
+    model = Model(lambda x, y: (3 * x + 5 * y).sum(1), 6)
+    found = engine.gradient_sum(model, rows, torch.full((10,), 0.1).double(), limit)
+    torch.testing.assert_close(found, (torch.full_like(x, 3), torch.full_like(y, 5)))
+
+
 def test_out_of_memory_for_one_row_is_told():
     logged = Logged(mlp().double(), fail_above=0, error=torch.OutOfMemoryError("out of memory"))
     with pytest.raises(torch.OutOfMemoryError):
