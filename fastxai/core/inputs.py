@@ -140,10 +140,10 @@ def _check_baseline(baseline: Any, x: Tensor, name: str) -> Tensor:
     check(isinstance(baseline, Tensor), name, "a number or a torch.Tensor", type(baseline).__name__)
     check(baseline.device == x.device, name, "the input's device, {}", baseline.device, x.device)
     check_not_inference(baseline, name)
+    if baseline.dim() == 0:
+        baseline = baseline.expand(one_row)
     _warn_unless_finite(baseline, name)
     baseline = baseline.detach().to(x.dtype)
-    if baseline.dim() == 0:
-        return baseline.expand(one_row)
     check(
         baseline.shape in (x.shape, one_row),
         name,

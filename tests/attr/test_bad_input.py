@@ -139,6 +139,11 @@ def test_values_that_are_not_finite_are_told_and_stay_in_their_row(bad):
         ig.attribute(X, x, target=0)
 
 
+def test_a_baseline_of_one_nan_is_told_too():
+    with pytest.warns(UserWarning, match="^baselines: NaN or infinite values in rows 0;"):
+        IntegratedGradients(mlp()).attribute(X, torch.tensor(float("nan")), target=0)
+
+
 def test_large_values_are_not_taken_for_infinite_ones():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
