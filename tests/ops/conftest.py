@@ -66,3 +66,24 @@ def draw(device: str) -> Callable[..., Tensor]:
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
 
     return draw
+
+
+def draw_mapped(draw, sizes, in_dims) -> list[Tensor]:
+    """Two float32 arguments and a float64 one, with a dimension of 6 where vmap maps over one."""
+    arguments = []
+    for size, in_dim in zip(sizes, in_dims, strict=True):
+        shape = list(size)
+        if in_dim is not None:
+            shape.insert(in_dim, 6)
+        arguments.append(
+            draw(*shape, dtype=torch.float64 if len(arguments) == 2 else torch.float32)
+        )
+    return arguments
+
+
+def pick(arguments: list[Tensor], in_dims, i: int) -> list[Tensor]:
+    """The arguments of the i-th call that vmap stands for."""
+    return [
+        argument if in_dim is None else argument.select(in_dim, i)
+        for argument, in_dim in zip(arguments, in_dims, strict=True)
+    ]

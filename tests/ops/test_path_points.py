@@ -4,12 +4,9 @@ from torch.testing import assert_close
 
 from fastxai import ops as fastxai_ops
 from fastxai.ops import native, reference
-from tests.ops.conftest import DTYPES, SHAPES, STEPS
+from tests.ops.conftest import DTYPES, SHAPES, STEPS, draw_mapped, pick
 
 ROUNDING = {torch.float16: 2**-10, torch.bfloat16: 2**-7, torch.float32: 2**-22, torch.float64: 0}
-
-
-VMAP_DTYPES = [torch.float32, torch.float32, torch.float64]
 
 
 def draw_case(draw, shape, dtype, steps, one_baseline=False):
@@ -138,20 +135,11 @@ def test_no_gradient_is_recorded_without_grad_mode(ops, draw):
 )
 def test_vmap(ops, draw, in_dims, grad_mode):
     sizes = [(4, 5), (1, 5), (3,)]
-    arguments = []
-    for size, in_dim, dtype in zip(sizes, in_dims, VMAP_DTYPES, strict=True):
-        shape = list(size)
-        if in_dim is not None:
-            shape.insert(in_dim, 6)
-        arguments.append(draw(*shape, dtype=dtype))
+    arguments = draw_mapped(draw, sizes, in_dims)
     with grad_mode():
         mapped = torch.vmap(ops.path_points, in_dims=in_dims)(*arguments)
     for i in range(6):
-        picked = [
-            argument if in_dim is None else argument.select(in_dim, i)
-            for argument, in_dim in zip(arguments, in_dims, strict=True)
-        ]
-        assert_close(mapped[i], reference.path_points(*picked), rtol=0, atol=0)
+        assert_close(mapped[i], reference.path_points(*pick(arguments, in_dims, i)), rtol=0, atol=0)
 
 
 def test_compiles_in_one_graph(native_ops, draw):

@@ -4,9 +4,7 @@ from torch.testing import assert_close
 
 from fastxai import ops as fastxai_ops
 from fastxai.ops import native, reference
-from tests.ops.conftest import DTYPES, SHAPES, STEPS
-
-VMAP_DTYPES = [torch.float32, torch.float32, torch.float64]
+from tests.ops.conftest import DTYPES, SHAPES, STEPS, draw_mapped, pick
 
 
 def draw_case(draw, shape, dtype, steps, with_acc=True):
@@ -144,20 +142,11 @@ def test_is_the_adjoint_of_path_points(ops, draw):
 )
 def test_vmap(ops, draw, in_dims, grad_mode):
     sizes = [(4, 5), (3, 4, 5), (3,)]
-    arguments = []
-    for size, in_dim, dtype in zip(sizes, in_dims, VMAP_DTYPES, strict=True):
-        shape = list(size)
-        if in_dim is not None:
-            shape.insert(in_dim, 6)
-        arguments.append(draw(*shape, dtype=dtype))
+    arguments = draw_mapped(draw, sizes, in_dims)
     with grad_mode():
         mapped = torch.vmap(ops.path_reduce, in_dims=in_dims)(*arguments)
     for i in range(6):
-        picked = [
-            argument if in_dim is None else argument.select(in_dim, i)
-            for argument, in_dim in zip(arguments, in_dims, strict=True)
-        ]
-        assert_close(mapped[i], reference.path_reduce(*picked))
+        assert_close(mapped[i], reference.path_reduce(*pick(arguments, in_dims, i)))
 
 
 def test_vmap_without_acc(ops, draw):
