@@ -47,11 +47,16 @@ def wait_for_gpu() -> None:
         torch.cuda.synchronize()
 
 
-def interleave(competitors: Sequence[Competitor], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every call by name; each round runs in the reverse order of the one before."""
+def interleave(
+    competitors: Sequence[Competitor], rounds: int, random: Random
+) -> dict[str, list[float]]:
+    """Seconds of every call by name; each round runs in a new random order.
+
+    What ran before leaves its mark on caches and sleeping threads.
+    """
     seconds: dict[str, list[float]] = {competitor.name: [] for competitor in competitors}
-    for number in range(rounds):
-        for competitor in competitors if number % 2 == 0 else reversed(competitors):
+    for _ in range(rounds):
+        for competitor in random.sample(competitors, len(competitors)):
             seconds[competitor.name].append(competitor.seconds())
     return seconds
 
@@ -76,21 +81,19 @@ def record(
 ) -> None:
     """Checks that all results are equal, then times all competitors in 5 to 300 rounds.
 
-    Each round runs them all in a new random order: what ran before leaves its mark on caches and
-    sleeping threads. Medians and ratios to ``reference`` go to ``extra_info``, for compare.py;
-    pytest-benchmark's own columns show ``target``, timed once more a round.
+    Medians and ratios to ``reference`` go to ``extra_info``, for compare.py; pytest-benchmark's own
+    columns show ``target``, timed once more a round.
     """
     start = time.perf_counter()
     assert_equal(competitors, tolerance)
     rounds = int(min(max(5, seconds_to_spend / (time.perf_counter() - start)), 300))
     (timed,) = (competitor for competitor in competitors if competitor.name == target)
-    order, shuffle = list(competitors), Random(0).shuffle
+    random = Random(0)
     seconds: dict[str, list[float]] = {competitor.name: [] for competitor in competitors}
 
     def time_all() -> None:
-        shuffle(order)
-        for competitor in order:
-            seconds[competitor.name].append(competitor.seconds())
+        for name, times in interleave(competitors, 1, random).items():
+            seconds[name] += times
 
     benchmark.pedantic(timed.seconds, setup=time_all, rounds=rounds)
     if benchmark.disabled:
@@ -114,9 +117,10 @@ def fastest_chunk(
     """
     competitors = [Competitor(str(chunk), with_chunk(chunk)) for chunk in chunks]
     best = {competitor.name: float("inf") for competitor in competitors}
+    random = Random(0)
     start, rounds = time.perf_counter(), 0
     while rounds < 3 or time.perf_counter() - start < seconds_to_spend:
-        for name, times in interleave(competitors, rounds=1).items():
+        for name, times in interleave(competitors, 1, random).items():
             best[name] = min(best[name], *times)
         rounds += 1
         if rounds >= 2:

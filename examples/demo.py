@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from statistics import median
 
 import matplotlib
@@ -186,7 +187,7 @@ def print_times(task: Task, batch: int) -> None:
     x = task.x[:batch]
     competitors = integrated_gradients(task.model, x, task.predictions(x)[0])
     errors = differences(competitors)
-    seconds = interleave(competitors, rounds=20)
+    seconds = interleave(competitors, 20, Random(0))
     times = ratios(seconds, "bare")
     print(f"\n{task.name}: {len(x)} rows, 50 steps   median ms  times bare  differs from Captum by")
     absent = {"Captum": "not installed", "Captum tuned": "not installed"}
