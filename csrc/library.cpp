@@ -8,6 +8,30 @@ STABLE_TORCH_LIBRARY(fastxai, m) {
   // acc + sum_s weights[s] * grads[s]: [B, *F], [S, B, *F], [S] float64 -> [B, *F].
   m.def("path_reduce(Tensor? acc, Tensor grads, Tensor weights) -> Tensor");
 
+  // Random coalitions without replacement, by size and rank: [N] int64 twice -> [N, W] int64.
+  m.def("coalitions(int players, Tensor sizes, Tensor ranks, int seed) -> Tensor");
+
+  // sum_n weights[n] * z_n z_n', z_n row n of the coalitions as 0 and 1: [N, W], [N] -> [M, M].
+  m.def("coalition_gram(Tensor bits, int players, Tensor weights) -> Tensor");
+
+  // sum_n weights[n] * z_n values_n': [N, W], [N], [N, C] -> [M, C] float64.
+  m.def("coalition_rhs(Tensor bits, int players, Tensor weights, Tensor values) -> Tensor");
+
+  // Least squares with an L1 penalty, from the normal equations: [P, M, M], [P, M, C] -> [P, M, C].
+  m.def("lasso(Tensor gram, Tensor rhs, float alpha, float tolerance, int max_sweeps) -> Tensor");
+
+  // Coalition n over background k is row n * K + k; of those, rows first to last - 1:
+  // [B, *F], [B or 1, K, *F], [N, W] int64, [B or 1, *F] int32 -> [last - first, B, *F].
+  m.def(
+      "perturb(Tensor input, Tensor baseline, Tensor bits, Tensor mask, SymInt first, SymInt last) "
+      "-> Tensor");
+
+  // The input with one group's features replaced, for groups first to last - 1: [B, *F], [R, *F],
+  // [G or 1, B], [B or 1, P], [B or 1, G + 1] int64 -> [last - first, B, *F].
+  m.def(
+      "ablate_one(Tensor input, Tensor baseline, Tensor source, Tensor positions, Tensor offsets, "
+      "SymInt first, SymInt last) -> Tensor");
+
   // The instruction sets that the CPU kernels were built for, and the one that runs here.
   m.def("cpu_clones() -> str");
 }

@@ -4,6 +4,8 @@
 
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
+#include <initializer_list>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -117,6 +119,53 @@ inline void check_dim(const Argument& argument, int64_t least, const char* layou
 inline void check_shape(const Argument& argument, const Shape& shape) {
   const Shape got = shape_of(argument.tensor);
   if (got != shape) fail(argument, "of shape ", shape_name(shape), ", got ", shape_name(got));
+}
+
+inline void check_matrix(const Argument& argument, const char* layout) {
+  if (argument.tensor.dim() != 2) {
+    fail(argument, "of shape ", layout, ", got ", shape_name(shape_of(argument.tensor)));
+  }
+}
+
+using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
+
+// *F of a tensor [B, *F].
+inline Sizes features_of(const Tensor& tensor) {
+  const Sizes sizes = tensor.sizes();
+  return Sizes(sizes.data() + 1, sizes.size() - 1);
+}
+
+// One for all or one for each: the shape is [1, *shape, *features] or [count, *shape, *features].
+inline void check_one_or_each(const Argument& argument, int64_t count,
+                              std::initializer_list<int64_t> shape, Sizes features = {}) {
+  const Sizes got = argument.tensor.sizes();
+  if (got.size() == 1 + shape.size() + features.size() && (got[0] == 1 || got[0] == count) &&
+      std::equal(shape.begin(), shape.end(), got.begin() + 1) &&
+      std::equal(features.begin(), features.end(), got.end() - features.size())) {
+    return;
+  }
+  Shape each{count};
+  each.insert(each.end(), shape);
+  each.insert(each.end(), features.begin(), features.end());
+  Shape one = each;
+  one[0] = 1;
+  fail(argument, "of shape ", shape_name(each), " or ", shape_name(one), ", got ",
+       shape_name(shape_of(argument.tensor)));
+}
+
+inline void check_range(const char* op, int64_t first, int64_t last, int64_t count) {
+  if (0 <= first && first <= last && last <= count) return;
+  std::ostringstream message;
+  message << op << ": expected 0 <= first <= last <= " << count << ", got first " << first
+          << " and last " << last;
+  throw std::runtime_error(message.str());
+}
+
+// Names the first id that is not in [0, count).
+template <class T>
+void check_ids(const Argument& argument, const T* ids, int64_t n, int64_t count) {
+  const T* wrong = std::find_if(ids, ids + n, [&](T id) { return id < 0 || id >= count; });
+  if (wrong != ids + n) fail(argument, "in [0, ", count, "), got ", *wrong);
 }
 
 // alphas or weights: [S] float64, beside the tensor they belong to.

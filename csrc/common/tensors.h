@@ -4,6 +4,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <vector>
+
 namespace fastxai {
 
 template <class T>
@@ -14,6 +16,14 @@ const T* data(const torch::stable::Tensor& tensor) {
 template <class T>
 T* mutable_data(const torch::stable::Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+// [count, *input.shape]
+inline torch::stable::Tensor empty_rows(const torch::stable::Tensor& input, int64_t count) {
+  const auto sizes = input.sizes();
+  std::vector<int64_t> shape{count};
+  shape.insert(shape.end(), sizes.begin(), sizes.end());
+  return torch::stable::new_empty(input, shape);
 }
 
 inline torch::stable::Tensor as_contiguous(const torch::stable::Tensor& tensor) {

@@ -58,6 +58,23 @@ void dispatch_floating(ScalarType dtype, F&& f) {
   }
 }
 
+// Calls f(U{}) with U an unsigned word of 1, 2, 4, 8 or 16 bytes, for what copies without a type.
+template <class F>
+void dispatch_size(size_t bytes, F&& f) {
+  switch (bytes) {
+    case 1:
+      return f(uint8_t{});
+    case 2:
+      return f(uint16_t{});
+    case 4:
+      return f(uint32_t{});
+    case 8:
+      return f(uint64_t{});
+    default:
+      return f(uint4{});
+  }
+}
+
 __device__ inline double widen(double value) { return value; }
 __device__ inline float widen(float value) { return value; }
 __device__ inline float widen(__half value) { return __half2float(value); }

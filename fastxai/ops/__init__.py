@@ -9,7 +9,16 @@ from torch import Tensor
 
 from fastxai.ops import native
 
-__all__ = ["path_points", "path_reduce"]
+__all__ = [
+    "ablate_one",
+    "coalition_gram",
+    "coalition_rhs",
+    "coalitions",
+    "lasso",
+    "path_points",
+    "path_reduce",
+    "perturb",
+]
 
 
 def path_points(
@@ -62,3 +71,209 @@ def path_reduce(
         fastxai.ops.native.LibraryLoadError: a library was built but cannot be loaded here.
     """
     return native.backend().path_reduce(acc, grads, weights)
+
+
+def perturb(
+    input: Tensor,  # [B, *F]
+    baseline: Tensor,  # [B, K, *F] or [1, K, *F]
+    bits: Tensor,  # [N, W] int64
+    mask: Tensor,  # [B, *F] or [1, *F] int32
+    first: int,
+    last: int,
+) -> Tensor:  # [last - first, B, *F]
+    """Rows in which the players of a coalition keep their values and all others are replaced.
+
+    Row ``r = n * K + k`` stands for coalition ``n`` and background row ``k``: feature ``f`` of
+    example ``b`` is ``input[b, f]`` where player ``mask[b, f]`` is in the coalition, else
+    ``baseline[b, k, f]``. Values are copied, so every bit of them is kept, NaNs included. Not
+    differentiable: the rows never require a gradient.
+
+    Args:
+        input: the examples, of any dtype.
+        baseline: K background rows for each example or for all, in ``input``'s dtype.
+        bits: N coalitions. Bit ``j`` (of 64, the lowest is 0) of word ``w`` is player
+            ``64 * w + j``.
+        mask: the player that each feature belongs to, for each example or for all; ids from 0 to
+            ``64 * W - 1``.
+        first: the first row to write.
+        last: where to stop, ``0 <= first <= last <= N * K``.
+
+    Returns:
+        Rows ``first`` to ``last - 1``, a new contiguous tensor in ``input``'s dtype.
+
+    Raises:
+        RuntimeError: an argument has the wrong dtype, shape, device or value. The CUDA kernel does
+            not look for ids out of range: their features get the baseline.
+        fastxai.ops.native.LibraryLoadError: a library was built but cannot be loaded here.
+    """
+    return native.backend().perturb(input, baseline, bits, mask, first, last)
+
+
+def ablate_one(
+    input: Tensor,  # [B, *F]
+    baseline: Tensor,  # [R, *F]
+    source: Tensor,  # [G, B] or [1, B] int64
+    positions: Tensor,  # [B, P] or [1, P] int64
+    offsets: Tensor,  # [B, G + 1] or [1, G + 1] int64
+    first: int,
+    last: int,
+) -> Tensor:  # [last - first, B, *F]
+    """Rows in which one group of features is replaced, group after group.
+
+    Row ``g`` is the input, but for the features of group ``g``: example ``b`` has row
+    ``source[g, b]`` of ``baseline`` there. They are the flat positions
+    ``positions[b, offsets[b, g] : offsets[b, g + 1]]`` in an example. Groups may overlap
+    (sliding windows), and a baseline may be another example (permutation of a feature within the
+    batch). Values are copied, so every bit of them is kept. Not differentiable: the rows never
+    require a gradient.
+
+    Args:
+        input: the examples, of any dtype.
+        baseline: rows to take the replacements from, in ``input``'s dtype.
+        source: the row of ``baseline`` for each example, in each group or in all.
+        positions: the features of all groups, one group after the other, for each example or for
+            all.
+        offsets: where each group begins in ``positions``, and where the last one ends, for each
+            example or for all. A group whose end is not after its beginning is empty.
+        first: the first group.
+        last: where to stop, ``0 <= first <= last <= G``.
+
+    Returns:
+        Rows ``first`` to ``last - 1``, a new contiguous tensor in ``input``'s dtype.
+
+    Raises:
+        RuntimeError: an argument has the wrong dtype, shape, device or value; values are looked at
+            where they are used. The CUDA kernel does not look for values out of range: it leaves
+            their features as they are.
+        fastxai.ops.native.LibraryLoadError: a library was built but cannot be loaded here.
+    """
+    return native.backend().ablate_one(input, baseline, source, positions, offsets, first, last)
+
+
+def coalitions(
+    players: int,  # M
+    sizes: Tensor,  # [N] int64
+    ranks: Tensor,  # [N] int64
+    seed: int,
+) -> Tensor:  # [N, W] int64
+    """Random coalitions of given sizes, without replacement.
+
+    Row ``n`` is subset number ``ranks[n]``, in an order that the seed sets, of all subsets of
+    ``sizes[n]`` players: rows of one size and different ranks below C(M, size) are different
+    subsets, and each is any of them with the same probability over the seeds. A row is a function
+    of its size, its rank, the players and the seed alone, the same on every device.
+
+    Where C(M, size) is at least 2**62, ranks name independent draws instead, which repeat about
+    as often as never; so they do for size -1, where every player is in the coalition or not by a
+    fair coin.
+
+    The orders are Feistel networks with cycle walking (Black and Rogaway, 2002) on numbers of
+    subsets in colexicographic order; the draws are Floyd's (Bentley and Floyd, 1987); all random
+    bits come from Philox4x32-10 (Salmon et al., 2011).
+
+    Args:
+        players: how many players there are, 1 to 16777216.
+        sizes: the number of players in each row, 0 to ``players``, or -1 for fair coins.
+        ranks: which subset of that size, from 0 to C(M, size) - 1.
+        seed: any int64.
+
+    Returns:
+        W = ceil(M / 64) words for each row. Bit ``j`` (of 64, the lowest is 0) of word ``w`` is
+        player ``64 * w + j``; bits beyond the last player are 0.
+
+    Raises:
+        RuntimeError: an argument has the wrong dtype, shape, device or value. On CUDA values are
+            not looked at: sizes out of range count as the nearest, ranks modulo C(M, size).
+        fastxai.ops.native.LibraryLoadError: a library was built but cannot be loaded here.
+    """
+    return native.backend().coalitions(players, sizes, ranks, seed)
+
+
+def coalition_gram(
+    bits: Tensor,  # [N, W] int64
+    players: int,  # M
+    weights: Tensor,  # [N] float64
+) -> Tensor:  # [M, M] float64
+    """The weighted Gram matrix of coalitions: how much weight each pair of players shares.
+
+    ``gram[i, j]`` is the sum of the weights of the rows that hold both ``i`` and ``j``. Rows of
+    equal weight are counted together as whole numbers, and weights are added in rising order: on
+    CPU the result does not depend on the order of the rows or the number of threads, to the last
+    bit. Not differentiable.
+
+    Args:
+        bits: N coalitions, as :func:`coalitions` packs them.
+        players: how many players there are, 1 to 16777216; bits beyond them are ignored.
+        weights: the weight of each row, finite. Few different weights are fastest.
+
+    Returns:
+        A new symmetric matrix.
+
+    Raises:
+        RuntimeError: an argument has the wrong dtype, shape, device or value.
+        fastxai.ops.native.LibraryLoadError: a library was built but cannot be loaded here.
+    """
+    return native.backend().coalition_gram(bits, players, weights)
+
+
+def coalition_rhs(
+    bits: Tensor,  # [N, W] int64
+    players: int,  # M
+    weights: Tensor,  # [N] float64
+    values: Tensor,  # [N, C]
+) -> Tensor:  # [M, C] float64
+    """The weighted sum of the values of the coalitions that each player is in.
+
+    ``rhs[j, c]`` is the sum over the rows that hold ``j`` of ``weights[n] * values[n, c]``, in
+    float64. Rows are added in blocks that depend on the shapes alone, so that the number of threads
+    changes nothing. Not differentiable.
+
+    Args:
+        bits: N coalitions, as :func:`coalitions` packs them.
+        players: how many players there are, 1 to 16777216; bits beyond them are ignored.
+        weights: the weight of each row.
+        values: what the model said for each row, C numbers; float16, bfloat16, float32 or float64.
+
+    Returns:
+        A new contiguous tensor.
+
+    Raises:
+        RuntimeError: an argument has the wrong dtype, shape, device or value.
+        fastxai.ops.native.LibraryLoadError: a library was built but cannot be loaded here.
+    """
+    return native.backend().coalition_rhs(bits, players, weights, values)
+
+
+def lasso(
+    gram: Tensor,  # [P, M, M] float64
+    rhs: Tensor,  # [P, M, C] float64
+    alpha: float,
+    tolerance: float = 1e-10,
+    max_sweeps: int = 10_000,
+) -> Tensor:  # [P, M, C] float64
+    """Least squares with an L1 penalty, from the normal equations.
+
+    Minimises ``b @ gram @ b / 2 - b @ rhs + alpha * abs(b).sum()`` over the coefficients ``b`` of
+    each problem and output. With ``gram = X.T @ X / n`` and ``rhs = X.T @ y / n`` of centred
+    columns this is scikit-learn's ``Lasso(alpha)``. Not differentiable.
+
+    Cyclic coordinate descent on the Gram matrix (Friedman, Hastie and Tibshirani, "Regularization
+    paths for generalized linear models via coordinate descent", 2010), from zero.
+
+    Args:
+        gram: a symmetric positive semidefinite matrix for each problem.
+        rhs: the right-hand sides of each problem's C outputs.
+        alpha: the penalty, at least 0.
+        tolerance: when to stop: no coefficient moved by more than this share of its scale in a
+            sweep. In units where ``gram`` has a unit diagonal, the scale is the largest ``rhs``.
+        max_sweeps: when to stop at the latest.
+
+    Returns:
+        A new contiguous tensor. Where a diagonal entry of ``gram`` is not positive, the
+        coefficient is 0.
+
+    Raises:
+        RuntimeError: an argument has the wrong dtype, shape, device or value.
+        fastxai.ops.native.LibraryLoadError: a library was built but cannot be loaded here.
+    """
+    return native.backend().lasso(gram, rhs, alpha, tolerance, max_sweeps)

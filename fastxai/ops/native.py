@@ -113,7 +113,14 @@ def _load() -> SimpleNamespace:
     registrations.register()
     ops = torch.ops.fastxai
     return SimpleNamespace(
-        path_points=_light(ops.path_points.default), path_reduce=_light(ops.path_reduce.default)
+        path_points=_light(ops.path_points.default),
+        path_reduce=_light(ops.path_reduce.default),
+        perturb=ops.perturb.default,
+        ablate_one=ops.ablate_one.default,
+        coalitions=ops.coalitions.default,
+        coalition_gram=ops.coalition_gram.default,
+        coalition_rhs=ops.coalition_rhs.default,
+        lasso=ops.lasso.default,
     )
 
 

@@ -3,6 +3,9 @@
 Same names, arguments and errors as the native ops in ``csrc/library.cpp``.
 """
 
+import math
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -33,9 +36,291 @@ def path_reduce(
     return total if acc is None else (acc + total).contiguous()
 
 
+def perturb(
+    input: Tensor,  # [B, *F]
+    baseline: Tensor,  # [B, K, *F] or [1, K, *F]
+    bits: Tensor,  # [N, W] int64
+    mask: Tensor,  # [B, *F] or [1, *F] int32
+    first: int,
+    last: int,
+) -> Tensor:  # [last - first, B, *F]
+    check_perturb(input, baseline, bits, mask, first, last)
+    if last == first or input.numel() == 0:
+        return input.new_empty([last - first, *input.shape])
+    _check_ids("perturb", "mask", mask, 64 * bits.shape[1])
+    repeats = torch.arange(first, last, device=input.device)
+    n = repeats.div(baseline.shape[1], rounding_mode="floor")
+    k = repeats.remainder(baseline.shape[1])
+    players = bits[n].unsqueeze(2) >> torch.arange(64, device=input.device)  # [rows, W, 64]
+    present = (players & 1).bool().flatten(1)[:, mask.long()]
+    absent = baseline.detach()[:, k].movedim(1, 0)
+    return torch.where(present, input.detach(), absent).contiguous()
+
+
+def ablate_one(
+    input: Tensor,  # [B, *F]
+    baseline: Tensor,  # [R, *F]
+    source: Tensor,  # [G, B] or [1, B] int64
+    positions: Tensor,  # [B, P] or [1, P] int64
+    offsets: Tensor,  # [B, G + 1] or [1, G + 1] int64
+    first: int,
+    last: int,
+) -> Tensor:  # [last - first, B, *F]
+    check_ablate_one(input, baseline, source, positions, offsets, first, last)
+    rows = input.new_empty([last - first, *input.shape]).copy_(input.detach())
+    if rows.numel() == 0:
+        return rows
+    op, batch = "ablate_one", input.shape[0]
+    if source.shape[0] > 1:
+        source = source[first:last]
+    offsets = offsets[:, first : last + 1]
+    _check_ids(op, "source", source, baseline.shape[0])
+    _check_ids(op, "offsets", offsets, positions.shape[1] + 1)
+    offsets = offsets.expand(batch, -1).t()
+    begins, lengths = offsets[:-1].flatten(), (offsets[1:] - offsets[:-1]).clamp(min=0).flatten()
+    # One entry for every value that is replaced: of which row, which example, which position.
+    row = torch.repeat_interleave(lengths)
+    group, example = row.div(batch, rounding_mode="floor"), row.remainder(batch)
+    within = torch.arange(len(row), device=row.device) - (lengths.cumsum(0) - lengths)[row]
+    position = positions.expand(batch, -1)[example, begins[row] + within]
+    features = rows[0, 0].numel()
+    _check_ids(op, "positions", position, features)
+    values = baseline.detach().reshape(-1, features)
+    drawn = source.expand(last - first, -1)[group, example]
+    rows.view(-1, features)[row, position] = values[drawn, position]
+    return rows
+
+
+def coalitions(
+    players: int,  # M
+    sizes: Tensor,  # [N] int64
+    ranks: Tensor,  # [N] int64
+    seed: int,
+) -> Tensor:  # [N, W] int64
+    check_coalitions(players, sizes, ranks)
+    if sizes.device.type == "cpu":
+        _check_subsets(players, sizes, ranks)
+    key = (seed & _WORD, seed >> 32 & _WORD)
+    sizes = sizes.clamp(-1, players)
+    bits = sizes.new_empty(sizes.shape[0], coalition_words(players))
+    table = _binomials(players, sizes.device)
+    for size in sizes.unique().tolist():
+        rows = (sizes == size).nonzero()[:, 0]
+        fewer = min(size, players - size)  # the subset or its complement, whichever is smaller
+        if size < 0:
+            drawn = _flip_coins(players, ranks[rows], key)
+        elif fewer < len(table):
+            number = _permute(ranks[rows], int(table[fewer, players]), size, players, key)
+            drawn = _pack(_unrank(table, fewer, number))
+        else:
+            drawn = _pack(_draw_subsets(players, fewer, ranks[rows], size, key))
+        bits[rows] = drawn if 2 * size <= players else ~drawn
+    return bits & _all_players(players, sizes.device)
+
+
+def coalition_gram(
+    bits: Tensor,  # [N, W] int64
+    players: int,  # M
+    weights: Tensor,  # [N] float64
+) -> Tensor:  # [M, M] float64
+    check_coalition_gram(bits, players, weights)
+    gram = weights.new_zeros(players, players)
+    classes, counts = weights.unique(return_counts=True)
+    of_class = weights.argsort().split(counts.tolist())
+    for weight, rows in zip(classes, of_class, strict=True):
+        count = torch.zeros_like(gram)
+        for z in _unpack_in_blocks(bits[rows], players):
+            count += z.T @ z  # whole numbers: exact
+        gram += weight * count
+    return gram
+
+
+def coalition_rhs(
+    bits: Tensor,  # [N, W] int64
+    players: int,  # M
+    weights: Tensor,  # [N] float64
+    values: Tensor,  # [N, C]
+) -> Tensor:  # [M, C] float64
+    check_coalition_rhs(bits, players, weights, values)
+    total = weights.new_zeros(players, values.shape[1])
+    first = 0
+    for z in _unpack_in_blocks(bits, players):
+        rows = slice(first, first + z.shape[0])
+        total += z.T @ (weights[rows, None] * values[rows].detach().double())
+        first += z.shape[0]
+    return total
+
+
+def lasso(
+    gram: Tensor,  # [P, M, M] float64
+    rhs: Tensor,  # [P, M, C] float64
+    alpha: float,
+    tolerance: float,
+    max_sweeps: int,
+) -> Tensor:  # [P, M, C] float64
+    check_lasso(gram, rhs, alpha, tolerance, max_sweeps)
+    coefficients = torch.zeros_like(rhs, memory_format=torch.contiguous_format)
+    if rhs.numel() == 0:
+        return coefficients
+    gradient = rhs.clone()  # of the smooth part, its sign turned: rhs - gram @ coefficients
+    scale = gram.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()[..., None]  # [P, M, 1]
+    limit = tolerance * torch.where(scale > 0, rhs.abs() / scale, 0).amax(1)  # [P, C]
+    running = torch.ones_like(limit, dtype=torch.bool)
+    for _ in range(max_sweeps):
+        largest = torch.zeros_like(limit)
+        for j in range(rhs.shape[1]):
+            square = gram[:, j, j, None]
+            pull = gradient[:, j] + square * coefficients[:, j]
+            target = pull.sign() * (pull.abs() - alpha).clamp(min=0) / square
+            step = torch.where(running & (square > 0), target - coefficients[:, j], 0)
+            coefficients[:, j] += step
+            gradient -= gram[:, j, :, None] * step[:, None]
+            largest = torch.maximum(largest, scale[:, j] * step.abs())
+        running &= largest > limit
+        if not running.any():
+            break
+    return coefficients
+
+
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype that sums are kept in: float32, or float64 for float64."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def coalition_words(players: int) -> int:
+    """How many words of 64 bits a coalition takes."""
+    return -(-players // 64)
+
+
+_WORD = 0xFFFFFFFF  # philox works on words of 32 bits
+# The last word of a counter tells what the draw is for; subsets beyond counting use their size.
+_COINS, _ROUND_KEYS = 0xFFFFFFFF, 0xFFFFFFFE
+_COUNTABLE = 2**62  # so many subsets of one size can be numbered in an int64
+
+
+def _philox(
+    counter: tuple[Tensor | int, Tensor | int, Tensor | int, Tensor | int], key: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox4x32-10 (Salmon et al. 2011) on int64 tensors that hold words of 32 bits."""
+    a, b, c, d = (torch.as_tensor(word) for word in counter)
+    for i in range(10):
+        key0, key1 = (key[0] + i * 0x9E3779B9) & _WORD, (key[1] + i * 0xBB67AE85) & _WORD
+        high0, low0 = _multiply(a, 0xD2511F53)
+        high1, low1 = _multiply(c, 0xCD9E8D57)
+        a, b, c, d = high1 ^ b ^ key0, low1, high0 ^ d ^ key1, low0
+    return a, b, c, d
+
+
+def _multiply(x: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """The high and the low word of a product of two words, without ever leaving int64."""
+    low = (x & 0xFFFF) * factor
+    high = (x >> 16) * factor + (low >> 16)
+    return high >> 16, (high & 0xFFFF) << 16 | (low & 0xFFFF)
+
+
+def _flip_coins(players: int, ranks: Tensor, key: tuple[int, int]) -> Tensor:  # [N, W]
+    words = []
+    for pair in range(-(-coalition_words(players) // 2)):
+        a, b, c, d = _philox((ranks & _WORD, ranks >> 32 & _WORD, pair, _COINS), key)
+        words += [a | b << 32, c | d << 32]
+    return torch.stack(words[: coalition_words(players)], 1)
+
+
+def _permute(ranks: Tensor, count: int, size: int, players: int, key: tuple[int, int]) -> Tensor:
+    """A permutation of 0, ..., count - 1 that the key sets.
+
+    A Feistel network on the least number of bits, whose results beyond count walk on through it
+    until they fall below (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
+    """
+    bits = (count - 1).bit_length()
+    low_bits = bits // 2
+    low_mask, high_mask = (1 << low_bits) - 1, (1 << (bits - low_bits)) - 1
+    rounds = 64 if bits < 12 else 8  # short halves mix slowly
+    keys = [
+        int(word)
+        for block in range(rounds // 4)
+        for word in _philox((size, players, block, _ROUND_KEYS), key)
+    ]
+
+    def scramble(x: Tensor) -> Tensor:
+        low, high = x & low_mask, x >> low_bits
+        for even, odd in zip(keys[::2], keys[1::2], strict=True):
+            high = high ^ _mix(low ^ even) & high_mask
+            low = low ^ _mix(high ^ odd) & low_mask
+        return high << low_bits | low
+
+    number = scramble(ranks.remainder(count))
+    while (beyond := number >= count).any():
+        number[beyond] = scramble(number[beyond])
+    return number
+
+
+def _mix(x: Tensor) -> Tensor:
+    """A bijection of words in which every bit in moves every bit out: Wellons' lowbias32."""
+    x = x ^ x >> 16
+    x = _multiply(x, 0x7FEB352D)[1]
+    x = x ^ x >> 15
+    x = _multiply(x, 0x846CA68B)[1]
+    return x ^ x >> 16
+
+
+def _binomials(players: int, device: torch.device) -> Tensor:  # [K, M + 1]
+    """C(n, k) for n up to players and every k up to players / 2 whose subsets can be numbered."""
+    most = 0
+    while 2 * most < players - 1 and math.comb(players, most + 1) < _COUNTABLE:
+        most += 1
+    table = torch.zeros(most + 1, players + 1, dtype=torch.int64, device=device)
+    table[0] = 1
+    for k in range(1, most + 1):
+        table[k, 1:] = table[k - 1, :-1].cumsum(0)
+    return table
+
+
+def _unrank(table: Tensor, size: int, ranks: Tensor) -> Tensor:  # [N, M] bool
+    """Subsets of one size by their number in colexicographic order."""
+    players = table.shape[1] - 1
+    members = torch.zeros(ranks.shape[0], players, dtype=torch.bool, device=ranks.device)
+    rest = ranks
+    for k in range(size, 0, -1):
+        last = torch.searchsorted(table[k], rest, right=True) - 1
+        members.scatter_(1, last[:, None], True)
+        rest = rest - table[k][last]
+    return members
+
+
+def _draw_subsets(
+    players: int, size: int, ranks: Tensor, stream: int, key: tuple[int, int]
+) -> Tensor:  # [N, M] bool
+    """Floyd's algorithm (Bentley and Floyd, "A sample of brilliance", 1987)."""
+    members = torch.zeros(ranks.shape[0], players, dtype=torch.bool, device=ranks.device)
+    for draw in range(size):
+        if draw % 4 == 0:
+            words = _philox((ranks & _WORD, ranks >> 32 & _WORD, draw // 4, stream), key)
+        last = players - size + draw
+        pick = (words[draw % 4] * (last + 1) >> 32)[:, None]
+        members.scatter_(1, torch.where(members.gather(1, pick), last, pick), True)
+    return members
+
+
+def _pack(members: Tensor) -> Tensor:  # [N, M] bool -> [N, W] int64
+    rows, players = members.shape
+    words = coalition_words(players)
+    padded = torch.nn.functional.pad(members.long(), (0, 64 * words - players))
+    shifts = torch.arange(64, device=members.device)
+    return (padded.view(rows, words, 64) << shifts).sum(2)
+
+
+def _all_players(players: int, device: torch.device) -> Tensor:  # [W]
+    mask = torch.full((coalition_words(players),), -1, device=device)
+    if players % 64:
+        mask[-1] = (1 << players % 64) - 1
+    return mask
+
+
+def _unpack_in_blocks(bits: Tensor, players: int) -> Iterator[Tensor]:  # [n, M] float64
+    shifts = torch.arange(64, device=bits.device)
+    for block in bits.split(16384):
+        yield (block[..., None] >> shifts & 1).flatten(1)[:, :players].double()
 
 
 def check_path_points(input: Tensor, baseline: Tensor, alphas: Tensor) -> None:
@@ -63,6 +348,142 @@ def check_path_reduce(acc: Tensor | None, grads: Tensor, weights: Tensor) -> Non
         _check_dtype(op, "acc", acc, accumulation_dtype(grads.dtype))
         _check_device(op, "acc", acc, "grads", grads)
         _check_shape(op, "acc", acc, list(grads.shape[1:]))
+
+
+def check_perturb(
+    input: Tensor, baseline: Tensor, bits: Tensor, mask: Tensor, first: int, last: int
+) -> None:
+    op = "perturb"
+    _check_dim(op, "input", input, 1, "[B, *F]")
+    _check_dtype(op, "baseline", baseline, input.dtype)
+    _check_device(op, "baseline", baseline, "input", input)
+    _check_dim(op, "baseline", baseline, 2, "[B, K, *F] or [1, K, *F]")
+    backgrounds, features = baseline.shape[1], list(input.shape[1:])
+    _check_one_or_each(op, "baseline", baseline, input.shape[0], [backgrounds, *features])
+    _check_dtype(op, "bits", bits, torch.int64)
+    _check_device(op, "bits", bits, "input", input)
+    _check_matrix(op, "bits", bits, "[N, W]")
+    _check_dtype(op, "mask", mask, torch.int32)
+    _check_device(op, "mask", mask, "input", input)
+    _check_one_or_each(op, "mask", mask, input.shape[0], features)
+    _check_range(op, first, last, bits.shape[0] * backgrounds)
+
+
+def check_ablate_one(
+    input: Tensor,
+    baseline: Tensor,
+    source: Tensor,
+    positions: Tensor,
+    offsets: Tensor,
+    first: int,
+    last: int,
+) -> None:
+    op = "ablate_one"
+    _check_dim(op, "input", input, 1, "[B, *F]")
+    _check_dtype(op, "baseline", baseline, input.dtype)
+    _check_device(op, "baseline", baseline, "input", input)
+    _check_dim(op, "baseline", baseline, 1, "[R, *F]")
+    _check_shape(op, "baseline", baseline, [baseline.shape[0], *input.shape[1:]])
+    for name, value, layout in (
+        ("source", source, "[G, B] or [1, B]"),
+        ("positions", positions, "[B, P] or [1, P]"),
+        ("offsets", offsets, "[B, G + 1] or [1, G + 1]"),
+    ):
+        _check_dtype(op, name, value, torch.int64)
+        _check_device(op, name, value, "input", input)
+        _check_matrix(op, name, value, layout)
+    batch, groups = input.shape[0], max(offsets.shape[1], 1) - 1
+    _check_one_or_each(op, "positions", positions, batch, [positions.shape[1]])
+    _check_one_or_each(op, "offsets", offsets, batch, [groups + 1])
+    _check_one_or_each(op, "source", source, groups, [batch])
+    _check_range(op, first, last, groups)
+
+
+def check_coalitions(players: int, sizes: Tensor, ranks: Tensor) -> None:
+    op = "coalitions"
+    _check_players(op, players)
+    _check_dtype(op, "sizes", sizes, torch.int64)
+    if sizes.dim() != 1:
+        raise RuntimeError(f"{op}: expected sizes of shape [N], got {list(sizes.shape)}")
+    _check_dtype(op, "ranks", ranks, torch.int64)
+    _check_device(op, "ranks", ranks, "sizes", sizes)
+    _check_shape(op, "ranks", ranks, list(sizes.shape))
+
+
+def _check_subsets(players: int, sizes: Tensor, ranks: Tensor) -> None:
+    op = "coalitions"
+    wrong = ((sizes < -1) | (sizes > players)).nonzero()
+    if len(wrong):
+        row = int(wrong[0])
+        raise RuntimeError(
+            f"{op}: expected sizes from -1 to {players}, got {int(sizes[row])} in row {row}"
+        )
+    counts = sizes.new_full((players + 2,), 2**63 - 1)  # of sizes -1, 0, ..., players
+    counted = _binomials(players, sizes.device)[:, -1]
+    counts[1 : len(counted) + 1] = counted
+    counts[players + 2 - len(counted) :] = counted.flip(0)
+    most = counts[sizes + 1]
+    most = torch.where(most < _COUNTABLE, most - 1, most)
+    wrong = ((ranks < 0) | (ranks > most)).nonzero()
+    if len(wrong):
+        row = int(wrong[0])
+        raise RuntimeError(
+            f"{op}: expected ranks from 0 to {int(most[row])} for size {int(sizes[row])}, "
+            f"got {int(ranks[row])} in row {row}"
+        )
+
+
+def check_coalition_gram(bits: Tensor, players: int, weights: Tensor) -> None:
+    op = "coalition_gram"
+    _check_players(op, players)
+    _check_bits(op, bits, players)
+    _check_row_weights(op, weights, bits)
+
+
+def check_coalition_rhs(bits: Tensor, players: int, weights: Tensor, values: Tensor) -> None:
+    op = "coalition_rhs"
+    _check_players(op, players)
+    _check_bits(op, bits, players)
+    _check_row_weights(op, weights, bits)
+    _check_floating(op, "values", values)
+    _check_device(op, "values", values, "bits", bits)
+    if values.dim() != 2 or values.shape[0] != bits.shape[0]:
+        raise RuntimeError(
+            f"{op}: expected values of shape [{bits.shape[0]}, C], got {list(values.shape)}"
+        )
+
+
+def check_lasso(gram: Tensor, rhs: Tensor, alpha: float, tolerance: float, max_sweeps: int) -> None:
+    op = "lasso"
+    _check_dtype(op, "gram", gram, torch.float64)
+    if gram.dim() != 3 or gram.shape[1] != gram.shape[2]:
+        raise RuntimeError(f"{op}: expected gram of shape [P, M, M], got {list(gram.shape)}")
+    _check_dtype(op, "rhs", rhs, torch.float64)
+    _check_device(op, "rhs", rhs, "gram", gram)
+    if rhs.dim() != 3 or rhs.shape[:2] != gram.shape[:2]:
+        expected = f"[{gram.shape[0]}, {gram.shape[1]}, C]"
+        raise RuntimeError(f"{op}: expected rhs of shape {expected}, got {list(rhs.shape)}")
+    for name, value in (("alpha", alpha), ("tolerance", tolerance), ("max_sweeps", max_sweeps)):
+        if not value >= 0:
+            raise RuntimeError(f"{op}: expected {name} of at least 0, got {value:g}")
+
+
+def _check_players(op: str, players: int) -> None:
+    if not 1 <= players <= 16777216:
+        raise RuntimeError(f"{op}: expected players from 1 to 16777216, got {players}")
+
+
+def _check_bits(op: str, bits: Tensor, players: int) -> None:
+    _check_dtype(op, "bits", bits, torch.int64)
+    words = coalition_words(players)
+    if bits.dim() != 2 or bits.shape[1] != words:
+        raise RuntimeError(f"{op}: expected bits of shape [N, {words}], got {list(bits.shape)}")
+
+
+def _check_row_weights(op: str, weights: Tensor, bits: Tensor) -> None:
+    _check_dtype(op, "weights", weights, torch.float64)
+    _check_device(op, "weights", weights, "bits", bits)
+    _check_shape(op, "weights", weights, [bits.shape[0]])
 
 
 def _check_steps(op: str, name: str, value: Tensor, other_name: str, other: Tensor) -> None:
@@ -102,6 +523,31 @@ def _check_device(op: str, name: str, value: Tensor, other_name: str, other: Ten
 def _check_shape(op: str, name: str, value: Tensor, shape: list[int]) -> None:
     if list(value.shape) != shape:
         raise RuntimeError(f"{op}: expected {name} of shape {shape}, got {list(value.shape)}")
+
+
+def _check_matrix(op: str, name: str, value: Tensor, layout: str) -> None:
+    if value.dim() != 2:
+        raise RuntimeError(f"{op}: expected {name} of shape {layout}, got {list(value.shape)}")
+
+
+def _check_one_or_each(op: str, name: str, value: Tensor, count: int, shape: list[int]) -> None:
+    """One for all or one for each: the leading dimension is 1 or ``count``."""
+    each, one, got = [count, *shape], [1, *shape], list(value.shape)
+    if got not in (each, one):
+        raise RuntimeError(f"{op}: expected {name} of shape {each} or {one}, got {got}")
+
+
+def _check_range(op: str, first: int, last: int, count: int) -> None:
+    if not 0 <= first <= last <= count:
+        raise RuntimeError(
+            f"{op}: expected 0 <= first <= last <= {count}, got first {first} and last {last}"
+        )
+
+
+def _check_ids(op: str, name: str, ids: Tensor, count: int) -> None:
+    wrong = ids[(ids < 0) | (ids >= count)]
+    if wrong.numel() > 0:
+        raise RuntimeError(f"{op}: expected {name} in [0, {count}), got {wrong[0].item()}")
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

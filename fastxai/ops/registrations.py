@@ -1,8 +1,8 @@
 """What the native ops need beside their kernels: other devices, fake tensors, gradients, vmap.
 
-The two ops are each other's adjoints, so their gradients are themselves, and so to any order.
-torch.autograd and torch.vmap go through them; torch.func.grad does not, for want of support in
-torch.library.register_autograd.
+path_points and path_reduce are each other's adjoints, so their gradients are themselves, and so to
+any order. torch.autograd and torch.vmap go through them; torch.func.grad does not, for want of
+support in torch.library.register_autograd. No other op has a gradient.
 """
 
 from typing import Any
@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from fastxai.ops import reference
+
+# Results that never require a gradient. A Library takes its kernels along when it goes.
+_without_gradients = torch.library.Library("fastxai", "IMPL", "Autograd")
 
 
 def register() -> None:
@@ -29,6 +32,18 @@ def register() -> None:
     # Devices that the library has no kernels for, CUDA among them if it was built without nvcc.
     torch.library.impl(points, "default", reference.path_points)
     torch.library.impl(reduce, "default", reference.path_reduce)
+    fakes = {
+        "coalitions": _fake_coalitions,
+        "coalition_gram": _fake_coalition_gram,
+        "coalition_rhs": _fake_coalition_rhs,
+        "lasso": _fake_lasso,
+        "perturb": _fake_perturb,
+        "ablate_one": _fake_ablate_one,
+    }
+    for name, fake in fakes.items():
+        torch.library.register_fake(f"fastxai::{name}", fake)
+        _without_gradients.impl(name, torch.library.fallthrough_kernel)
+        torch.library.impl(f"fastxai::{name}", "default", getattr(reference, name))
 
 
 def _fake_path_points(input: Tensor, baseline: Tensor, alphas: Tensor) -> Tensor:
@@ -39,6 +54,48 @@ def _fake_path_points(input: Tensor, baseline: Tensor, alphas: Tensor) -> Tensor
 def _fake_path_reduce(acc: Tensor | None, grads: Tensor, weights: Tensor) -> Tensor:
     reference.check_path_reduce(acc, grads, weights)
     return grads.new_empty(grads.shape[1:], dtype=reference.accumulation_dtype(grads.dtype))
+
+
+def _fake_coalitions(players: int, sizes: Tensor, ranks: Tensor, seed: int) -> Tensor:
+    reference.check_coalitions(players, sizes, ranks)
+    return sizes.new_empty([sizes.shape[0], reference.coalition_words(players)])
+
+
+def _fake_coalition_gram(bits: Tensor, players: int, weights: Tensor) -> Tensor:
+    reference.check_coalition_gram(bits, players, weights)
+    return weights.new_empty([players, players])
+
+
+def _fake_coalition_rhs(bits: Tensor, players: int, weights: Tensor, values: Tensor) -> Tensor:
+    reference.check_coalition_rhs(bits, players, weights, values)
+    return weights.new_empty([players, values.shape[1]])
+
+
+def _fake_lasso(
+    gram: Tensor, rhs: Tensor, alpha: float, tolerance: float, max_sweeps: int
+) -> Tensor:
+    reference.check_lasso(gram, rhs, alpha, tolerance, max_sweeps)
+    return rhs.new_empty(rhs.shape)
+
+
+def _fake_perturb(
+    input: Tensor, baseline: Tensor, bits: Tensor, mask: Tensor, first: int, last: int
+) -> Tensor:
+    reference.check_perturb(input, baseline, bits, mask, first, last)
+    return input.new_empty([last - first, *input.shape])
+
+
+def _fake_ablate_one(
+    input: Tensor,
+    baseline: Tensor,
+    source: Tensor,
+    positions: Tensor,
+    offsets: Tensor,
+    first: int,
+    last: int,
+) -> Tensor:
+    reference.check_ablate_one(input, baseline, source, positions, offsets, first, last)
+    return input.new_empty([last - first, *input.shape])
 
 
 def _path_points_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:

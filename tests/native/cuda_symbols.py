@@ -4,7 +4,16 @@ import torch
 
 from fastxai.ops import native
 
-OPS = ("path_points", "path_reduce")
+OPS = (
+    "path_points",
+    "path_reduce",
+    "coalitions",
+    "coalition_gram",
+    "coalition_rhs",
+    "lasso",
+    "perturb",
+    "ablate_one",
+)
 
 
 def main() -> None:

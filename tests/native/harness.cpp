@@ -10,8 +10,10 @@
 #include "common/float16.h"
 #include "common/isa.h"
 #include "common/philox.h"
+#include "cpu/ablate_one.h"
 #include "cpu/path_points.h"
 #include "cpu/path_reduce.h"
+#include "cpu/perturb.h"
 
 namespace py = pybind11;
 
@@ -88,6 +90,63 @@ Array<fastxai::Accumulation<T>> reduce(const std::optional<Array<fastxai::Accumu
   return result;
 }
 
+// Units [begin, end) of all rows [N, K, B, lanes], of which the rest keeps its fill; how many units
+// there are, and whether the mask's ids are in range.
+template <class U>
+py::tuple perturb(const Array<U>& input, const Array<U>& baseline, const Array<int64_t>& bits,
+                  const Array<int32_t>& mask, int64_t begin, int64_t end, U fill) {
+  const int64_t examples = input.shape(0), lanes = input.shape(1), backgrounds = baseline.shape(1);
+  Array<U> rows({bits.shape(0), backgrounds, examples, lanes});
+  std::fill_n(rows.mutable_data(), rows.size(), fill);
+  const fastxai::Perturbation<U> p{
+      .rows = rows.mutable_data(),
+      .coalition_stride = backgrounds * examples * lanes,
+      .background_stride = examples * lanes,
+      .input = {input.data(), examples == 1 ? 0 : lanes, 0},
+      .baseline = {baseline.data(), baseline.shape(0) == 1 ? 0 : backgrounds * lanes, lanes},
+      .mask = {mask.data(), mask.shape(0) == 1 ? 0 : mask.shape(1), 0},
+      .lanes_each = lanes / mask.shape(1),
+      .bits = bits.data(),
+      .words = bits.shape(1),
+      .coalitions = bits.shape(0),
+      .backgrounds = backgrounds,
+      .examples = examples,
+      .lanes = lanes,
+  };
+  const bool valid = fastxai::perturb_units(p, begin, std::min(end, p.units()));
+  return py::make_tuple(rows, p.units(), valid);
+}
+
+fastxai::Table table(const Array<int64_t>& array) {
+  return {array.data(), array.shape(1), array.shape(0) == 1};
+}
+
+// Rows [begin, end) of [G, B, F], of which the rest keeps its fill, and whether all ids are in
+// range.
+template <class U>
+py::tuple ablate(const Array<U>& input, const Array<U>& baseline, const Array<int64_t>& source,
+                 const Array<int64_t>& positions, const Array<int64_t>& offsets, int64_t begin,
+                 int64_t end, U fill) {
+  const int64_t groups = offsets.shape(1) - 1, examples = input.shape(0);
+  if (end > groups * examples) throw std::out_of_range("rows");
+  Array<U> rows({groups, examples, static_cast<int64_t>(input.shape(1))});
+  std::fill_n(rows.mutable_data(), rows.size(), fill);
+  const fastxai::Ablation<U> a{
+      .rows = rows.mutable_data(),
+      .input = input.data(),
+      .baseline = baseline.data(),
+      .source = table(source),
+      .positions = table(positions),
+      .offsets = table(offsets),
+      .first = 0,
+      .examples = examples,
+      .features = input.shape(1),
+      .baselines = baseline.shape(0),
+  };
+  const bool valid = fastxai::ablate_rows(a, begin, end);
+  return py::make_tuple(rows, valid);
+}
+
 using Words2 = std::array<uint32_t, 2>;
 using Words4 = std::array<uint32_t, 4>;
 
@@ -110,6 +169,12 @@ PYBIND11_MODULE(fastxai_harness, m) {
   m.def("points_bfloat16", &points<fastxai::BFloat16>);
   m.def("points_float", &points<float>);
   m.def("points_double", &points<double>);
+  m.def("perturb_1", &perturb<uint8_t>);
+  m.def("perturb_2", &perturb<uint16_t>);
+  m.def("perturb_4", &perturb<uint32_t>);
+  m.def("perturb_8", &perturb<uint64_t>);
+  m.def("ablate_1", &ablate<uint8_t>);
+  m.def("ablate_4", &ablate<uint32_t>);
   m.def("reduce_half", &reduce<fastxai::Half>);
   m.def("reduce_bfloat16", &reduce<fastxai::BFloat16>);
   m.def("reduce_float", &reduce<float>);

@@ -7,6 +7,19 @@ from torch import Tensor
 from fastxai.ops import native, reference
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+# What is only copied may be of any dtype; these are of 1, 2, 4, 8 and 16 bytes.
+COPIED_DTYPES = [
+    torch.bool,
+    torch.uint8,
+    torch.int16,
+    torch.bfloat16,
+    torch.int32,
+    torch.float32,
+    torch.int64,
+    torch.float64,
+    torch.complex64,
+    torch.complex128,
+]
 SHAPES = [
     (1,),
     (5,),
@@ -66,6 +79,16 @@ def draw(device: str) -> Callable[..., Tensor]:
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
 
     return draw
+
+
+def draw_of(draw, dtype: torch.dtype, *shape: int) -> Tensor:
+    """Like ``draw``, for every dtype, with values that differ."""
+    if dtype.is_complex:
+        return torch.complex(draw(*shape), draw(*shape)).to(dtype)
+    if dtype == torch.bool:
+        return draw(*shape) > 0
+    values = draw(*shape) * 30
+    return (values if dtype.is_floating_point else values.abs().long()).to(dtype)
 
 
 def draw_mapped(draw, sizes, in_dims) -> list[Tensor]:
