@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from .model import Model, scalars
+from .model import Model, NotRowByRow, scalars
+from .progress import bar
 from .rows import Rows, part
 
 # How many rows to give to the model at once. A call costs a fixed time a, and cache pressure costs
@@ -20,36 +21,93 @@ from .rows import Rows, part
 _K = {"cpu": 4.2e9, "cuda": 1e12}  # bytes·rows²; cuda: not tuned yet
 _MOST_KEPT = 200_000_000  # bytes, on a CPU
 # Before the first block has shown what a row keeps, assume this many times its input, less for
-# flat rows than for images and sequences; and since it is a guess, not too many rows at once.
-_GUESSED_EXPANSION = {"flat": 2, "shaped": 64}
-_FIRST_BLOCK = 1024
+# flat rows than for images and sequences; and since it is a guess, not too many rows at once, least
+# of all where indices (of words, say) tell nothing about what becomes of them.
+_FIRST_CALL = {"flat": (2, 1024), "shaped": (64, 1024), "indices": (64, 16)}
 
 
-def values(model: Model, rows: Rows, limit: int | None = None) -> Tensor:
+def values(
+    model: Model,
+    rows: Rows,
+    limit: int | None = None,
+    progress: str | None = None,
+    measure: bool = False,
+) -> Tensor:
     """The model's chosen outputs for all rows.
 
     Args:
         model: the bound model.
         rows: R × B rows.
         limit: rows a call at most; None to choose for speed.
+        progress: what the progress bar is about; None for no bar.
+        measure: whether to find out what a row takes, for the calls that come after this one.
 
     Returns:
-        [R, B, *C], in the model's output dtype; [R, 0] for an empty batch.
+        [R, B, *C], in the model's output dtype; [R, *C] if the model answers for the batch; [R, 0]
+        for an empty batch.
     """
     out: Tensor | None = None
 
-    def visit(repeats: slice, examples: slice, measure: bool) -> int:
+    def keep(result: Tensor, repeats: slice, examples: slice) -> None:
         nonlocal out
-        r, b = _length(repeats), _length(examples)
-        result = model(rows.block(repeats, examples), r, examples)
         if out is None:
-            out = result.new_empty(rows.repeats, rows.batch, *result.shape[1:])
-        out[repeats, examples] = result.reshape(r, b, *result.shape[1:])
-        return 0
+            batch = result.shape[1] if model.whole_batch else rows.batch
+            out = result.new_empty(rows.repeats, batch, *result.shape[2:])
+        out[repeats, slice(None) if model.whole_batch else examples] = result
 
-    with torch.no_grad(), model.statistics_kept():
-        _for_each_block(model, rows, limit, visit)
-    return torch.empty(rows.repeats, 0) if out is None else out
+    stream(model, rows, keep, limit, progress, measure)
+    return torch.empty(rows.repeats, 0, device=rows.device) if out is None else out
+
+
+def stream(
+    model: Model,
+    rows: Rows,
+    visit: Callable[[Tensor, slice, slice], None],
+    limit: int | None = None,
+    progress: str | None = None,
+    measure: bool = False,
+) -> None:
+    """Shows the model's chosen outputs to ``visit``, block by block; keeps none of them.
+
+    Every row is shown once, as ``visit(outputs [r, b, *C], repeats, examples)``; if the model
+    answers for the batch, as ``visit(outputs [r, *C], repeats, all examples)``. An error of
+    ``visit`` for want of memory must leave things as they were: it is called again.
+
+    Args:
+        model: the bound model.
+        rows: R × B rows.
+        visit: what to do with the outputs of a block.
+        limit: rows a call at most; None to choose for speed.
+        progress: what the progress bar is about; None for no bar.
+        measure: whether to find out what a row takes, for the calls that come after this one.
+    """
+    seen = 0
+
+    def run(repeats: slice, examples: slice, measure: bool) -> int:
+        nonlocal seen
+        r, b = _length(repeats), _length(examples)
+        block = rows.block(repeats, examples)
+        if measure:
+            result, kept = _measured(model, block, r, examples)
+        else:
+            result, kept = model(block, r, examples), 0
+        result = result[None] if model.whole_batch else result.reshape(r, b, *result.shape[1:])
+        visit(result, repeats, examples)
+        seen += r * b
+        advance(r * b)
+        return kept
+
+    if model.mixes_rows:  # what shares statistics is one repeat, unless the user wants otherwise
+        limit = limit or rows.batch
+    total = rows.repeats * rows.batch
+    with torch.no_grad(), model.statistics_kept(), bar(progress, total) as advance:
+        try:
+            _for_each_block(model, rows, limit, run, measure)
+        except NotRowByRow as error:
+            if seen:  # an earlier block was row by row
+                raise
+            model.take_for_whole_batch(error)
+            _for_each_block(model, rows, limit, run, measure)
 
 
 def gradient_sum(
@@ -75,8 +133,9 @@ def gradient_sum(
     def visit(repeats: slice, examples: slice, measure: bool) -> int:
         r, b = _length(repeats), _length(examples)
         leaves = tuple(row.detach().requires_grad_() for row in rows.block(repeats, examples))
-        output = _forward(model, leaves, r, examples)
-        kept = _bytes_kept(output) if measure else 0
+        with torch.enable_grad():
+            output = scalars(_recorded(model, leaves, r, examples))
+        kept = _bytes_kept(output) if measure and r * b < rows.repeats * rows.batch else 0
         gradients = _gradients(output, leaves)
         if not totals and b < rows.batch:
             totals.extend(_zeros(rows))
@@ -93,8 +152,10 @@ def gradient_sum(
             total[examples] = new
         return kept
 
+    if model.mixes_rows:  # all rows share statistics, unless the user wants otherwise
+        limit = limit or rows.batch * rows.repeats
     with torch.inference_mode(False), torch.no_grad(), model.statistics_kept():
-        _for_each_block(model, rows, limit, visit)
+        _for_each_block(model, rows, limit, visit, measure=True)
         return tuple(totals or _zeros(rows))
 
 
@@ -107,17 +168,26 @@ def _zeros(rows: Rows) -> list[Tensor]:
     ]
 
 
+def _measured(
+    model: Model, rows: tuple[Tensor, ...], repeats: int, examples: slice
+) -> tuple[Tensor, int]:
+    """The outputs, and the bytes that a backward pass would have kept: a measure of the model."""
+    leaves = tuple(x.detach().requires_grad_(x.is_floating_point()) for x in rows)
+    output = _recorded(model, leaves, repeats, examples)
+    return output.detach(), _bytes_kept(output)
+
+
 @torch.enable_grad()
-def _forward(
+def _recorded(
     model: Model, leaves: tuple[Tensor, ...], repeats: int, examples: slice
-) -> Tensor:  # [r * b]
+) -> Tensor:  # [r * b, *C]
     try:
-        return scalars(model(leaves, repeats, examples))
+        return model(leaves, repeats, examples)
     except RuntimeError as error:
         if "leaf Variable that requires grad" not in str(error):
             raise
     # The model writes to its input. That is allowed to anything but a leaf of the graph.
-    return scalars(model(tuple(leaf.clone() for leaf in leaves), repeats, examples))
+    return model(tuple(leaf.clone() for leaf in leaves), repeats, examples)
 
 
 def _gradients(output: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -141,31 +211,31 @@ def _for_each_block(
     rows: Rows,
     limit: int | None,
     visit: Callable[[slice, slice, bool], int],
+    measure: bool,
 ) -> None:
     """Visits all repeats × examples in blocks; halves the blocks when memory runs out.
 
     ``visit(repeats, examples, measure)`` runs one block. If asked to measure, it returns the bytes
     that the block kept for the backward pass (0 if that is not known), which decides the size of
-    the blocks after it. All this depends on shapes alone, so that the same call is always cut into
-    the same blocks.
+    the blocks after it, in this run and in others of this model. All this depends on shapes alone,
+    so that the same call is always cut into the same blocks.
     """
     if rows.batch == 0 or rows.repeats == 0:
         return
     device = rows.device
-    everything = rows.batch * rows.repeats
-    if model.mixes_rows:  # rows share statistics: one call, unless the user wants otherwise
-        limit = limit or everything
-    size = limit or _rows_in_first_call(rows)
-    measure = limit is None
+    together = rows.together or model.whole_batch  # all examples in every block
+    size = rows.batch if model.whole_batch else limit or _rows_in_call(model, rows)
+    measure = measure and limit is None and model.bytes_a_row is None
     open_parts = [(0, rows.batch, 0)]  # examples first..last still need the repeats from r on
     while open_parts:
         first, last, r = open_parts.pop()
-        b = _even_share(last - first, size)
+        b = rows.batch if together else _even_share(last - first, size)
         n = _even_share(rows.repeats - r, max(1, size // b))
         try:
-            kept = visit(slice(r, r + n), slice(first, first + b), measure and n * b < everything)
+            kept = visit(slice(r, r + n), slice(first, first + b), measure)
         except Exception as error:
-            if n * b == 1 or not _is_out_of_memory(error):
+            divisible = n > 1 or (b > 1 and not together)
+            if not divisible or not _is_out_of_memory(error):
                 raise
         else:
             if first + b < last:
@@ -173,7 +243,8 @@ def _for_each_block(
             if r + n < rows.repeats:
                 open_parts.append((first, first + b, r + n))
             if kept:
-                size = _rows_a_call(rows.row_bytes + kept // (n * b), device)
+                model.bytes_a_row = kept // (n * b)
+                size = _rows_in_call(model, rows)
             measure = False
             continue
         # Here, out of the except clause, nothing of the failed block is referred to any more.
@@ -189,10 +260,17 @@ def _even_share(count: int, size: int) -> int:
     return math.ceil(count / parts)
 
 
-def _rows_in_first_call(rows: Rows) -> int:
-    kind = "flat" if all(x.dim() <= 2 for x in rows.inputs) else "shaped"
-    guess = _rows_a_call(_GUESSED_EXPANSION[kind] * rows.row_bytes, rows.device)
-    return min(_FIRST_BLOCK, guess)
+def _rows_in_call(model: Model, rows: Rows) -> int:
+    if model.bytes_a_row is not None:
+        return _rows_a_call(rows.row_bytes + model.bytes_a_row, rows.device)
+    if not all(x.is_floating_point() for x in rows.inputs):
+        kind = "indices"
+    else:
+        kind = "flat" if all(x.dim() <= 2 for x in rows.inputs) else "shaped"
+    expansion, most = _FIRST_CALL[kind]
+    guess = _rows_a_call(expansion * rows.row_bytes, rows.device)
+    # A single row's output does not tell whether the model answers for rows or for the batch.
+    return max(2, min(most, guess))
 
 
 def _rows_a_call(row_bytes: int, device: torch.device) -> int:

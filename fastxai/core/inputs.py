@@ -46,6 +46,10 @@ class Inputs:
     def batch(self) -> int:
         return self.tensors[0].shape[0]
 
+    def in_dtypes_of(self, others: tuple[Tensor, ...]) -> Inputs:
+        pairs = zip(self.tensors, others, strict=True)
+        return Inputs(tuple(x.to(other.dtype) for x, other in pairs), self.in_tuple)
+
     def pack(self, results: Sequence[Tensor]) -> TensorOrTuple:
         """Tensor in, tensor out; tuple in, tuple out."""
         return tuple(results) if self.in_tuple else results[0]
@@ -106,9 +110,11 @@ def check_inputs(inputs: TensorOrTuple, differentiable: bool) -> Inputs:
 def check_baselines(baselines: Any, inputs: Inputs) -> tuple[Tensor, ...]:
     """Brings the baselines into the form [B, *F_i] or [1, *F_i], in the inputs' dtype and device.
 
+    Integer inputs and fractional baselines come in the dtype that holds both.
+
     Args:
-        baselines: None (zeros), a number, a tensor of the input's shape or with one row, or a tuple
-            of those, one for each input.
+        baselines: None (zeros), a number, a tensor of the input's shape or that broadcasts to it,
+            or a tuple of those, one for each input.
         inputs: the checked inputs.
 
     Raises:
@@ -135,24 +141,157 @@ def check_baselines(baselines: Any, inputs: Inputs) -> tuple[Tensor, ...]:
 def _check_baseline(baseline: Any, x: Tensor, name: str) -> Tensor:
     one_row = (1, *x.shape[1:])
     if isinstance(baseline, numbers.Number | np.generic):
-        number: Any = baseline
-        return torch.full(one_row, number, dtype=x.dtype, device=x.device)
+        number: Any = baseline.item() if isinstance(baseline, np.generic) else baseline
+        return torch.full(one_row, number, dtype=_dtype_for(number, x), device=x.device)
     check(isinstance(baseline, Tensor), name, "a number or a torch.Tensor", type(baseline).__name__)
     check(baseline.device == x.device, name, "the input's device, {}", baseline.device, x.device)
     check_not_inference(baseline, name)
-    if baseline.dim() == 0:
-        baseline = baseline.expand(one_row)
-    _warn_unless_finite(baseline, name)
-    baseline = baseline.detach().to(x.dtype)
+    lead = x.dim() - baseline.dim()
+    shape = (*[1] * lead, *baseline.shape)
     check(
-        baseline.shape in (x.shape, one_row),
+        lead >= 0 and all(b in (1, n) for b, n in zip(shape, x.shape, strict=True)),
         name,
-        "the input's shape {}, or one row {}",
+        "the input's shape {}, or one that broadcasts to it, as one row {} does",
         baseline.shape,
         tuple(x.shape),
         one_row,
     )
-    return baseline
+    baseline = baseline.detach().reshape(shape).expand(shape[0], *x.shape[1:])
+    _warn_unless_finite(baseline, name)
+    return baseline.to(_dtype_for(baseline, x))
+
+
+def _dtype_for(baseline: Any, x: Tensor) -> torch.dtype:
+    """The input's dtype; if that is of integers and the baseline is not, one that holds both."""
+    if x.is_floating_point() or x.is_complex():
+        return x.dtype
+    value = torch.as_tensor(baseline)
+    held = torch.equal(value.to(x.dtype).to(value.dtype), value)
+    return x.dtype if held else torch.result_type(x, baseline)
+
+
+@dataclass(frozen=True)
+class FeatureGroups:
+    """Which features of the inputs are present and absent together: the players of a game."""
+
+    masks: tuple[Tensor, ...]  # each [B, *F_i] or [1, *F_i] int32: a feature's group, 0..count-1
+    count: int  # M
+    ids: Tensor | None  # [M] int64, the user's ids in order; None if they are 0..M-1
+
+    @property
+    def one_for_all(self) -> bool:
+        """Whether all rows of the batch are grouped alike."""
+        return all(mask.shape[0] == 1 for mask in self.masks)
+
+    def spread(self, values: Tensor) -> tuple[Tensor, ...]:  # [B, *C, M]
+        """Every group's value at each of its features, [B, *C, *F_i] for each input."""
+        return tuple(_spread(values, mask) for mask in self.masks)
+
+    def by_id(self, values: Tensor) -> Tensor:  # [B, *C, M]
+        """Values arranged by the user's ids, [B, *C, greatest id + 1], zero where there is none."""
+        if self.ids is None:
+            return values
+        out = values.new_zeros(*values.shape[:-1], int(self.ids[-1]) + 1)
+        out[..., self.ids.to(values.device)] = values
+        return out
+
+
+def _spread(values: Tensor, mask: Tensor) -> Tensor:
+    if mask.shape[0] == 1:
+        flat = values.index_select(-1, mask.flatten())
+        return flat.reshape(*values.shape[:-1], *mask.shape[1:])
+    outputs = values.shape[1:-1]
+    index = mask.long().reshape(mask.shape[0], *[1] * len(outputs), mask.shape[1:].numel())
+    index = index.expand(values.shape[0], *outputs, -1)
+    return values.gather(-1, index).reshape(*values.shape[:-1], *mask.shape[1:])
+
+
+def check_feature_mask(feature_mask: Any, inputs: Inputs) -> FeatureGroups:
+    """Brings a feature mask into one form; without one, every feature is a group.
+
+    Args:
+        feature_mask: None, an integer tensor that broadcasts to the input, with one row for all or
+            one for each, or a tuple of them, one for each input. Features with the same id belong
+            together, across the tensors of a tuple too; ids may have gaps.
+        inputs: the checked inputs.
+
+    Raises:
+        ArgumentError: naming the mask at fault.
+    """
+    if feature_mask is None:
+        return _each_feature(inputs)
+    masks = feature_mask if isinstance(feature_mask, tuple) else (feature_mask,)
+    wanted = len(inputs.tensors)
+    check(len(masks) == wanted, "feature_mask", "one for each of the {} inputs", len(masks), wanted)
+    names = [name_of("feature_mask", i, isinstance(feature_mask, tuple)) for i in range(wanted)]
+    triples = zip(masks, inputs.tensors, names, strict=True)
+    aligned = [_check_mask(mask, x, name) for mask, x, name in triples]
+    flat = torch.cat([mask.flatten() for mask in aligned])
+    if inputs.batch == 0 and flat.numel() == 0:  # masks for each of no examples
+        return _each_feature(inputs)
+    check(flat.numel() > 0, "feature_mask", "at least one feature", "none")
+    ids, players = torch.unique(flat, return_inverse=True)
+    parts = players.to(torch.int32).split([mask.numel() for mask in aligned])
+    numbered = (p.reshape(mask.shape) for p, mask in zip(parts, aligned, strict=True))
+    full = tuple(
+        mask.expand(mask.shape[0], *x.shape[1:]).contiguous()
+        for mask, x in zip(numbered, inputs.tensors, strict=True)
+    )
+    count = ids.numel()
+    return FeatureGroups(full, count, None if int(ids[-1]) == count - 1 else ids)
+
+
+def _each_feature(inputs: Inputs) -> FeatureGroups:
+    sizes = [x.shape[1:].numel() for x in inputs.tensors]
+    count = sum(sizes)
+    check(count > 0, "inputs", "at least one feature", inputs.tensors[0].shape)
+    every = torch.arange(count, dtype=torch.int32, device=inputs.tensors[0].device)
+    pairs = zip(every.split(sizes), inputs.tensors, strict=True)
+    return FeatureGroups(tuple(p.reshape(1, *x.shape[1:]) for p, x in pairs), count, None)
+
+
+def _check_mask(mask: Any, x: Tensor, name: str) -> Tensor:
+    check(isinstance(mask, Tensor), name, "an integer torch.Tensor", type(mask).__name__)
+    fractional = mask.is_floating_point() or mask.is_complex() or mask.dtype == torch.bool
+    check(not fractional, name, "integer ids", mask.dtype)
+    lead = x.dim() - mask.dim()
+    shape = (*[1] * lead, *mask.shape)
+    fits = lead >= 0 and all(m in (1, n) for m, n in zip(shape, x.shape, strict=True))
+    check(fits, name, "a shape that broadcasts to the input's, {}", mask.shape, tuple(x.shape))
+    mask = mask.detach().to(x.device, torch.int64).reshape(shape)
+    if mask.numel() > 0:
+        least, greatest = int(mask.min()), int(mask.max())
+        check(least >= 0, name, "ids of at least 0", least)
+        check(greatest < 2**31, name, "ids below 2**31", greatest)
+    return mask
+
+
+def check_background(background: Any, inputs: Inputs) -> tuple[Tensor, ...]:
+    """Brings several rows that stand for absent features into the inputs' dtype.
+
+    Args:
+        background: a tensor [K, *F], or a tuple of tensors [K, *F_i], one for each input.
+        inputs: the checked inputs.
+
+    Raises:
+        ArgumentError: naming the tensor at fault.
+    """
+    in_tuple = isinstance(background, tuple)
+    tensors = background if isinstance(background, tuple) else (background,)
+    wanted = len(inputs.tensors)
+    check(len(tensors) == wanted, "background", "one for each of {} inputs", len(tensors), wanted)
+    for i, (rows, x) in enumerate(zip(tensors, inputs.tensors, strict=True)):
+        name = name_of("background", i, in_tuple)
+        check(isinstance(rows, Tensor), name, "a torch.Tensor", type(rows).__name__)
+        check(rows.device == x.device, name, "the input's device, {}", rows.device, x.device)
+        k = tensors[0].shape[0] if tensors[0].dim() > 0 else 0
+        wide = rows.dim() > 0 and rows.shape[1:] == x.shape[1:] and rows.shape[0] == k and k > 0
+        shape = tuple(x.shape[1:])
+        check(
+            wide, name, "at least one row, as many for each input, of shape {}", rows.shape, shape
+        )
+    pairs = zip(tensors, inputs.tensors, strict=True)
+    return tuple(rows.detach().to(x.dtype) for rows, x in pairs)
 
 
 def check_forward_args(additional_forward_args: Any, differentiable: bool) -> tuple[Any, ...]:
@@ -173,6 +312,22 @@ def check_count(value: Any, argument: str, at_least: int = 1) -> int:
     fine = is_integer and value >= at_least
     check(fine, argument, "an integer of at least {}", value, at_least)
     return int(value)
+
+
+def check_limit(perturbations_per_eval: Any, batch: int = 1) -> int | None:
+    """Rows a call at most, if each perturbation is of so many rows; None for None."""
+    if perturbations_per_eval is None:
+        return None
+    return check_count(perturbations_per_eval, "perturbations_per_eval") * max(1, batch)
+
+
+def check_seed(seed: Any) -> int:
+    """The seed as an integer in [0, 2**63); None draws one from torch's default CPU generator."""
+    if seed is None:
+        return int(torch.randint(2**63 - 1, ()))
+    fine = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+    check(fine, "seed", "an integer or None", seed)
+    return int(seed) % 2**63
 
 
 def check_not_inference(tensor: Tensor, name: str) -> None:

@@ -103,6 +103,17 @@ class Target:
                 )
 
 
+class NotRowByRow(ArgumentError):
+    """The output has not one entry for each row of the input."""
+
+    def __init__(self, shape: torch.Size, rows: int):
+        super().__init__(
+            f"forward_func: expected an output with {rows} rows for {rows} rows of input, "
+            f"got shape {tuple(shape)}"
+        )
+        self.shape = shape
+
+
 class Model:
     """Calls the user's forward function on blocks of rows.
 
@@ -113,6 +124,14 @@ class Model:
         target: see :class:`Target`.
         forward_args: extra arguments. Tensors whose first dimension is B belong to the examples,
             and are repeated along with the rows; others pass through.
+        row_by_row: whether every row must have an output of its own.
+
+    Attributes:
+        mixes_rows: whether rows influence one another (batch norm in train mode).
+        whole_batch: whether the function answers for the batch as a whole (with a mean loss, say)
+            rather than row by row: it must then see every example just once in each call, and its
+            answer, of any shape, stands where the outputs of the rows would.
+        bytes_a_row: what a row makes the model keep for a backward pass; None if not known yet.
     """
 
     def __init__(
@@ -121,31 +140,64 @@ class Model:
         batch: int,
         target: Any = None,
         forward_args: tuple[Any, ...] = (),
+        row_by_row: bool = True,
     ):
         self.forward_func = forward_func
+        self.row_by_row = row_by_row
         self.batch = batch
         self.target = Target(target, batch)
         self.forward_args = forward_args
         self.mixes_rows = any(_uses_batch_statistics(m) for m in _modules(forward_func))
+        self.whole_batch = False
+        self.bytes_a_row: int | None = None
+        self._row_shape: torch.Size | None = None  # of the raw output of a row, or of the batch
+        self._batch_shape: torch.Size | None = None  # of the raw output for all examples, once
 
     def __call__(self, rows: tuple[Tensor, ...], repeats: int, examples: slice) -> Tensor:
-        """The chosen outputs [r * b, *C] for a block of rows, each [r * b, *F_i]."""
+        """The chosen outputs [r * b, *C] for a block of rows, each [r * b, *F_i].
+
+        The whole answer, [*C], of a function that answers for the batch; a number is one of one.
+        """
         extra = (self._repeat(a, repeats, examples) for a in self.forward_args)
         output = self.forward_func(*rows, *extra)
+        if isinstance(output, numbers.Real):
+            exact = torch.int64 if isinstance(output, numbers.Integral) else torch.float64
+            output = torch.tensor(output, dtype=exact, device=rows[0].device)
         if not isinstance(output, Tensor):
             raise ArgumentError(
                 f"forward_func: expected it to return one torch.Tensor, got a "
                 f"{type(output).__name__}; wrap it in a function that returns the tensor to explain"
             )
         count = rows[0].shape[0]
-        if count == 1 and output.dim() == 0:
+        if self._batch_shape is None and repeats == 1 and count == self.batch:
+            self._batch_shape = output.shape
+        if output.dim() == 0 and (count == 1 or self.whole_batch):
             output = output.reshape(1)
-        if output.dim() == 0 or output.shape[0] != count:
-            raise ArgumentError(
-                f"forward_func: expected an output with {count} rows for {count} rows of input, "
-                f"got shape {tuple(output.shape)}"
+        if self.whole_batch:
+            check(
+                self.target.each is None,
+                "target",
+                "one for the batch, as forward_func gives one answer for it",
+                "one for each row",
             )
+        elif output.dim() == 0 or output.shape[0] != count:
+            raise NotRowByRow(output.shape, count)
+        self._check_shape(output.shape if self.whole_batch else output.shape[1:])
         return self.target.select(output, repeats, examples)
+
+    def take_for_whole_batch(self, error: NotRowByRow) -> None:
+        """From here on, what was not row by row is the batch's answer; the error, if it is not."""
+        if self.row_by_row or self.whole_batch or self._batch_shape not in (None, error.shape):
+            raise error
+        self.whole_batch, self._row_shape = True, None
+
+    def _check_shape(self, shape: torch.Size) -> None:
+        first = self._row_shape = shape if self._row_shape is None else self._row_shape
+        if shape != first:
+            raise ArgumentError(
+                f"forward_func: expected outputs of one shape from every call, {tuple(first)} "
+                f"after the rows as in the first, got {tuple(shape)}"
+            )
 
     def _repeat(self, argument: Any, repeats: int, examples: slice) -> Any:
         of_examples = isinstance(argument, Tensor) and argument.dim() > 0

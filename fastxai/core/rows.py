@@ -7,12 +7,14 @@ in each of R repeats (the steps of a path, say). A block is a rectangle of that 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from .. import ops
+from .inputs import check
 
 
 class Rows(Protocol):
@@ -23,6 +25,7 @@ class Rows(Protocol):
     inputs: tuple[Tensor, ...]  # the examples, each [B, *F_i] or [1, *F_i]
     row_bytes: int  # of one row, over all inputs
     device: torch.device
+    together: bool  # whether a block must hold all examples
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
         """The rows of these repeats and examples, each [r * b, *F_i], repeat by repeat.
@@ -36,6 +39,7 @@ class Given:
     """The inputs themselves, once."""
 
     repeats = 1
+    together = False
 
     def __init__(self, inputs: tuple[Tensor, ...], batch: int):  # each [B, *F_i] or [1, *F_i]
         self.inputs, self.batch = inputs, batch
@@ -48,6 +52,8 @@ class Given:
 
 class Path:
     """Points on the straight path from the baseline (α = 0) to the input (α = 1)."""
+
+    together = False
 
     def __init__(
         self,
@@ -66,6 +72,135 @@ class Path:
             ops.path_points(part(x, examples), part(b, examples), alphas).flatten(0, 1)
             for x, b in zip(self.inputs, self.baselines, strict=True)
         )
+
+
+class Coalitions:
+    """The input where a coalition's players are, the baseline elsewhere; K baselines for each.
+
+    Repeat n·K + k is coalition n over baseline k.
+    """
+
+    together = False
+
+    def __init__(
+        self,
+        inputs: tuple[Tensor, ...],  # each [B, *F_i]
+        baselines: tuple[Tensor, ...],  # each [B, K, *F_i] or [1, K, *F_i]
+        bits: Tensor,  # [N, W] int64
+        masks: tuple[Tensor, ...],  # each [B, *F_i] or [1, *F_i] int32: the player of each feature
+    ):
+        self.inputs, self.baselines, self.masks = inputs, baselines, masks
+        self.bits = bits.to(inputs[0].device)
+        self.repeats = bits.shape[0] * baselines[0].shape[1]
+        self.batch = inputs[0].shape[0]
+        self.row_bytes, self.device = _row_bytes(inputs), inputs[0].device
+
+    def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
+        return tuple(
+            ops.perturb(
+                part(x, examples),
+                part(baseline, examples),
+                self.bits,
+                part(mask, examples),
+                repeats.start,
+                repeats.stop,
+            ).flatten(0, 1)
+            for x, baseline, mask in zip(self.inputs, self.baselines, self.masks, strict=True)
+        )
+
+
+class Pieces(Protocol):
+    """Groups of features of one input, which may overlap."""
+
+    def positions(self, groups: slice, examples: slice) -> tuple[Tensor, Tensor]:
+        """Flat feature positions [b, P] or [1, P] of these groups, and where each group's begin.
+
+        The second is [b, g + 1] or [1, g + 1]: group i of the slice has the positions from
+        entry i to entry i + 1. Both int64.
+        """
+        ...
+
+
+class MaskPieces:
+    """The groups of a feature mask."""
+
+    def __init__(self, mask: Tensor, count: int):  # [B, *F] or [1, *F] int32, ids below count
+        ids, self._order = mask[..., None].flatten(1).sort(dim=1, stable=True)
+        bounds = torch.arange(count + 1, dtype=ids.dtype, device=ids.device)
+        self._offsets = torch.searchsorted(ids, bounds.expand(ids.shape[0], -1).contiguous())
+
+    def positions(self, groups: slice, examples: slice) -> tuple[Tensor, Tensor]:
+        offsets = part(self._offsets, examples)[:, groups.start : groups.stop + 1]
+        return part(self._order, examples), offsets
+
+
+class OneOff:
+    """The input with one group of features replaced; group after group.
+
+    In group g, example b gets the values of row ``sources[i][g, b]`` of ``replacements[i]``.
+    """
+
+    together = False
+
+    def __init__(
+        self,
+        inputs: tuple[Tensor, ...],  # each [B, *F_i]
+        replacements: tuple[Tensor, ...],  # each [*, *F_i]
+        sources: tuple[Tensor, ...],  # each [G, B] or [1, B] int64
+        pieces: tuple[Pieces, ...],
+        groups: int,
+    ):
+        self.inputs, self.replacements, self.sources = inputs, replacements, sources
+        self.pieces, self.repeats = pieces, groups
+        self.batch = inputs[0].shape[0]
+        self.row_bytes, self.device = _row_bytes(inputs), inputs[0].device
+
+    def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
+        count = repeats.stop - repeats.start
+        return tuple(
+            ops.ablate_one(
+                part(x, examples),
+                replacement,
+                part(source, repeats)[:, examples],
+                *pieces.positions(repeats, examples),
+                0,
+                count,
+            ).flatten(0, 1)
+            for x, replacement, source, pieces in zip(
+                self.inputs, self.replacements, self.sources, self.pieces, strict=True
+            )
+        )
+
+
+class Permuted:
+    """The input with one group of features permuted among the examples by the user's function."""
+
+    together = True
+
+    def __init__(
+        self,
+        inputs: tuple[Tensor, ...],  # each [B, *F_i]
+        masks: tuple[Tensor, ...],  # each [B, *F_i] or [1, *F_i]: the group of each feature
+        groups: int,
+        permute: Callable[[Tensor, Tensor], Tensor],
+    ):
+        self.inputs, self.masks, self.repeats, self.permute = inputs, masks, groups, permute
+        self.batch = inputs[0].shape[0]
+        self.row_bytes, self.device = _row_bytes(inputs), inputs[0].device
+
+    def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
+        return tuple(
+            torch.cat([self._one(x, mask == g) for g in range(repeats.start, repeats.stop)])
+            for x, mask in zip(self.inputs, self.masks, strict=True)
+        )
+
+    def _one(self, x: Tensor, chosen: Tensor) -> Tensor:
+        if not chosen.any():
+            return x
+        permuted = self.permute(x.clone(), chosen)
+        got = permuted.shape if isinstance(permuted, Tensor) else type(permuted).__name__
+        check(got == x.shape, "perm_func", "it to return a tensor of shape {}", got, tuple(x.shape))
+        return permuted.to(x.dtype)
 
 
 def part(tensor: Tensor, span: slice) -> Tensor:

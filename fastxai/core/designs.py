@@ -1,0 +1,355 @@
+"""Which coalitions of players a method asks the model about, and what each of them weighs.
+
+Coalitions are bits: bit j of word w of a row is player 64 w + j, 1 where the player is present
+(the input's value) and 0 where it is absent (the baseline's). A player is a feature or a group of
+features. Every design is a pure function of its arguments, the same on every machine.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import ops
+
+SHAPLEY_DESIGNS = ("enumeration", "hadamard", "leverage")
+
+HADAMARD_UP_TO = 10  # samples per player
+_ODD = 0x9E3779B97F4A7C15 - (1 << 64)  # the golden ratio's bits, as an int64
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """Coalitions other than the empty and the full one, each beside its complement.
+
+    Rows 2p and 2p + 1 are complements and weigh the same. Weights matter up to a common factor;
+    their mean is 1.
+    """
+
+    name: str
+    players: int  # M
+    bits: Tensor  # [N, W] int64
+    weights: Tensor  # [N] float64
+    # The chance that the row's coalition is in the design; None where it was not drawn by chance.
+    inclusion: Tensor | None  # [N] float64
+
+
+def shapley_design(players: int, n_samples: int, seed: int, name: str | None = None) -> Design:
+    """Coalitions from which :class:`~.surrogate.ShapleyRegression` estimates Shapley values.
+
+    - ``"enumeration"``: all 2^M of them. The result is exact.
+    - ``"hadamard"``: each player alone and balanced halves of the players, rows of a Hadamard
+      matrix, weighted by Simpson's rule over the sizes: exact for interactions of up to three
+      players but for the choice of halves. The best of the three at few samples; interactions
+      of five players and more bias it. Derived for fastxai.
+    - ``"leverage"``: every size equally often, drawn without replacement and weighted by the
+      Shapley kernel over the chance to be drawn. Unbiased but for the regression; small sizes
+      that are drawn whole make it exact in the limit. Musco and Witter, "Provably accurate
+      Shapley value estimation via leverage score sampling" (2024).
+
+    All are paired, each coalition beside its complement (Covert and Lee, "Improving KernelSHAP",
+    2021).
+
+    Args:
+        players: number of players M, at least 1.
+        n_samples: how many coalitions the model may be asked about, at least 2: the empty and the
+            full one, which every estimate needs and no design lists, count too.
+        seed: of the draw; any integer, of which the low 64 bits count.
+        name: which of ``SHAPLEY_DESIGNS``; None for the best that fits.
+
+    Returns:
+        At most ``n_samples - 2`` coalitions, fewer where pairs do not fill it or there are no more.
+
+    Raises:
+        ValueError: the design named cannot be built for these numbers.
+    """
+    if players < 1 or n_samples < 2:
+        raise ValueError(
+            "a design needs at least 1 player and 2 samples, "
+            f"got {players} players and {n_samples} samples"
+        )
+    if name is None:
+        name = _best(players, n_samples)
+    if name == "enumeration":
+        return _enumeration(players, n_samples)
+    if name == "hadamard":
+        return _hadamard(players, n_samples, seed)
+    if name == "leverage":
+        return _leverage(players, n_samples, seed)
+    raise ValueError(f"expected design to be one of {', '.join(SHAPLEY_DESIGNS)}, got {name!r}")
+
+
+def bernoulli_pairs(players: int, n: int, seed: int) -> Tensor:
+    """Coalitions that each player joins by a fair coin, each beside its complement.
+
+    Returns:
+        bits [n, W] int64, rows 2p and 2p + 1 complements; of an odd n the last is single.
+    """
+    return _paired(_coins(players, -(-n // 2), seed), players)[:n]
+
+
+def permutations(players: int, n: int, seed: int) -> Tensor:
+    """Random orders of the players, each followed by its reverse.
+
+    Returns:
+        order [n, M] int64, row 2p + 1 being row 2p reversed; of an odd n the last is single.
+    """
+    orders = _random_order(-(-n // 2), players, seed)
+    return torch.stack([orders, orders.flip(1)], 1).flatten(0, 1)[:n]
+
+
+def prefixes(orders: Tensor) -> Tensor:
+    """The coalitions that form as the players enter in these orders.
+
+    Args:
+        orders: [n, M] int64, each row an order of the players.
+
+    Returns:
+        bits [n * (M - 1), W]: order by order, the first player, the first two, ..., all but the
+        last.
+    """
+    n, players = orders.shape
+    entered = _single(orders.flatten(), players).reshape(n, players, -1)
+    return entered.cumsum(1)[:, : players - 1].flatten(0, 1)  # distinct bits: a sum is a union
+
+
+def all_coalitions(players: int) -> Tensor:
+    """All 2^M coalitions, [2^M, 1]: row n has the bits of the number n."""
+    return torch.arange(1 << players).unsqueeze(1)
+
+
+def pack(present: Tensor) -> Tensor:
+    """Bits [..., W] int64 of coalitions given as [..., M] bool."""
+    octets = np.packbits(present.numpy(), axis=-1, bitorder="little")
+    padded = np.zeros((*octets.shape[:-1], 8 * _words(present.shape[-1])), np.uint8)
+    padded[..., : octets.shape[-1]] = octets
+    return torch.from_numpy(padded.view("<i8").astype(np.int64, copy=False))
+
+
+def unpack(bits: Tensor, players: int) -> Tensor:
+    """Coalitions as [N, M] bool, of bits [N, W] int64."""
+    octets = bits.contiguous().numpy().astype("<i8", copy=False).view(np.uint8)
+    present = np.unpackbits(octets, axis=1, count=players, bitorder="little")
+    return torch.from_numpy(present.view(np.bool_))
+
+
+def subset_sizes(bits: Tensor) -> Tensor:
+    """How many players each coalition has: [N] int64, of bits [N, W]."""
+    x = bits - ((bits >> 1) & 0x5555555555555555)  # bits of each pair counted in the pair
+    x = (x & 0x3333333333333333) + ((x >> 2) & 0x3333333333333333)
+    x = (x + (x >> 4)) & 0x0F0F0F0F0F0F0F0F
+    return ((x * 0x0101010101010101) >> 56).sum(1)
+
+
+def _best(players: int, n_samples: int) -> str:
+    if n_samples >> players:
+        return "enumeration"
+    halves = _pairs(n_samples) - players
+    fits = players >= 5 and 2 <= halves <= _most_halves(players)
+    return "hadamard" if fits and n_samples <= HADAMARD_UP_TO * players else "leverage"
+
+
+def _enumeration(players: int, n_samples: int) -> Design:
+    if not n_samples >> players:
+        raise ValueError(
+            f"the enumeration design needs 2^{players} samples for {players} players, "
+            f"got {n_samples}"
+        )
+    bits = _paired(all_coalitions(players)[1 : 1 << (players - 1)], players)
+    sizes = subset_sizes(bits)
+    there_are = torch.tensor([math.comb(players, s) for s in range(players + 1)])
+    weights = 1 / (sizes * (players - sizes) * there_are[sizes].double())  # the Shapley kernel
+    chance = torch.ones_like(weights)
+    return Design("enumeration", players, bits, weights / weights.mean(), chance)
+
+
+def _hadamard(players: int, n_samples: int, seed: int) -> Design:
+    halves = _pairs(n_samples) - players
+    if players < 5 or halves < 2:
+        raise ValueError(
+            "the hadamard design needs at least 5 players and 2 * players + 6 samples, "
+            f"got {players} players and {n_samples} samples"
+        )
+    most = _most_halves(players)
+    if halves > most:
+        raise ValueError(
+            f"the hadamard design takes at most {2 * (players + most) + 3} samples for {players} "
+            f"players, got {n_samples}"
+        )
+    middle = _balanced_halves(players, halves, seed)
+    bits = _paired(torch.cat([_single(torch.arange(players), players), middle]), players)
+    weights = simpson_weights(players, subset_sizes(middle)).repeat_interleave(2)
+    return Design("hadamard", players, bits, weights, None)
+
+
+def simpson_weights(players: int, middle: Tensor) -> Tensor:
+    """Weights of the M single players followed by middle coalitions of these sizes [c].
+
+    The mean over a size s of what a player adds is a quadratic function of s for a game with
+    interactions of up to three players. The Shapley value is its mean over all sizes, which
+    Simpson's rule has from the ends and the middle: u is the share of the middle, and no more than
+    its share of the rows.
+
+    Returns:
+        weights [M + c] float64, of mean 1.
+    """
+    count = middle.shape[0]
+    odd = (players % 2) / 4  # square of the distance of the middle sizes from M / 2
+    ends = (players * (players - 2) / 12 - odd) / ((players / 2 - 1) ** 2 - odd)
+    u = min(1 - ends, count / (players + count))
+    single = torch.full((players,), (1 - u) / (players * (players - 1)), dtype=torch.float64)
+    weights = torch.cat([single, u / (count * middle * (players - middle)).double()])
+    return weights / weights.mean()
+
+
+def _most_halves(players: int) -> int:
+    """Nine tenths of the pairs of coalitions of the middle size: the last are long in coming."""
+    return 9 * _pairs_of_size(players, limit=1 << 60)[-1] // 10
+
+
+def _balanced_halves(players: int, count: int, seed: int) -> Tensor:
+    """Distinct coalitions of about half the players, no two of them complements, [count, W].
+
+    They are rows of Sylvester's Hadamard matrix on columns drawn anew for each block of rows: any
+    two players are together in about as many of a block's rows as apart.
+    """
+    found = torch.empty(0, _words(players), dtype=torch.int64)
+    rows = (1 << players.bit_length()) - 1
+    blocks = 0
+    while found.shape[0] < count:
+        more = -((found.shape[0] - count) // rows)
+        found = _distinct(torch.cat([found, _hadamard_rows(players, blocks, more, seed)]), players)
+        blocks += more
+    return found[:count]
+
+
+def _hadamard_rows(players: int, first: int, blocks: int, seed: int) -> Tensor:
+    """Rows of these blocks with more than one player and fewer than all but one, [<= rows, W]."""
+    digits = players.bit_length()
+    others = (1 << digits) - 1  # columns but the first, which has only ones; and rows likewise
+    order = _random_order(2 * blocks, others, seed, first=2 * first).reshape(blocks, 2, others)
+    columns, rows = 1 + order[:, 0, :players], order[:, 1].unsqueeze(-1)
+    # Entry (r, c) is negative where r & c has odd parity: so the signs of row r are the sum modulo
+    # two, over the digits of r that are one, of that digit of the columns.
+    signs = torch.zeros(blocks, 1, _words(players), dtype=torch.int64)
+    for digit in range(digits):
+        flipped = pack((columns >> digit) & 1 == 1).unsqueeze(1)
+        signs = torch.cat([signs, signs ^ flipped], 1)
+    signs = signs[:, 1:].gather(1, rows.expand(-1, -1, signs.shape[2])).flatten(0, 1)
+    bits = _complement(signs, players)
+    sizes = subset_sizes(bits)
+    return bits[(sizes >= 2) & (sizes <= players - 2)]
+
+
+def _distinct(bits: Tensor, players: int) -> Tensor:
+    """The rows [N, W] that neither repeat an earlier one nor are its complement, in their order."""
+    has_first = (bits[:, :1] & 1).bool()
+    halves = torch.where(has_first, bits, _complement(bits, players))
+    # One number stands for each pair. Should two pairs share one, the later is left out: no harm.
+    key = (halves * torch.full_like(halves[0], _ODD).cumprod(0)).sum(1)
+    _, first = np.unique(key.numpy(), return_index=True)
+    return bits[torch.from_numpy(np.sort(first))]
+
+
+def _leverage(players: int, n_samples: int, seed: int) -> Design:
+    sizes = torch.arange(1, players // 2 + 1)  # [T], of the smaller coalition of each pair
+    is_half = 2 * sizes == players
+    drawn, whole = _spread(players, _pairs(n_samples))
+    size = sizes.repeat_interleave(drawn)
+    rank = torch.arange(size.shape[0]) - (drawn.cumsum(0) - drawn).repeat_interleave(drawn)
+    # Of two halves take the one without the last player, so that no pair can come twice.
+    cut = int(drawn[~is_half].sum())
+    smaller = ops.coalitions(players, size[:cut], rank[:cut], _int64(seed))
+    without_last = players - 1 + players % 2
+    halves = ops.coalitions(without_last, size[cut:], rank[cut:], _int64(seed))
+    bits = _paired(torch.cat([smaller, halves]), players)
+
+    rows = (drawn * (1 + is_half)).double()  # of each size
+    factorial = torch.lgamma(torch.arange(1, players + 2, dtype=torch.float64))
+    log_there_are = factorial[players] - factorial[sizes] - factorial[players - sizes]
+    chance = (rows.log() - log_there_are).exp().masked_fill(whole, 1)
+    weights = 1 / (sizes * (players - sizes) * rows)  # kernel over chance: C(M, s) cancels
+    weights, chance = (x.repeat_interleave(2 * drawn) for x in (weights, chance))
+    return Design("leverage", players, bits, weights / weights.mean(), chance)
+
+
+def _spread(players: int, pairs: int) -> tuple[Tensor, Tensor]:
+    """How many pairs of each size 1, ..., M // 2 to draw, [T] int64; which sizes are whole, [T].
+
+    As many of each size s and M - s as of every other, but no more than there are.
+    """
+    there_are = torch.tensor(_pairs_of_size(players, limit=pairs + 1), dtype=torch.int64)
+    share = torch.ones(players // 2, dtype=torch.float64)
+    if players % 2 == 0:
+        share[-1] = 0.5  # one size, not two
+    # Sizes become whole from the smallest on. The level of each and all after it, if all before
+    # it are whole:
+    before = there_are.cumsum(0) - there_are
+    level = (pairs - before) / share.flip(0).cumsum(0).flip(0)
+    whole = level * share >= there_are
+    expected = torch.where(whole, there_are.double(), level[~whole][:1].sum() * share)
+    drawn = expected.floor().long()
+    left = min(pairs, int(there_are.sum())) - int(drawn.sum())
+    drawn[(drawn - expected).argsort(stable=True)[:left]] += 1
+    return drawn, drawn == there_are
+
+
+def _pairs_of_size(players: int, limit: int) -> list[int]:
+    """How many pairs of coalitions of s and M - s players there are, or the limit if fewer.
+
+    For s = 1, ..., M // 2.
+    """
+    counts, count = [], 1
+    for size in range(1, players // 2 + 1):
+        if count < 2 * limit:
+            count = count * (players - size + 1) // size
+        counts.append(min(limit, count // 2 if 2 * size == players else count))
+    return counts
+
+
+def _pairs(n_samples: int) -> int:
+    return (n_samples - 2) // 2
+
+
+def _words(players: int) -> int:
+    return -(-players // 64)
+
+
+def _single(players_of_rows: Tensor, players: int) -> Tensor:
+    """Coalitions of one player each, [N, W], of players [N]."""
+    bits = torch.zeros(players_of_rows.shape[0], _words(players), dtype=torch.int64)
+    word = (players_of_rows // 64).unsqueeze(1)
+    return bits.scatter_(1, word, (1 << (players_of_rows % 64)).unsqueeze(1))
+
+
+def _complement(bits: Tensor, players: int) -> Tensor:
+    everyone = torch.full((_words(players),), -1)
+    if players % 64:
+        everyone[-1] = (1 << players % 64) - 1
+    return bits ^ everyone
+
+
+def _paired(bits: Tensor, players: int) -> Tensor:
+    """Each row [P, W] and its complement, [2 * P, W]."""
+    return torch.stack([bits, _complement(bits, players)], 1).flatten(0, 1)
+
+
+def _coins(players: int, n: int, seed: int, first: int = 0) -> Tensor:
+    """Rows first, first + 1, ... of fair coins, [n, W]."""
+    sizes = torch.full((n,), -1)
+    return ops.coalitions(players, sizes, torch.arange(first, first + n), _int64(seed))
+
+
+def _random_order(n: int, things: int, seed: int, first: int = 0) -> Tensor:
+    """n random orders of 0, ..., things - 1, [n, things] int64."""
+    keys = _coins(64 * things, n, seed, first)  # every word is 64 random bits
+    return keys.argsort(dim=1, stable=True)
+
+
+def _int64(seed: int) -> int:
+    """The seed modulo 2^64, as ops take it."""
+    return (int(seed) + (1 << 63)) % (1 << 64) - (1 << 63)
