@@ -9,7 +9,7 @@ RUN     = PATH="$(abspath $(VENV))/bin:$$PATH" PYTHONPATH="$(CURDIR)" $(VENV)/bi
 TORCH       = torch==2.13.0
 TORCH_INDEX = https://download.pytorch.org/whl/cpu
 PACKAGES    = numpy setuptools wheel ninja pybind11 pytest pytest-benchmark captum==0.9.0 \
-              scikit-learn matplotlib tqdm ruff mypy clang-format hypothesis torch-abi-audit
+              scikit-learn shap==0.51.0 matplotlib tqdm ruff mypy clang-format hypothesis torch-abi-audit
 
 # One architecture compiles quickly; wheels get setup.py's list.
 export TORCH_CUDA_ARCH_LIST ?= 9.0

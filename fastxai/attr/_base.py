@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from ..core import engine
 from ..core.inputs import (
+    ArgumentError,
+    FeatureGroups,
     Inputs,
     TensorOrTuple,
     check,
@@ -22,11 +25,11 @@ from ..core.inputs import (
     check_inputs,
 )
 from ..core.model import Model, scalars
-from ..core.rows import Given
+from ..core.rows import Given, Rows
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_QUESTION = ("inputs", "baselines", "target", "additional_forward_args")
+_QUESTION = ("inputs", "baselines", "target", "additional_forward_args", "background")
 
 
 def captum_compatible(attribute: F) -> F:
@@ -46,6 +49,18 @@ class Query:
     inputs: Inputs  # each [B, *F_i]
     baselines: tuple[Tensor, ...]  # each [B, *F_i] or [1, *F_i]
     model: Model
+    background: tuple[Tensor, ...] | None = None  # each [K, *F_i], in place of the baselines
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a method has to tell. What it does not know by itself is None."""
+
+    values: tuple[Tensor, ...]  # each [B, *C, *F_i], or as attribute documents it
+    outputs: Tensor | None = None  # [B, *C]
+    baseline_outputs: Tensor | None = None  # [B, *C]
+    convergence_delta: Tensor | None = None  # [B, *C]
+    standard_errors: tuple[Tensor, ...] | None = None  # as values
 
 
 @dataclass(frozen=True)
@@ -55,18 +70,24 @@ class Explanation:
     Attributes:
         values: the attributions, as :meth:`Attribution.attribute` returns them: a tensor [B, *F],
             or a tuple of them for a tuple of inputs.
-        outputs: the explained output for each input, [B].
-        baseline_outputs: the same at the baselines, [B]; None for a method without baselines.
-        convergence_delta: Σ attributions − (output − baseline output) of each row, [B]: how far the
-            attributions are from adding up. None for a method that does not promise to.
+        outputs: the explained output for each input, [B], or [B, *C] where a method explains
+            several at once.
+        baseline_outputs: the same at the baselines, or its mean over the background; None for a
+            method without baselines.
+        convergence_delta: Σ attributions − (output − baseline output): how far the attributions
+            are from adding up, each feature group counted once. None for a method that does not
+            promise to.
+        standard_errors: how far the values may be off because not all coalitions were evaluated,
+            one standard deviation, in the values' form; None for a method that does not sample.
         method: the method's name, "Integrated Gradients".
-        seconds: wall time of the attribution alone, without the outputs.
+        seconds: wall time of the attribution.
     """
 
     values: TensorOrTuple
     outputs: Tensor
     baseline_outputs: Tensor | None
     convergence_delta: Tensor | None
+    standard_errors: TensorOrTuple | None
     method: str
     seconds: float
 
@@ -85,7 +106,7 @@ class Explanation:
 class Attribution:
     """An attribution method over a model.
 
-    A subclass writes ``attribute`` with its own arguments, and ``_values``, which turns a
+    A subclass writes ``attribute`` with its own arguments, and ``_find``, which turns a
     :class:`Query` and those arguments into attributions.
 
     Args:
@@ -116,20 +137,34 @@ class Attribution:
         call.apply_defaults()
         options = dict(call.arguments)
         options.pop("return_convergence_delta", None)
+        options.update(options.pop("kwargs", {}))
         has_baselines = "baselines" in options
         query = self._query(**{name: options.pop(name) for name in _QUESTION if name in options})
 
         started = time.perf_counter()
-        values = self._values(query, **options)
+        found = self._find(query, detailed=True, **options)
         seconds = time.perf_counter() - started
 
-        outputs = self._outputs(query, query.inputs.tensors)
-        at_baselines = self._outputs(query, query.baselines) if has_baselines else None
-        delta = None
-        if at_baselines is not None and self.has_convergence_delta():
-            delta = _delta(values, outputs, at_baselines)
+        outputs, at_baselines, delta = (
+            found.outputs,
+            found.baseline_outputs,
+            found.convergence_delta,
+        )
+        if outputs is None:
+            outputs = self._outputs(query, query.inputs.tensors)
+        if at_baselines is None and has_baselines:
+            at_baselines = self._outputs(query, query.baselines)
+        if delta is None and at_baselines is not None and self.has_convergence_delta():
+            delta = _delta(found.values, outputs, at_baselines)
+        errors = found.standard_errors
         return Explanation(
-            query.inputs.pack(values), outputs, at_baselines, delta, self.get_name(), seconds
+            values=query.inputs.pack(found.values),
+            outputs=outputs,
+            baseline_outputs=at_baselines,
+            convergence_delta=delta,
+            standard_errors=None if errors is None else query.inputs.pack(errors),
+            method=self.get_name(),
+            seconds=seconds,
         )
 
     def has_convergence_delta(self) -> bool:
@@ -159,11 +194,15 @@ class Attribution:
     ) -> Query:
         checked = check_inputs(inputs, self._differentiates)
         checked_baselines = check_baselines(baselines, checked)
+        checked = checked.in_dtypes_of(checked_baselines)
         forward_args = check_forward_args(additional_forward_args, self._differentiates)
-        model = Model(self.forward_func, checked.batch, target, forward_args)
+        model = Model(
+            self.forward_func, checked.batch, target, forward_args, row_by_row=self._differentiates
+        )
         return Query(checked, checked_baselines, model)
 
-    def _values(self, query: Query, **options: Any) -> tuple[Tensor, ...]:
+    def _find(self, query: Query, detailed: bool, **options: Any) -> Found:
+        """Answers the query; ``detailed`` asks for what costs more than the attributions."""
         raise NotImplementedError
 
     @staticmethod
@@ -173,9 +212,15 @@ class Attribution:
 
 
 class GradientAttribution(Attribution):
-    """An attribution method that differentiates the model."""
+    """An attribution method that differentiates the model: it writes ``_values``."""
 
     _differentiates = True
+
+    def _find(self, query: Query, detailed: bool, **options: Any) -> Found:
+        return Found(self._values(query, **options))
+
+    def _values(self, query: Query, **options: Any) -> tuple[Tensor, ...]:
+        raise NotImplementedError
 
     def compute_convergence_delta(
         self,
@@ -212,6 +257,83 @@ class GradientAttribution(Attribution):
     def _convergence_delta(self, query: Query, values: tuple[Tensor, ...]) -> Tensor:
         outputs = self._outputs(query, query.inputs.tensors)
         return _delta(values, outputs, self._outputs(query, query.baselines))
+
+
+class PerturbationAttribution(Attribution):
+    """An attribution method that compares the model's outputs for changed inputs.
+
+    The forward function may give one number a row, many, or one answer for the batch as a whole.
+    """
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return True
+
+    def _outputs_at_inputs(self, query: Query, limit: int | None = None) -> Tensor:
+        """f(x), [B, *C]; tells whether the model answers for the batch, and so comes first."""
+        given = Given(query.inputs.tensors, query.inputs.batch)
+        at_least_two = None if limit is None else max(2, limit)  # or it would not be told
+        outputs = engine.values(query.model, given, at_least_two)[0]
+        _check_numbers(outputs[None], 0)
+        return outputs
+
+    @staticmethod
+    def _outputs(query: Query, tensors: tuple[Tensor, ...]) -> Tensor:
+        """The outputs at each row, [B, *C]."""
+        return engine.values(query.model, Given(tensors, query.inputs.batch))[0]
+
+    def _stream(
+        self,
+        query: Query,
+        rows: Rows,
+        visit: Callable[[Tensor, slice, slice], None],
+        limit: int | None = None,
+        show_progress: bool = False,
+    ) -> None:
+        """Shows ``visit`` the outputs [r, b, *C] for every block of rows."""
+
+        def look(outputs: Tensor, repeats: slice, examples: slice) -> None:
+            if query.model.whole_batch:  # its answer's first dimension stands for the examples
+                examples = slice(0, outputs.shape[1])
+            _check_numbers(outputs, examples.start)
+            visit(outputs, repeats, examples)
+
+        title = f"{self.get_name()} attribution" if show_progress else None
+        engine.stream(query.model, rows, look, limit, title)
+
+    def _values_of(
+        self, query: Query, rows: Rows, limit: int | None = None, show_progress: bool = False
+    ) -> Tensor:
+        """The outputs for all rows, [R, B, *C]."""
+        title = f"{self.get_name()} attribution" if show_progress else None
+        outputs = engine.values(query.model, rows, limit, title)
+        _check_numbers(outputs, 0)
+        return outputs
+
+
+def check_groups_for_batch(query: Query, groups: FeatureGroups) -> None:
+    """One answer for the batch needs one grouping for the batch."""
+    check(
+        groups.one_for_all or not query.model.whole_batch,
+        "feature_mask",
+        "one row for all examples, as forward_func gives one answer for the batch",
+        "one for each example",
+    )
+
+
+def result_dtype(outputs: Tensor) -> torch.dtype:
+    """float64 for outputs in float64, otherwise float32."""
+    return torch.float64 if outputs.dtype == torch.float64 else torch.float32
+
+
+def _check_numbers(outputs: Tensor, start: int) -> None:  # [r, b, *C], examples from start on
+    # Only where looking is free: on an accelerator it would make every block wait for the device.
+    if outputs.device.type != "cpu" or not math.isnan(outputs.sum()):
+        return
+    nan = outputs.isnan().reshape(*outputs.shape[:2], -1).any(2).any(0)
+    if nan.any():  # an infinite sum may be NaN without any
+        row = start + int(nan.nonzero()[0])
+        raise ArgumentError(f"forward_func: expected numbers, got NaN for row {row} of the inputs")
 
 
 def _delta(values: tuple[Tensor, ...], outputs: Tensor, baseline_outputs: Tensor) -> Tensor:

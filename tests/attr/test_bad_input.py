@@ -45,7 +45,6 @@ BEFORE_ANY_CALL = {
 IG_ONLY = {
     "baseline shape": (X, {"baselines": X[:, :3]}, "baselines: expected the input's shape"),
     "baseline rows": (X, {"baselines": X[:2]}, "baselines: expected the input's shape"),
-    "baseline without batch": (X, {"baselines": X[0]}, "baselines: expected the input's shape"),
     "baseline count": (X, {"baselines": (0, 0)}, "baselines: expected one for each of the 1"),
     "baseline kind": (X, {"baselines": "zero"}, "baselines: expected a number or a torch.Tensor"),
     "baseline list": (X, {"baselines": [0]}, "baselines: expected a number or a torch.Tensor"),

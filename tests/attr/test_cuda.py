@@ -33,9 +33,9 @@ def test_tuples_extra_arguments_and_delta():
     model = TwoInputs().double()
     inputs = (torch.randn(5, 4).double(), torch.randn(5, 2, 3).double())
     shift = torch.rand(5, 6).double()
-    expected = IntegratedGradients(model).explain(inputs, 0.1, 1, shift)
+    expected = IntegratedGradients(model).explain(inputs, (0.1, 0.2), 1, shift)
     found = IntegratedGradients(copy.deepcopy(model).cuda()).explain(
-        tuple(x.cuda() for x in inputs), 0.1, 1, shift.cuda()
+        tuple(x.cuda() for x in inputs), (0.1, 0.2), 1, shift.cuda()
     )
     torch.testing.assert_close(tuple(v.cpu() for v in found.values), expected.values, **CLOSE)
     delta = found.convergence_delta.cpu()

@@ -1,0 +1,312 @@
+"""What the output loses without a feature: FeatureAblation, Occlusion, FeaturePermutation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.inputs import (
+    FeatureGroups,
+    Inputs,
+    TensorOrTuple,
+    check,
+    check_feature_mask,
+    check_limit,
+    check_seed,
+)
+from ..core.rows import MaskPieces, OneOff, Permuted, Rows
+from ..core.windows import check_windows
+from ._base import (
+    Found,
+    PerturbationAttribution,
+    Query,
+    captum_compatible,
+    check_groups_for_batch,
+    result_dtype,
+)
+
+
+class FeatureAblation(PerturbationAttribution):
+    """How much the output falls when a feature, or a group of them, is set to its baseline.
+
+    f(x) − f(x with the group at its baseline): one model row for each group.
+    """
+
+    @captum_compatible
+    def attribute(
+        self,
+        inputs: TensorOrTuple,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        feature_mask: Any = None,
+        perturbations_per_eval: int | None = None,
+        show_progress: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Attributes the chosen output to the groups of features.
+
+        Args:
+            inputs: a tensor [B, *F] of any dtype, or a tuple of tensors [B, *F_i].
+            baselines: what stands for an absent feature: None (zeros), a number, a tensor of the
+                input's shape or that broadcasts to it (one row, one value for each channel), or a
+                tuple of those, one for each input.
+            target: which output is explained, as for :class:`IntegratedGradients`; None explains
+                every output.
+            additional_forward_args: extra arguments for the forward function, a tuple or a single
+                one. Tensors whose first dimension is B are repeated along with the rows.
+            feature_mask: integer ids that group features, in the input's shape or one that
+                broadcasts to it: with one row for all examples or one for each. Ids are shared by
+                the tensors of a tuple; gaps do no harm. None: every feature by itself.
+            perturbations_per_eval: at most so many groups (times B rows) in one call of the model;
+                None to choose for speed.
+            show_progress: whether to show a tqdm bar on stderr.
+            **kwargs: ignored with a warning, as Captum's are.
+
+        Returns:
+            Attributions in the form of the inputs and the dtype of the outputs, without a graph:
+            [B, *F_i] for one output a row; [B·C, *F_i] for C outputs a row; [1, *F_i] for one
+            output for the batch.
+
+        Raises:
+            ArgumentError: an argument is not what is documented, or an output is NaN.
+            IndexError: a target is out of the output's range.
+        """
+        if kwargs:
+            warnings.warn(f"{self.get_name()} ignores {', '.join(kwargs)}", stacklevel=3)
+        query = self._query(inputs, baselines, target, additional_forward_args)
+        found = self._find(query, False, feature_mask, perturbations_per_eval, show_progress)
+        return query.inputs.pack(found.values)
+
+    def _find(  # type: ignore[override]
+        self,
+        query: Query,
+        detailed: bool,
+        feature_mask: Any,
+        perturbations_per_eval: int | None,
+        show_progress: bool,
+        **ignored: Any,
+    ) -> Found:
+        groups = check_feature_mask(feature_mask, query.inputs)
+        rows = OneOff(
+            query.inputs.tensors,
+            query.baselines,
+            tuple(_own_row(b, query.inputs) for b in query.baselines),
+            tuple(MaskPieces(mask, groups.count) for mask in groups.masks),
+            groups.count,
+        )
+        outputs, drops = self._drops(query, rows, perturbations_per_eval, show_progress, groups)
+        return Found(flatten_outputs(groups.spread(drops), outputs), outputs)
+
+    def _drops(
+        self,
+        query: Query,
+        rows: Rows,
+        perturbations_per_eval: int | None,
+        show_progress: bool,
+        groups: FeatureGroups | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """f(x), [B, *C], and how much it falls in each repeat of the rows, [B, *C, R]."""
+        limit = check_limit(perturbations_per_eval, query.inputs.batch)
+        outputs = self._outputs_at_inputs(query, limit)
+        if groups is not None:
+            check_groups_for_batch(query, groups)
+        changed = self._values_of(query, rows, limit, show_progress)
+        if not outputs.dtype.is_signed:  # a truth value or an unsigned number, but they may rise
+            outputs, changed = outputs.long(), changed.long()
+        return outputs, (outputs - changed).movedim(0, -1)
+
+
+class Occlusion(FeatureAblation):
+    """How much the output falls when a window that slides over the input is set to its baseline.
+
+    A feature gets the mean over the windows that cover it.
+
+    Source: Zeiler and Fergus, "Visualizing and understanding convolutional networks" (2014).
+    """
+
+    @captum_compatible
+    def attribute(  # type: ignore[override]
+        self,
+        inputs: TensorOrTuple,
+        sliding_window_shapes: Any,
+        strides: Any = None,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        perturbations_per_eval: int | None = None,
+        show_progress: bool = False,
+    ) -> Any:
+        """Attributes the chosen output to the features.
+
+        Args:
+            inputs: a tensor [B, *F] of any dtype, or a tuple of tensors [B, *F_i].
+            sliding_window_shapes: the window's extent in each feature dimension, (3, 16, 16) for
+                images [B, 3, H, W]; a tuple of those for a tuple of inputs, which are occluded one
+                by one.
+            strides: the window's steps: an int, or a tuple with one for each dimension; a tuple of
+                either for a tuple of inputs. None: 1. The last window is cut off at the end.
+            baselines: as for :class:`FeatureAblation`.
+            target: as for :class:`FeatureAblation`.
+            additional_forward_args: as for :class:`FeatureAblation`.
+            perturbations_per_eval: at most so many windows (times B rows) in one call of the model;
+                None to choose for speed.
+            show_progress: whether to show a tqdm bar on stderr.
+
+        Returns:
+            As :class:`FeatureAblation`, in float64 for outputs in float64, otherwise float32.
+
+        Raises:
+            ArgumentError, IndexError: as :class:`FeatureAblation`; or a window is larger than the
+                input, or its stride larger than the window.
+        """
+        query = self._query(inputs, baselines, target, additional_forward_args)
+        found = self._find(
+            query, False, sliding_window_shapes, strides, perturbations_per_eval, show_progress
+        )
+        return query.inputs.pack(found.values)
+
+    def _find(  # type: ignore[override]
+        self,
+        query: Query,
+        detailed: bool,
+        sliding_window_shapes: Any,
+        strides: Any,
+        perturbations_per_eval: int | None,
+        show_progress: bool,
+    ) -> Found:
+        windows = check_windows(sliding_window_shapes, strides, query.inputs)
+        rows = OneOff(
+            query.inputs.tensors,
+            query.baselines,
+            tuple(_own_row(b, query.inputs) for b in query.baselines),
+            windows,
+            windows[-1].first + windows[-1].count,
+        )
+        outputs, drops = self._drops(query, rows, perturbations_per_eval, show_progress)
+        each = drops.to(result_dtype(outputs)).split([w.count for w in windows], dim=-1)
+        values = tuple(w.spread(drop) for w, drop in zip(windows, each, strict=True))
+        return Found(flatten_outputs(values, outputs), outputs)
+
+
+class FeaturePermutation(FeatureAblation):
+    """How much the output falls when a feature's values are shuffled among the examples.
+
+    The tensors that share a group are shuffled alike. Meant for a batch; for a single example
+    there is nothing to shuffle, and the attributions are zero.
+
+    Source: Breiman, "Random forests" (2001); Fisher, Rudin and Dominici, "All models are wrong, but
+    many are useful" (2019).
+
+    Args:
+        forward_func: as for every method.
+        perm_func: takes the inputs [B, *F] and a boolean mask of the features in question, [1, *F]
+            or [B, *F], and returns the inputs with these shuffled. None: a random permutation other
+            than the identity.
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        perm_func: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ):
+        super().__init__(forward_func)
+        fine = perm_func is None or callable(perm_func)
+        check(fine, "perm_func", "a callable or None", repr(perm_func))
+        self.perm_func = perm_func
+
+    @captum_compatible
+    def attribute(  # type: ignore[override]
+        self,
+        inputs: TensorOrTuple,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        feature_mask: Any = None,
+        perturbations_per_eval: int | None = None,
+        show_progress: bool = False,
+        *,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Attributes the chosen output to the groups of features.
+
+        Args:
+            inputs: as for :class:`FeatureAblation`.
+            target: as for :class:`FeatureAblation`.
+            additional_forward_args: as for :class:`FeatureAblation`.
+            feature_mask: as for :class:`FeatureAblation`.
+            perturbations_per_eval: as for :class:`FeatureAblation`.
+            show_progress: as for :class:`FeatureAblation`.
+            seed: decides the permutations; None takes one from torch's default generator.
+            **kwargs: ignored with a warning, as Captum's are.
+
+        Returns:
+            As :class:`FeatureAblation`.
+
+        Raises:
+            ArgumentError, IndexError: as :class:`FeatureAblation`.
+        """
+        if kwargs:
+            warnings.warn(f"{self.get_name()} ignores {', '.join(kwargs)}", stacklevel=3)
+        query = self._query(inputs, None, target, additional_forward_args)
+        found = self._find(query, False, feature_mask, perturbations_per_eval, show_progress, seed)
+        return query.inputs.pack(found.values)
+
+    def _find(  # type: ignore[override]
+        self,
+        query: Query,
+        detailed: bool,
+        feature_mask: Any,
+        perturbations_per_eval: int | None,
+        show_progress: bool,
+        seed: int | None,
+        **ignored: Any,
+    ) -> Found:
+        x, batch = query.inputs.tensors, query.inputs.batch
+        groups = check_feature_mask(feature_mask, query.inputs)
+        rows: Rows
+        if self.perm_func is None:
+            shuffled = _shuffles(groups.count, batch, check_seed(seed)).to(x[0].device)
+            pieces = tuple(MaskPieces(mask, groups.count) for mask in groups.masks)
+            rows = OneOff(x, x, (shuffled,) * len(x), pieces, groups.count)
+        else:
+            check(seed is None, "seed", "None, as perm_func decides the permutations", seed)
+            rows = Permuted(x, groups.masks, groups.count, self.perm_func)
+        if batch == 1:
+            warnings.warn(
+                f"{self.get_name()}: one example has none to be shuffled with; its attributions "
+                "are zero",
+                stacklevel=4,
+            )
+            outputs = self._outputs_at_inputs(query, check_limit(perturbations_per_eval, batch))
+            nothing = outputs.new_zeros(*outputs.shape, groups.count)
+            return Found(flatten_outputs(groups.spread(nothing), outputs), outputs)
+        outputs, drops = self._drops(query, rows, perturbations_per_eval, show_progress, groups)
+        return Found(flatten_outputs(groups.spread(drops), outputs), outputs)
+
+
+def flatten_outputs(values: tuple[Tensor, ...], outputs: Tensor) -> tuple[Tensor, ...]:
+    """[B, *C, *F_i] as [B·C, *F_i], Captum's form for these methods."""
+    return tuple(v.flatten(0, outputs.dim() - 1) for v in values)
+
+
+def _own_row(baseline: Tensor, inputs: Inputs) -> Tensor:  # [1, B]
+    """Which row of the baseline is each example's."""
+    if baseline.shape[0] == 1:
+        return torch.zeros(1, inputs.batch, dtype=torch.int64, device=baseline.device)
+    return torch.arange(inputs.batch, device=baseline.device)[None]
+
+
+def _shuffles(count: int, batch: int, seed: int) -> Tensor:  # [count, B] int64
+    """Random permutations of the examples, none of them the identity where that can be had."""
+    generator = torch.Generator().manual_seed(seed)
+    identity = torch.arange(batch)
+    orders = identity.repeat(count, 1)
+    while batch > 1 and (same := (orders == identity).all(1)).any():
+        draw = torch.rand(int(same.sum()), batch, generator=generator, dtype=torch.float64)
+        orders[same] = draw.argsort(1)
+    return orders

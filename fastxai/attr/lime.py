@@ -1,0 +1,702 @@
+"""LIME: a simple model fitted to the outputs near an input."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from ..core import engine
+from ..core.designs import bernoulli_pairs, unpack
+from ..core.inputs import (
+    FeatureGroups,
+    Inputs,
+    TensorOrTuple,
+    check,
+    check_count,
+    check_feature_mask,
+    check_limit,
+    check_seed,
+)
+from ..core.linear_fits import Lasso, LinearFit, LocalRegression, fit_rows, is_wide
+from ..core.model import Model
+from ..core.progress import bar
+from ..core.rows import Coalitions, Given, part
+from ._base import (
+    Found,
+    PerturbationAttribution,
+    Query,
+    _check_numbers,
+    captum_compatible,
+    check_groups_for_batch,
+    result_dtype,
+)
+
+_MOST_IDS = 10_000_000
+_COINS_AT_ONCE = 32_704  # players, a whole number of words that the coalitions op takes
+_BYTES_KEPT = 1 << 26  # of perturbed inputs that custom functions made, at a time
+
+
+@dataclass(frozen=True)
+class ExpKernel:
+    """A similarity of exp(−d² / (2 width²)), d a distance between model inputs as flat vectors.
+
+    It may be called as any ``similarity_func``; :class:`Lime` knows it, and works the distances
+    out from the coalitions.
+
+    Args:
+        distance_mode: "cosine", one minus the cosine of the angle; or "euclidean".
+        kernel_width: the width, in units of the distance.
+
+    Raises:
+        ArgumentError: the mode is another, or the width is not above zero.
+    """
+
+    distance_mode: str = "cosine"
+    kernel_width: float = 1.0
+
+    def __post_init__(self) -> None:
+        modes = ("cosine", "euclidean")
+        check(self.distance_mode in modes, "distance_mode", "one of {}", self.distance_mode, modes)
+        check(self.kernel_width > 0, "kernel_width", "a width above 0", self.kernel_width)
+
+    def __call__(
+        self, original: TensorOrTuple, perturbed: TensorOrTuple, interpretable: Any, **kwargs: Any
+    ) -> float:
+        x, p = _flat(original), _flat(perturbed)
+        if self.distance_mode == "cosine":
+            distance = _cosine_distance(x @ p, x @ x, p @ p)
+        else:
+            distance = (x - p).norm()
+        return float(self.of_distance(distance))
+
+    def of_distance(self, distance: Tensor) -> Tensor:
+        return (distance.square() / (-2 * self.kernel_width**2)).exp()
+
+
+def get_exp_kernel_similarity_function(
+    distance_mode: str = "cosine", kernel_width: float = 1.0
+) -> ExpKernel:
+    """A similarity function for :class:`Lime` and :class:`LimeBase`: :class:`ExpKernel`."""
+    return ExpKernel(distance_mode, kernel_width)
+
+
+class LimeBase(PerturbationAttribution):
+    """A simple model fitted to the model's outputs for samples near an input, weighted by nearness.
+
+    All of it is yours: how samples are drawn, in which space, how they weigh, what is fitted.
+    :class:`Lime` is the usual choice. For B > 1 rows the forward function must give one number for
+    the batch.
+
+    Source: Ribeiro, Singh and Guestrin, "'Why should I trust you?' Explaining the predictions of
+    any classifier" (2016).
+
+    Args:
+        forward_func: as for every method.
+        interpretable_model: :class:`Lasso`, :class:`Ridge`, :class:`LeastSquares`, or an object
+            with ``fit(dataloader)``, whose one batch is (interpretable inputs [N, M], outputs [N],
+            weights [N]) in float32, and ``representation()``. Its latest fit is left in it.
+        similarity_func: takes (inputs, perturbed inputs, interpretable sample [1, M], **kwargs),
+            returns the sample's weight.
+        perturb_func: takes (inputs, **kwargs), returns one sample, or a generator of samples.
+        perturb_interpretable_space: whether samples are interpretable, [1, M], or model inputs.
+        from_interp_rep_transform: takes (interpretable sample, inputs, **kwargs), returns the model
+            inputs it stands for. Needed for samples in the interpretable space.
+        to_interp_rep_transform: takes (perturbed inputs, inputs, **kwargs), returns their
+            interpretable form [1, M]. Needed for samples of model inputs.
+
+    Raises:
+        ArgumentError: one of them is not what is documented.
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        interpretable_model: Any,
+        similarity_func: Callable[..., Any],
+        perturb_func: Callable[..., Any],
+        perturb_interpretable_space: bool,
+        from_interp_rep_transform: Callable[..., Any] | None,
+        to_interp_rep_transform: Callable[..., Any] | None,
+    ):
+        super().__init__(forward_func)
+        if perturb_interpretable_space:
+            needed, name = from_interp_rep_transform, "from_interp_rep_transform"
+        else:
+            needed, name = to_interp_rep_transform, "to_interp_rep_transform"
+        _check_callable(similarity_func, "similarity_func")
+        _check_callable(perturb_func, "perturb_func")
+        _check_callable(needed, name)
+        fits = isinstance(interpretable_model, LinearFit) or all(
+            callable(getattr(interpretable_model, part, None)) for part in ("fit", "representation")
+        )
+        check(
+            fits,
+            "interpretable_model",
+            "Lasso, Ridge, LeastSquares or an object with fit(dataloader) and representation()",
+            repr(interpretable_model),
+        )
+        self.interpretable_model = interpretable_model
+        self.similarity_func: Any = similarity_func
+        self.perturb_func = perturb_func
+        self.perturb_interpretable_space = perturb_interpretable_space
+        self.from_interp_rep_transform: Any = from_interp_rep_transform
+        self.to_interp_rep_transform: Any = to_interp_rep_transform
+
+    @captum_compatible
+    def attribute(
+        self,
+        inputs: TensorOrTuple,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        n_samples: int = 50,
+        perturbations_per_eval: int | None = None,
+        show_progress: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Fits the interpretable model.
+
+        Args:
+            inputs: a tensor [B, *F] of any dtype, or a tuple of tensors [B, *F_i].
+            target: which output is explained, as for :class:`IntegratedGradients`.
+            additional_forward_args: as for :class:`FeatureAblation`.
+            n_samples: how many samples; fewer, with a warning, if a generator ends before.
+            perturbations_per_eval: at most so many samples (of B rows) in one call of the model;
+                None to choose for speed.
+            show_progress: whether to show a tqdm bar on stderr.
+            **kwargs: given to the functions that draw, transform and weigh samples.
+
+        Returns:
+            What the interpretable model's ``representation()`` is; the coefficients [1, M] of a
+            :class:`Lasso`, :class:`Ridge` or :class:`LeastSquares`, float64 for outputs in float64,
+            otherwise float32.
+
+        Raises:
+            ArgumentError: an argument is not what is documented, a function returned what cannot be
+                used, or the output is NaN or not one number for a sample.
+            IndexError: a target is out of the output's range.
+        """
+        query = self._query(inputs, None, target, additional_forward_args)
+        found = self._find(query, False, n_samples, perturbations_per_eval, show_progress, **kwargs)
+        return found.values[0]
+
+    def _find(  # type: ignore[override]
+        self,
+        query: Query,
+        detailed: bool,
+        n_samples: int,
+        perturbations_per_eval: int | None,
+        show_progress: bool,
+        **kwargs: Any,
+    ) -> Found:
+        n = check_count(n_samples, "n_samples")
+        limit = check_limit(perturbations_per_eval, query.inputs.batch)
+        with self._progress(show_progress, n * query.inputs.batch) as advance:
+            samples = self._evaluate(query, self.perturb_func, kwargs, n, limit, advance)
+        answers = samples.values[0].numel()
+        batch = query.inputs.batch
+        check(
+            answers == 1 or batch == 1 or query.model.whole_batch,
+            "forward_func",
+            "one number for the batch of {} rows (Lime explains every row)",
+            f"{answers} numbers",
+            batch,
+        )
+        check(answers == 1, "target", "one that leaves one number a sample", f"{answers} numbers")
+        outputs = self._outputs_at_inputs(query, limit) if detailed else None
+        if not isinstance(self.interpretable_model, LinearFit):
+            return Found((self._represent(samples, samples.values[:, 0]),), outputs)
+        coefficients = fit_rows(self.interpretable_model, *samples.in_float64())
+        return Found((coefficients.T.to(result_dtype(samples.values)),), outputs)
+
+    def _represent(self, samples: _Samples, values: Tensor) -> Any:  # [N]
+        """What the user's model is after a fit to the samples, with these outputs."""
+        columns = (samples.interpretable, values, samples.weights)
+        dataset = TensorDataset(*(column.to(torch.float32) for column in columns))
+        # A loader draws a seed even where it shuffles nothing: not from the global generator.
+        apart = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            loader = DataLoader(dataset, batch_size=len(values), generator=apart)
+            self.interpretable_model.fit(loader)
+            return self.interpretable_model.representation()
+
+    def _evaluate(
+        self,
+        query: Query,
+        perturb: Callable[..., Any],
+        kwargs: dict[str, Any],
+        n: int,
+        limit: int | None,
+        advance: Callable[[int], object],
+        example: int = 0,
+    ) -> _Samples:
+        """Draws n samples for one example, or one batch, and asks the model about them."""
+        batch = query.inputs.batch
+        fitting = _BYTES_KEPT // max(1, _row_bytes(query.inputs) * batch)
+        at_once = max(1, min(1024, fitting), (limit or 0) // max(1, batch))
+        interpretable, weights, values = [], [], []
+        with torch.no_grad():
+            samples = itertools.islice(self._draw(query.inputs, perturb, kwargs), n)
+            while block := list(itertools.islice(samples, at_once)):
+                rows = _Perturbed(query.inputs, [sample for sample, _, _ in block])
+                outputs = engine.values(query.model, rows, limit)
+                _check_numbers(outputs, example)
+                values.append(outputs.reshape(len(block), -1))
+                interpretable += [z for _, z, _ in block]
+                weights += [weight for _, _, weight in block]
+                advance(len(block) * batch)
+        check(len(values) > 0, "perturb_func", "at least one sample", "none")
+        if len(weights) < n:
+            warnings.warn(
+                f"perturb_func: its generator ended after {len(weights)} of {n} samples",
+                stacklevel=6,
+            )
+        return _Samples(torch.cat(interpretable), torch.cat(weights), torch.cat(values))
+
+    def _draw(
+        self, inputs: Inputs, perturb: Callable[..., Any], kwargs: dict[str, Any]
+    ) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:
+        """Samples without end: model inputs, their interpretable form [1, M], their weight [1]."""
+        given = inputs.pack(inputs.tensors)
+        for sample in _endless(perturb, given, kwargs):
+            if self.perturb_interpretable_space:
+                z = _check_interpretable(sample, "perturb_func")
+                perturbed = self.from_interp_rep_transform(sample, given, **kwargs)
+                rows = _check_perturbed(perturbed, inputs, "from_interp_rep_transform")
+            else:
+                perturbed = sample
+                rows = _check_perturbed(sample, inputs, "perturb_func")
+                z = self.to_interp_rep_transform(sample, given, **kwargs)
+                z = _check_interpretable(z, "to_interp_rep_transform")
+            weight = self.similarity_func(given, perturbed, z, **kwargs)
+            yield rows, z, _check_weight(weight, rows[0].device)
+
+    def _progress(
+        self, show: bool, total: int
+    ) -> contextlib.AbstractContextManager[Callable[[int], object]]:
+        return bar(f"{self.get_name()} attribution" if show else None, total)
+
+
+class Lime(LimeBase):
+    """The coefficients of a linear model that is fitted to the outputs near the input.
+
+    Every group of features keeps the input's values or takes the baseline's, by a fair coin;
+    outputs weigh by how near the coalition's row is to the input; the groups' presence, 0 or 1, is
+    what the linear model knows. Coalitions come in pairs of complements, which cancels some of the
+    chance in them. Every example of the batch shares them.
+
+    Source: Ribeiro, Singh and Guestrin, "'Why should I trust you?' Explaining the predictions of
+    any classifier" (2016).
+
+    Args:
+        forward_func: as for every method.
+        interpretable_model: as for :class:`LimeBase`; None: ``Lasso(alpha=0.01)``. Fits with
+            :class:`Lasso`, :class:`Ridge` and :class:`LeastSquares` keep no samples.
+        similarity_func: as for :class:`LimeBase`; None:
+            ``get_exp_kernel_similarity_function("cosine", kernel_width=1.0)``. What that function
+            returns is worked out for all samples at once; any other is called for each.
+        perturb_func: as for :class:`LimeBase`, for samples [1, greatest id + 1] of zeros and ones;
+            None for fair coins.
+
+    The two functions are called with the keywords ``baselines``, ``feature_mask`` and
+    ``num_interp_features``, for one example at a time.
+
+    Raises:
+        ArgumentError: one of them is not what is documented.
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        interpretable_model: Any = None,
+        similarity_func: Callable[..., Any] | None = None,
+        perturb_func: Callable[..., Any] | None = None,
+    ):
+        super().__init__(
+            forward_func,
+            Lasso(alpha=0.01) if interpretable_model is None else interpretable_model,
+            ExpKernel() if similarity_func is None else similarity_func,
+            fair_coins if perturb_func is None else perturb_func,
+            True,
+            at_coalition,
+            None,
+        )
+
+    @captum_compatible
+    def attribute(  # type: ignore[override]
+        self,
+        inputs: TensorOrTuple,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        feature_mask: Any = None,
+        n_samples: int = 25,
+        perturbations_per_eval: int | None = None,
+        return_input_shape: bool = True,
+        show_progress: bool = False,
+        *,
+        seed: int | None = None,
+    ) -> Any:
+        """Attributes the chosen output to the groups of features.
+
+        Args:
+            inputs: as for :class:`FeatureAblation`.
+            baselines: what stands for an absent feature, as for :class:`FeatureAblation`.
+            target: as for :class:`FeatureAblation`.
+            additional_forward_args: as for :class:`FeatureAblation`.
+            feature_mask: as for :class:`FeatureAblation`.
+            n_samples: coalitions to evaluate for each example.
+            perturbations_per_eval: at most so many rows in one call of the model; None to choose
+                for speed.
+            return_input_shape: False for one number for each group rather than for each feature.
+            show_progress: whether to show a tqdm bar on stderr.
+            seed: decides the coalitions; None takes one from torch's default generator. A
+                ``perturb_func`` of your own decides for itself.
+
+        Returns:
+            Attributions in the form of the inputs, float64 for outputs in float64, otherwise
+            float32, without a graph: [B, *F_i] for one output a row, [B, *C, *F_i] for several,
+            [1, *F_i] for one output for the batch. With ``return_input_shape=False`` one tensor
+            [B, *C, greatest id − least id + 1].
+
+        Raises:
+            ArgumentError, IndexError: as :class:`FeatureAblation` and :class:`LimeBase`; or all
+                weights of an example are zero.
+        """
+        query = self._query(inputs, baselines, target, additional_forward_args)
+        found = self._find(
+            query,
+            False,
+            feature_mask,
+            n_samples,
+            perturbations_per_eval,
+            return_input_shape,
+            show_progress,
+            seed,
+        )
+        return query.inputs.pack(found.values) if return_input_shape else found.values[0]
+
+    def _find(  # type: ignore[override]
+        self,
+        query: Query,
+        detailed: bool,
+        feature_mask: Any,
+        n_samples: int,
+        perturbations_per_eval: int | None,
+        return_input_shape: bool,
+        show_progress: bool,
+        seed: int | None,
+    ) -> Found:
+        groups = check_feature_mask(feature_mask, query.inputs)
+        n = check_count(n_samples, "n_samples")
+        limit = check_limit(perturbations_per_eval)
+        is_known = self.perturb_func is fair_coins and isinstance(self.similarity_func, ExpKernel)
+        if not (is_known and return_input_shape):
+            _check_ids(groups)
+        bits = None
+        if self.perturb_func is fair_coins:
+            bits = _flip_coins(groups.count, n, check_seed(seed))
+        elif seed is not None:
+            check_seed(seed)
+
+        outputs = self._outputs_at_inputs(query, limit)  # [B, *C]
+        check_groups_for_batch(query, groups)
+        errors = None
+        if is_known:
+            assert bits is not None
+            coefficients, errors = self._fit_coalitions(
+                query, groups, bits, outputs, limit, show_progress, detailed
+            )
+        else:
+            coefficients = self._fit_samples(query, groups, bits, n, outputs, limit, show_progress)
+
+        shape = outputs.shape[:1] if outputs.numel() == outputs.shape[0] else outputs.shape
+
+        def arrange(values: Tensor) -> tuple[Tensor, ...]:  # [P, M, C]
+            """In the form that attribute returns."""
+            values = values.mT.reshape(*shape, groups.count).to(result_dtype(outputs))
+            return groups.spread(values) if return_input_shape else (_by_id(values, groups),)
+
+        if not detailed:
+            return Found(arrange(coefficients))
+        at_baselines = Given(query.baselines, query.inputs.batch)
+        return Found(
+            arrange(coefficients),
+            outputs,
+            self._values_of(query, at_baselines, limit)[0],
+            standard_errors=None if errors is None else arrange(errors),
+        )
+
+    def _fit_coalitions(
+        self,
+        query: Query,
+        groups: FeatureGroups,
+        bits: Tensor,  # [N, W]
+        outputs: Tensor,  # [B, *C]
+        limit: int | None,
+        show_progress: bool,
+        detailed: bool,
+    ) -> tuple[Tensor, Tensor | None]:  # [P, M, C] both
+        """The coefficients and their standard errors, all coalitions weighed by the kernel."""
+        fit, m, n = self.interpretable_model, groups.count, bits.shape[0]
+        baselines = tuple(baseline[:, None] for baseline in query.baselines)  # [B, 1, *F_i]
+        rows = Coalitions(query.inputs.tensors, baselines, bits, groups.masks)
+        start = _by_problem(outputs[None], query)[0].to(torch.float64)  # [P, C]
+        weigh = _weigher(self.similarity_func, query, groups)
+        local = LocalRegression(bits, m, weigh, start)
+        adds_up = isinstance(fit, LinearFit) and not is_wide(n, m)
+        kept = start.new_empty(n, *start.shape) if detailed or not adds_up else None
+
+        def add(values: Tensor, repeats: slice, examples: slice) -> None:
+            problems = slice(0, 1) if query.model.whole_batch else examples
+            values = _by_problem(values, query)
+            if adds_up:
+                local.add(values, repeats, problems)
+            if kept is not None:
+                kept[repeats, problems] = values.to(kept.dtype)
+
+        self._stream(query, rows, add, limit, show_progress)
+        if adds_up:
+            found = local.solve(fit)
+            return found, None if kept is None else local.standard_errors(fit, found, kept)
+        assert kept is not None
+        z = unpack(bits, m).to(start.device)
+        found = start.new_empty(start.shape[0], m, start.shape[1])
+        for p in range(len(found)):
+            weights = local.weights(slice(p, p + 1))[:, 0]
+            found[p] = self._coefficients(_Samples(z, weights, kept[:, p]))
+        return found, None
+
+    def _fit_samples(
+        self,
+        query: Query,
+        groups: FeatureGroups,
+        bits: Tensor | None,  # [N, W]; None where perturb_func draws
+        n: int,
+        outputs: Tensor,  # [B, *C]
+        limit: int | None,
+        show_progress: bool,
+    ) -> Tensor:  # [P, M, C]
+        """The coefficients, with samples drawn or weighed one by one by functions of the user."""
+        start = _by_problem(outputs[None], query)[0]  # [P, C]
+        ids = _shifted_ids(groups, start.device)
+        perturb = self.perturb_func
+        if bits is not None:
+            drawn = _by_id(unpack(bits, groups.count).to(start.device).long(), groups)[:, None]
+            perturb = lambda inputs, **kwargs: (z for z in drawn)  # noqa: E731
+        found = start.new_empty(len(start), groups.count, start.shape[1], dtype=torch.float64)
+        with self._progress(show_progress, n * query.inputs.batch) as advance:
+            for p in range(len(found)):
+                one = query if query.model.whole_batch else _one_example(query, p)
+                masks = tuple(ids[part(mask, slice(p, p + 1)).long()] for mask in groups.masks)
+                kwargs = {
+                    "baselines": query.inputs.pack(one.baselines),
+                    "feature_mask": query.inputs.pack(masks),
+                    "num_interp_features": int(ids[-1]) + 1,
+                }
+                samples = self._evaluate(one, perturb, kwargs, n, limit, advance, p)
+                found[p] = self._coefficients(samples)[ids]
+        return found
+
+    def _coefficients(self, samples: _Samples) -> Tensor:  # [M, C] float64
+        if isinstance(self.interpretable_model, LinearFit):
+            return fit_rows(self.interpretable_model, *samples.in_float64())
+        columns, wanted = [], samples.interpretable.shape[1]
+        for values in samples.values.unbind(1):
+            found = torch.as_tensor(self._represent(samples, values))
+            fits = found.numel() == wanted
+            expected = "a representation of {} coefficients"
+            check(fits, "interpretable_model", expected, found.shape, wanted)
+            columns.append(found.detach().flatten().to(samples.values.device, torch.float64))
+        return torch.stack(columns, 1)
+
+
+def fair_coins(inputs: TensorOrTuple, *, num_interp_features: int, **kwargs: Any) -> Tensor:
+    """A coalition [1, M] that every group joins by a fair coin: what :class:`Lime` draws."""
+    device = inputs.device if isinstance(inputs, Tensor) else inputs[0].device
+    return torch.randint(2, (1, num_interp_features), device=device)
+
+
+def at_coalition(
+    sample: Tensor,  # [1, M]
+    inputs: Any,  # [B, *F], or a tuple of them, as the two that follow
+    *,
+    feature_mask: Any,  # [B, *F] or [1, *F]
+    baselines: Any,  # [B, *F] or [1, *F]
+    **kwargs: Any,
+) -> TensorOrTuple:
+    """The input where the sample is not zero, the baseline elsewhere."""
+    present = sample[0].bool()
+    if not isinstance(inputs, tuple):
+        return torch.where(present[feature_mask], inputs, baselines)
+    triples = zip(feature_mask, inputs, baselines, strict=True)
+    return tuple(torch.where(present[mask], x, b) for mask, x, b in triples)
+
+
+@dataclass(frozen=True)
+class _Samples:
+    interpretable: Tensor  # [N, M]
+    weights: Tensor  # [N] float64
+    values: Tensor  # [N, C]
+
+    def in_float64(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.interpretable, self.weights, self.values.to(torch.float64)
+
+
+class _Perturbed:
+    """Rows that a function of the user's made: every repeat is of all examples."""
+
+    together = True
+
+    def __init__(self, inputs: Inputs, samples: list[tuple[Tensor, ...]]):  # each [B, *F_i]
+        self.inputs, self.samples = inputs.tensors, samples
+        self.repeats, self.batch = len(samples), inputs.batch
+        self.row_bytes, self.device = _row_bytes(inputs), inputs.tensors[0].device
+
+    def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
+        return tuple(torch.cat(parts) for parts in zip(*self.samples[repeats], strict=True))
+
+
+class _OneOf(Model):
+    """A model as it answers for one example of its batch."""
+
+    def __init__(self, model: Model, example: int):
+        vars(self).update(vars(model))
+        self._example = slice(example, example + 1)
+
+    def __call__(self, rows: tuple[Tensor, ...], repeats: int, examples: slice) -> Tensor:
+        return super().__call__(rows, repeats, self._example)
+
+
+def _one_example(query: Query, example: int) -> Query:
+    span = slice(example, example + 1)
+    inputs = Inputs(tuple(x[span] for x in query.inputs.tensors), query.inputs.in_tuple)
+    baselines = tuple(part(b, span) for b in query.baselines)
+    return Query(inputs, baselines, _OneOf(query.model, example))
+
+
+def _by_problem(values: Tensor, query: Query) -> Tensor:  # [n, b, *C] -> [n, p, C]
+    """Outputs by example; if the model answers for the batch, all of them for one problem."""
+    if query.model.whole_batch:
+        return values.flatten(1)[:, None]
+    return values.reshape(*values.shape[:2], values.shape[2:].numel())
+
+
+def _weigher(
+    kernel: ExpKernel, query: Query, groups: FeatureGroups
+) -> Callable[[Tensor, slice], Tensor]:
+    """How much coalitions z [n, M] weigh for each of these problems p: (z, p) -> [n, p].
+
+    A row is the input in some groups and the baseline in the others: its distance from the input
+    follows from sums over each group.
+    """
+
+    def sums(product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:  # [P, M] float64
+        total = query.inputs.tensors[0].new_zeros(
+            query.inputs.batch, groups.count, dtype=torch.float64
+        )
+        for x, b, mask in zip(query.inputs.tensors, query.baselines, groups.masks, strict=True):
+            values = product(x.to(torch.float64), b.to(torch.float64)).expand(x.shape)
+            rows = (len(x), x.shape[1:].numel())
+            players = mask.long().reshape(len(mask), rows[1]).expand(rows)
+            total.scatter_add_(1, players, values.reshape(rows))
+        return total.sum(0, keepdim=True) if query.model.whole_batch else total
+
+    if kernel.distance_mode == "euclidean":
+        apart = sums(lambda x, b: (x - b).square())
+        return lambda z, p: kernel.of_distance(((1 - z) @ apart[p].T).sqrt())
+
+    xx, xb, bb = sums(lambda x, b: x * x), sums(lambda x, b: x * b), sums(lambda x, b: b * b)
+
+    def weigh(z: Tensor, p: slice) -> Tensor:
+        product = z @ (xx - xb)[p].T + xb[p].sum(1)
+        square = z @ (xx - bb)[p].T + bb[p].sum(1)
+        return kernel.of_distance(_cosine_distance(product, xx[p].sum(1), square))
+
+    return weigh
+
+
+def _cosine_distance(product: Tensor, square: Tensor, other_square: Tensor) -> Tensor:
+    """One minus the cosine of the angle between two vectors; 1 if one is zero."""
+    lengths = (s.clamp(min=0).sqrt().clamp(min=1e-8) for s in (square, other_square))
+    return 1 - product / math.prod(lengths)
+
+
+def _flat(tensors: TensorOrTuple) -> Tensor:
+    """[*] float64."""
+    parts = tensors if isinstance(tensors, tuple) else (tensors,)
+    return torch.cat([p.detach().flatten().to(torch.float64) for p in parts])
+
+
+def _flip_coins(players: int, n: int, seed: int) -> Tensor:  # [n, W] int64
+    """Pairs of complements of fair coins, for any number of players."""
+    firsts = range(0, players, _COINS_AT_ONCE)
+    counts = [min(_COINS_AT_ONCE, players - first) for first in firsts]
+    # Seeds far from each other, lest neighbouring seeds of the user's share coins.
+    seeds = [seed + (i << 40) for i in range(len(counts))]
+    parts = [bernoulli_pairs(m, n, seed) for m, seed in zip(counts, seeds, strict=True)]
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+
+def _shifted_ids(groups: FeatureGroups, device: torch.device) -> Tensor:  # [M] int64
+    """The user's ids, the least of them 0, as Captum has them."""
+    if groups.ids is None:
+        return torch.arange(groups.count, device=device)
+    return (groups.ids - groups.ids[0]).to(device)
+
+
+def _by_id(values: Tensor, groups: FeatureGroups) -> Tensor:  # [*, M] -> [*, greatest − least + 1]
+    least = 0 if groups.ids is None else int(groups.ids[0])
+    return groups.by_id(values)[..., least:]
+
+
+def _check_ids(groups: FeatureGroups) -> None:
+    greatest = groups.count - 1 if groups.ids is None else int(groups.ids[-1])
+    check(greatest < _MOST_IDS, "feature_mask", "ids below {}", greatest, _MOST_IDS)
+
+
+def _check_callable(value: Any, name: str) -> None:
+    check(callable(value), name, "a callable", repr(value))
+
+
+def _endless(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[Any]:
+    """What the function returns, call after call; or what the generator yields that it returns."""
+    first = function(*args, **kwargs)
+    if inspect.isgenerator(first):
+        return first
+    return itertools.chain((first,), (function(*args, **kwargs) for _ in itertools.count()))
+
+
+def _check_perturbed(perturbed: Any, inputs: Inputs, source: str) -> tuple[Tensor, ...]:
+    tensors = perturbed if isinstance(perturbed, tuple) else (perturbed,)
+    wanted = [tuple(x.shape) for x in inputs.tensors]
+    got = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in tensors]
+    check(got == wanted, source, "model inputs of shapes {}", got, wanted)
+    return tuple(t.detach() for t in tensors)
+
+
+def _check_interpretable(z: Any, source: str) -> Tensor:  # [1, M]
+    is_tensor = isinstance(z, Tensor)
+    fits = is_tensor and z.dim() == 2 and z.shape[0] == 1
+    got = z.shape if is_tensor else type(z).__name__
+    check(fits, source, "an interpretable sample [1, M]", got)
+    return z.detach()
+
+
+def _check_weight(weight: Any, device: torch.device) -> Tensor:  # [1] float64
+    weight = torch.as_tensor(weight, dtype=torch.float64, device=device).detach().flatten()
+    check(weight.numel() == 1, "similarity_func", "one number", f"{weight.numel()} numbers")
+    return weight
+
+
+def _row_bytes(inputs: Inputs) -> int:
+    return sum(x.shape[1:].numel() * x.element_size() for x in inputs.tensors)
