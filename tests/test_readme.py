@@ -6,9 +6,10 @@ from pathlib import Path
 README = Path(__file__).parents[1] / "README.md"
 
 
-def test_the_example_runs(capsys):
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+def test_the_examples_run(capsys):
     names: dict = {}
-    exec(example, names)
+    for example in re.findall(r"```python\n(.*?)```", README.read_text(), re.S):
+        exec(example, names)
     assert names["attributions"].shape == (8, 30) and names["delta"].shape == (8,)
+    assert names["values"].shape == (8, 2, 30)
     assert "Explanation(Integrated Gradients: values (8, 30)" in capsys.readouterr().out

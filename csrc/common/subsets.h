@@ -36,10 +36,28 @@ FASTXAI_HOST_DEVICE inline PhiloxCounter row_counter(int64_t rank, int64_t block
            static_cast<uint32_t>(block), stream}};
 }
 
-// C(n, k + 1) from C(n, k): exact in 64 bits wherever the result is.
-FASTXAI_HOST_DEVICE inline int64_t next_binomial(int64_t binomial, int64_t n, int64_t k) {
-  return binomial / (k + 1) * (n - k) + binomial % (k + 1) * (n - k) / (k + 1);
-}
+// Up to so many players, binomials stand in a table of a megabyte at most. For more they are worked
+// out: no subset of theirs that is numbered, nor its complement, has more than four players.
+constexpr int64_t kTabulated = 32767;
+
+// C(n, k) for n up to players.
+struct Binomials {
+  const int64_t* table;  // of k: table[k * (players + 1) + n]; null where there is none
+  int64_t players;
+
+  // Exact in 64 bits wherever the result is.
+  FASTXAI_HOST_DEVICE static int64_t compute(int64_t n, int64_t k) {
+    int64_t result = n >= k ? 1 : 0;
+    for (int64_t i = 0; i < k; ++i) {
+      result = result / (i + 1) * (n - i) + result % (i + 1) * (n - i) / (i + 1);
+    }
+    return result;
+  }
+
+  FASTXAI_HOST_DEVICE int64_t operator()(int64_t n, int64_t k) const {
+    return table != nullptr ? table[k * (players + 1) + n] : compute(n, k);
+  }
+};
 
 // The number of k = 0, 1, ... up to players / 2 for which there are fewer than kCountable subsets.
 inline int64_t countable_sizes(int64_t players) {
@@ -103,30 +121,28 @@ FASTXAI_HOST_DEVICE inline void add_player(int64_t* words, int64_t player) {
   words[player / 64] |= static_cast<int64_t>(uint64_t{1} << (player % 64));
 }
 
-// Adds the players of subset `number` in colexicographic order. Row k of the binomials holds C(n,
-// k) for n = 0, ..., players.
-FASTXAI_HOST_DEVICE inline void unrank(int64_t* words, const int64_t* binomials, int64_t players,
-                                       int64_t size, int64_t number) {
-  int64_t above = players;
+// Adds the players of subset `number` in colexicographic order.
+FASTXAI_HOST_DEVICE inline void unrank(int64_t* words, const Binomials& binomials, int64_t size,
+                                       int64_t number) {
+  int64_t above = binomials.players;
   for (int64_t k = size; k > 0; --k) {
-    const int64_t* row = binomials + k * (players + 1);
     int64_t last = k - 1;  // the last n with C(n, k) <= number, in [last, above)
     while (above - last > 1) {
       const int64_t middle = (last + above) / 2;
-      if (row[middle] <= number) {
+      if (binomials(middle, k) <= number) {
         last = middle;
       } else {
         above = middle;
       }
     }
     add_player(words, last);
-    number -= row[last];
+    number -= binomials(last, k);
     above = last;
   }
 }
 
 // Adds `size` different players: Floyd's algorithm (Bentley and Floyd, "A sample of brilliance",
-// 1987).
+// 1987). Each pick is uniform but for a share of players / 2^32.
 FASTXAI_HOST_DEVICE inline void draw_subset(int64_t* words, int64_t players, int64_t size,
                                             int64_t rank, uint32_t stream, PhiloxKey key) {
   PhiloxCounter random{};
@@ -139,11 +155,15 @@ FASTXAI_HOST_DEVICE inline void draw_subset(int64_t* words, int64_t players, int
   }
 }
 
-// Word `word` of a row of fair coins.
-FASTXAI_HOST_DEVICE inline int64_t flip_coins(int64_t rank, int64_t word, PhiloxKey key) {
-  const PhiloxCounter random = philox4x32_10(row_counter(rank, word / 2, kCoins), key);
-  const int half = word % 2 == 0 ? 0 : 2;
-  return static_cast<int64_t>(random.word[half] | uint64_t{random.word[half + 1]} << 32);
+// Fair coins for all bits of a row.
+FASTXAI_HOST_DEVICE inline void flip_coins(int64_t* words, int64_t count, int64_t rank,
+                                           PhiloxKey key) {
+  for (int64_t w = 0; w < count; w += 2) {
+    const PhiloxCounter random = philox4x32_10(row_counter(rank, w / 2, kCoins), key);
+    words[w] = static_cast<int64_t>(random.word[0] | uint64_t{random.word[1]} << 32);
+    if (w + 1 == count) break;
+    words[w + 1] = static_cast<int64_t>(random.word[2] | uint64_t{random.word[3]} << 32);
+  }
 }
 
 // Which bits of a word are players.

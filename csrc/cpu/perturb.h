@@ -14,18 +14,19 @@
 
 namespace fastxai {
 
-// The piece of a coalition that a lane's player is looked up in: as wide as the lane where that
-// vectorises best.
+// The part of a coalition that is looked at at once: what vectorises best beside such lanes.
 template <class U>
 using Piece = std::conditional_t<sizeof(U) == 8, uint64_t, uint32_t>;
 
 template <class U>
-constexpr int64_t kSelectTile = 4096 / sizeof(Piece<U>);
+constexpr int64_t kSelectTile = 4096 / sizeof(Piece<U>);  // lanes
 
+// Where players are many, those of a few lanes still lie in one or two pieces of a coalition: the
+// features of a player are neighbours as a rule, and so are players.
 constexpr int64_t kSelectBlock = 32;
 
-// Neighbouring lanes whose players lie in `pieces` pieces of a coalition: 1 (low), 2 (low and
-// high), or 3 for any number.
+// Neighbouring lanes, up to `end`, whose players lie in 1 piece (low), 2 (low and high), or, called
+// 3, any number.
 struct Span {
   int64_t end;
   int32_t low, high;
@@ -42,7 +43,7 @@ struct Players {
   Span spans[kSelectTile<U> / kSelectBlock];
 };
 
-// The pieces, at most two, that both spans' players lie in; none if they are more.
+// Extends a span by the next one if the players of both lie in two pieces, or those of neither do.
 FASTXAI_INLINE bool merge(Span& span, const Span& next) {
   const bool same = span.pieces == 3 && next.pieces == 3;
   const int32_t low = std::min(span.low, next.low);
@@ -241,29 +242,26 @@ bool perturb_units(const Perturbation<U>& p, int64_t begin, int64_t end) {
     const int64_t background = tile % p.backgrounds;
     const int64_t example = tile / p.backgrounds % groups * each;
     const int64_t lane = tile / p.backgrounds / groups * span;
-    // What one for all examples is prepared for as many as a tile may have.
-    const auto count = [&](const auto& from) {
-      return from.example_stride == 0 ? each : std::min(each, p.examples - example);
-    };
+    // Fewer in the last tile, for which what was prepared for another one does as well.
+    const int64_t examples = std::min(each, p.examples - example);
     const auto offset = [&](const auto& from) {
       return example * from.example_stride + background * from.background_stride;
     };
     const int64_t part = each > 1 ? p.lanes : std::min(span, p.lanes - lane);
     const int32_t* ids = p.mask.data + offset(p.mask) + lane / p.lanes_each;
     if (ids != prepared) {
-      for (int64_t e = 0; e < count(p.mask); ++e) {
+      for (int64_t e = 0; e < examples; ++e) {
         copy_ids(players.id + e * part, ids + e * p.mask.example_stride, part, p.lanes_each);
       }
-      if (!prepare_leaf(players, count(p.mask) * part, 64 * p.words)) return false;
+      if (!prepare_leaf(players, examples * part, 64 * p.words)) return false;
       prepared = ids;
     }
     U* rows = p.rows + coalition * p.coalition_stride + background * p.background_stride +
               example * p.lanes + lane;
     select_leaf(rows, p.coalition_stride,
-                input.get(p.input, offset(p.input) + lane, part, count(p.input)),
-                baseline.get(p.baseline, offset(p.baseline) + lane, part, count(p.baseline)),
-                players, part * std::min(each, p.examples - example), p.bits + coalition * p.words,
-                p.words, coalitions);
+                input.get(p.input, offset(p.input) + lane, part, examples),
+                baseline.get(p.baseline, offset(p.baseline) + lane, part, examples), players,
+                part * examples, p.bits + coalition * p.words, p.words, coalitions);
   }
   return true;
 }

@@ -290,12 +290,14 @@ class PerturbationAttribution(Attribution):
         limit: int | None = None,
         show_progress: bool = False,
     ) -> None:
-        """Shows ``visit`` the outputs [r, b, *C] for every block of rows."""
+        """Shows ``visit`` the outputs [r, b, *C], of a float dtype, for every block of rows."""
 
         def look(outputs: Tensor, repeats: slice, examples: slice) -> None:
             if query.model.whole_batch:  # its answer's first dimension stands for the examples
                 examples = slice(0, outputs.shape[1])
             _check_numbers(outputs, examples.start)
+            if not outputs.is_floating_point():
+                outputs = outputs.to(torch.float64)
             visit(outputs, repeats, examples)
 
         title = f"{self.get_name()} attribution" if show_progress else None

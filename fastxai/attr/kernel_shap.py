@@ -94,7 +94,7 @@ class KernelShap(PerturbationAttribution):
             Attributions in the form of the inputs, float64 for outputs in float64, otherwise
             float32, without a graph: [B, *F_i] for one output a row, [B, *C, *F_i] for several,
             [1, *F_i] for one output for the batch. With ``return_input_shape=False`` one tensor
-            [B, *C, greatest id + 1].
+            [B, *C, greatest id − least id + 1].
 
         Raises:
             ArgumentError, IndexError: as :class:`FeatureAblation`; or the design does not exist for
@@ -114,7 +114,11 @@ class KernelShap(PerturbationAttribution):
         )
         return query.inputs.pack(found.values) if return_input_shape else found.values[0]
 
-    def _query(  # type: ignore[override]
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return False  # as in Captum, whose KernelShap is a Lime
+
+    def _query(
         self,
         inputs: TensorOrTuple,
         baselines: Any = None,
@@ -126,7 +130,8 @@ class KernelShap(PerturbationAttribution):
         if background is None:
             return query
         check(baselines is None, "background", "no baselines beside it", "both")
-        return replace(query, background=check_background(background, query.inputs))
+        background = check_background(background, query.inputs)
+        return replace(query, inputs=query.inputs.in_dtypes_of(background), background=background)
 
     def _find(  # type: ignore[override]
         self,
@@ -156,7 +161,7 @@ class KernelShap(PerturbationAttribution):
             baselines = tuple(rows[None] for rows in query.background)  # [1, K, *F_i]
         k = baselines[0].shape[1]
         rows = Coalitions(x, baselines, plan.bits, groups.masks)
-        nobody = Coalitions(x, baselines, torch.zeros_like(plan.bits[:1]), groups.masks)
+        nobody = Coalitions(x, baselines, plan.bits.new_zeros(1, plan.bits.shape[1]), groups.masks)
         weights = plan.weights.to(device)
 
         full = self._outputs_at_inputs(query, limit)  # [B, *C]
@@ -202,7 +207,7 @@ def _warn_too_few(players: int, n_samples: int) -> None:
         f"n_samples: {n_samples} coalitions do not determine the values of {players} groups; the "
         f"least values that add up are returned. Take at least {2 * players + 6}, better "
         f"{5 * players}",
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

@@ -152,6 +152,10 @@ class LimeBase(PerturbationAttribution):
         self.from_interp_rep_transform: Any = from_interp_rep_transform
         self.to_interp_rep_transform: Any = to_interp_rep_transform
 
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return False  # as in Captum
+
     @captum_compatible
     def attribute(
         self,
@@ -424,7 +428,7 @@ class Lime(LimeBase):
         def arrange(values: Tensor) -> tuple[Tensor, ...]:  # [P, M, C]
             """In the form that attribute returns."""
             values = values.mT.reshape(*shape, groups.count).to(result_dtype(outputs))
-            return groups.spread(values) if return_input_shape else (_by_id(values, groups),)
+            return groups.spread(values) if return_input_shape else (groups.by_id(values),)
 
         if not detailed:
             return Found(arrange(coefficients))
@@ -491,7 +495,7 @@ class Lime(LimeBase):
         ids = _shifted_ids(groups, start.device)
         perturb = self.perturb_func
         if bits is not None:
-            drawn = _by_id(unpack(bits, groups.count).to(start.device).long(), groups)[:, None]
+            drawn = groups.by_id(unpack(bits, groups.count).to(start.device).long())[:, None]
             perturb = lambda inputs, **kwargs: (z for z in drawn)  # noqa: E731
         found = start.new_empty(len(start), groups.count, start.shape[1], dtype=torch.float64)
         with self._progress(show_progress, n * query.inputs.batch) as advance:
@@ -654,11 +658,6 @@ def _shifted_ids(groups: FeatureGroups, device: torch.device) -> Tensor:  # [M] 
     return (groups.ids - groups.ids[0]).to(device)
 
 
-def _by_id(values: Tensor, groups: FeatureGroups) -> Tensor:  # [*, M] -> [*, greatest − least + 1]
-    least = 0 if groups.ids is None else int(groups.ids[0])
-    return groups.by_id(values)[..., least:]
-
-
 def _check_ids(groups: FeatureGroups) -> None:
     greatest = groups.count - 1 if groups.ids is None else int(groups.ids[-1])
     check(greatest < _MOST_IDS, "feature_mask", "ids below {}", greatest, _MOST_IDS)
@@ -668,12 +667,14 @@ def _check_callable(value: Any, name: str) -> None:
     check(callable(value), name, "a callable", repr(value))
 
 
-def _endless(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[Any]:
+def _endless(
+    function: Callable[..., Any], inputs: TensorOrTuple, kwargs: dict[str, Any]
+) -> Iterator[Any]:
     """What the function returns, call after call; or what the generator yields that it returns."""
-    first = function(*args, **kwargs)
+    first = function(inputs, **kwargs)
     if inspect.isgenerator(first):
         return first
-    return itertools.chain((first,), (function(*args, **kwargs) for _ in itertools.count()))
+    return itertools.chain((first,), (function(inputs, **kwargs) for _ in itertools.count()))
 
 
 def _check_perturbed(perturbed: Any, inputs: Inputs, source: str) -> tuple[Tensor, ...]:

@@ -148,9 +148,10 @@ def subset_sizes(bits: Tensor) -> Tensor:
 def _best(players: int, n_samples: int) -> str:
     if n_samples >> players:
         return "enumeration"
-    halves = _pairs(n_samples) - players
-    fits = players >= 5 and 2 <= halves <= _most_halves(players)
-    return "hadamard" if fits and n_samples <= HADAMARD_UP_TO * players else "leverage"
+    few = n_samples <= HADAMARD_UP_TO * players
+    if few and players >= 5 and _halves(players, n_samples) <= _most_halves(players):
+        return "hadamard"
+    return "leverage"
 
 
 def _enumeration(players: int, n_samples: int) -> Design:
@@ -168,22 +169,34 @@ def _enumeration(players: int, n_samples: int) -> Design:
 
 
 def _hadamard(players: int, n_samples: int, seed: int) -> Design:
-    halves = _pairs(n_samples) - players
-    if players < 5 or halves < 2:
-        raise ValueError(
-            "the hadamard design needs at least 5 players and 2 * players + 6 samples, "
-            f"got {players} players and {n_samples} samples"
-        )
-    most = _most_halves(players)
-    if halves > most:
+    if players < 5:
+        raise ValueError(f"the hadamard design needs at least 5 players, got {players}")
+    count, most = _halves(players, n_samples), _most_halves(players)
+    if count > most:
         raise ValueError(
             f"the hadamard design takes at most {2 * (players + most) + 3} samples for {players} "
             f"players, got {n_samples}"
         )
-    middle = _balanced_halves(players, halves, seed)
-    bits = _paired(torch.cat([_single(torch.arange(players), players), middle]), players)
-    weights = simpson_weights(players, subset_sizes(middle)).repeat_interleave(2)
-    return Design("hadamard", players, bits, weights, None)
+    halves = _balanced_halves(players, count, seed)
+    sizes = subset_sizes(halves)
+    if count == _pairs(n_samples):
+        weights = 1 / (sizes * (players - sizes)).double()
+        weights = weights / weights.mean()
+    else:
+        halves = torch.cat([_single(torch.arange(players), players), halves])
+        weights = simpson_weights(players, sizes)
+    bits = _paired(halves, players)
+    return Design("hadamard", players, bits, weights.repeat_interleave(2), None)
+
+
+def _halves(players: int, n_samples: int) -> int:
+    """How many halves the hadamard design has beside the single players.
+
+    With too few samples for both it has halves alone. At about as many coalitions as players
+    these determine the values far better than random coalitions do.
+    """
+    pairs = _pairs(n_samples)
+    return pairs - players if pairs >= players + 2 else pairs
 
 
 def simpson_weights(players: int, middle: Tensor) -> Tensor:
@@ -214,11 +227,11 @@ def _most_halves(players: int) -> int:
 def _balanced_halves(players: int, count: int, seed: int) -> Tensor:
     """Distinct coalitions of about half the players, no two of them complements, [count, W].
 
-    They are rows of Sylvester's Hadamard matrix on columns drawn anew for each block of rows: any
-    two players are together in about as many of a block's rows as apart.
+    They are rows of Sylvester's Hadamard matrix on columns drawn anew for each block of rows: of
+    the rows of a block any two players share the side in about half.
     """
     found = torch.empty(0, _words(players), dtype=torch.int64)
-    rows = (1 << players.bit_length()) - 1
+    rows = (1 << (players - 1).bit_length()) - 1
     blocks = 0
     while found.shape[0] < count:
         more = -((found.shape[0] - count) // rows)
@@ -229,17 +242,21 @@ def _balanced_halves(players: int, count: int, seed: int) -> Tensor:
 
 def _hadamard_rows(players: int, first: int, blocks: int, seed: int) -> Tensor:
     """Rows of these blocks with more than one player and fewer than all but one, [<= rows, W]."""
-    digits = players.bit_length()
-    others = (1 << digits) - 1  # columns but the first, which has only ones; and rows likewise
-    order = _random_order(2 * blocks, others, seed, first=2 * first).reshape(blocks, 2, others)
-    columns, rows = 1 + order[:, 0, :players], order[:, 1].unsqueeze(-1)
+    digits = (players - 1).bit_length()
+    order = 1 << digits
+    drawn = _random_order(2 * blocks, order, seed, first=2 * first).reshape(blocks, 2, order)
+    # Row and column 0 have no negative entry. The row is the full coalition, of no use; the column
+    # is as good as any other, being orthogonal to them, but of use only where all are needed.
+    others = drawn[drawn > 0].reshape(blocks, 2, order - 1)
+    columns = (drawn if players == order else others)[:, 0, :players]
+    rows = others[:, 1].unsqueeze(-1)
     # Entry (r, c) is negative where r & c has odd parity: so the signs of row r are the sum modulo
     # two, over the digits of r that are one, of that digit of the columns.
     signs = torch.zeros(blocks, 1, _words(players), dtype=torch.int64)
     for digit in range(digits):
         flipped = pack((columns >> digit) & 1 == 1).unsqueeze(1)
         signs = torch.cat([signs, signs ^ flipped], 1)
-    signs = signs[:, 1:].gather(1, rows.expand(-1, -1, signs.shape[2])).flatten(0, 1)
+    signs = signs.gather(1, rows.expand(-1, -1, signs.shape[2])).flatten(0, 1)
     bits = _complement(signs, players)
     sizes = subset_sizes(bits)
     return bits[(sizes >= 2) & (sizes <= players - 2)]

@@ -188,11 +188,15 @@ class FeatureGroups:
         return tuple(_spread(values, mask) for mask in self.masks)
 
     def by_id(self, values: Tensor) -> Tensor:  # [B, *C, M]
-        """Values arranged by the user's ids, [B, *C, greatest id + 1], zero where there is none."""
+        """Values arranged by the user's ids from the least on, zero where there is none.
+
+        [B, *C, greatest id − least id + 1], as Captum has it.
+        """
         if self.ids is None:
             return values
-        out = values.new_zeros(*values.shape[:-1], int(self.ids[-1]) + 1)
-        out[..., self.ids.to(values.device)] = values
+        place = (self.ids - self.ids[0]).to(values.device)
+        out = values.new_zeros(*values.shape[:-1], int(place[-1]) + 1)
+        out[..., place] = values
         return out
 
 
@@ -291,7 +295,7 @@ def check_background(background: Any, inputs: Inputs) -> tuple[Tensor, ...]:
             wide, name, "at least one row, as many for each input, of shape {}", rows.shape, shape
         )
     pairs = zip(tensors, inputs.tensors, strict=True)
-    return tuple(rows.detach().to(x.dtype) for rows, x in pairs)
+    return tuple(rows.detach().to(_dtype_for(rows, x)) for rows, x in pairs)
 
 
 def check_forward_args(additional_forward_args: Any, differentiable: bool) -> tuple[Any, ...]:

@@ -71,7 +71,7 @@ class Target:
         rows = [self._of_row(t) for t in target]
         lengths = {len(row) for row in rows}
         check(len(lengths) <= 1, "target", "tuples of one length", f"lengths {sorted(lengths)}")
-        return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), -1)
+        return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), max(lengths, default=1))
 
     def select(self, output: Tensor, repeats: int, examples: slice) -> Tensor:
         """The chosen outputs, [r * b, *C], of an output [r * b, *C'] for a block of rows."""

@@ -55,7 +55,7 @@ class ShapleyRegression:
             difference: v(all) − v(∅).
         """
         fixed = difference.flatten()  # [C]
-        phi = self._inverse @ (moment.reshape(-1, len(fixed)) - self._equal * fixed)
+        phi = self._inverse @ (moment.reshape(moment.shape[0], len(fixed)) - self._equal * fixed)
         return (phi + (fixed - phi.sum(0)) / self._design.players).reshape(moment.shape)
 
     def standard_errors(
@@ -79,7 +79,7 @@ class ShapleyRegression:
             Standard errors in the unit of the values; NaN where the coalitions are too few to tell.
         """
         design, shape, fixed = self._design, phi.shape, difference.flatten()
-        values, phi = (x.reshape(-1, len(fixed)) for x in (values, phi))
+        values, phi = (x.reshape(x.shape[0], len(fixed)) for x in (values, phi))
         variance = torch.full_like(phi, 0 if self.determined else torch.nan)
         block = 2 * max(1, _BLOCK // design.players)
         for first in range(0, design.bits.shape[0], block):

@@ -3,7 +3,6 @@
 Same names, arguments and errors as the native ops in ``csrc/library.cpp``.
 """
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -103,21 +102,14 @@ def coalitions(
     key = (seed & _WORD, seed >> 32 & _WORD)
     sizes = sizes.clamp(-1, players)
     bits = sizes.new_empty(sizes.shape[0], coalition_words(players))
-    table = _binomials(players, sizes.device)
     for size in sizes.unique().tolist():
-        rows = (sizes == size).nonzero()[:, 0]
-        fewer = min(size, players - size)  # the subset or its complement, whichever is smaller
-        if size < 0:
-            drawn = _flip_coins(players, ranks[rows], key)
-        elif fewer < len(table):
-            number = _permute(ranks[rows], int(table[fewer, players]), size, players, key)
-            drawn = _pack(_unrank(table, fewer, number))
-        else:
-            drawn = _pack(_draw_subsets(players, fewer, ranks[rows], size, key))
-        bits[rows] = drawn if 2 * size <= players else ~drawn
+        of_size = (sizes == size).nonzero()[:, 0]
+        for rows in of_size.split(_rows_in_block(players)):
+            bits[rows] = _coalitions_of_size(players, size, ranks[rows], key)
     return bits & _all_players(players, sizes.device)
 
 
+@torch.no_grad()
 def coalition_gram(
     bits: Tensor,  # [N, W] int64
     players: int,  # M
@@ -135,6 +127,7 @@ def coalition_gram(
     return gram
 
 
+@torch.no_grad()
 def coalition_rhs(
     bits: Tensor,  # [N, W] int64
     players: int,  # M
@@ -146,11 +139,12 @@ def coalition_rhs(
     first = 0
     for z in _unpack_in_blocks(bits, players):
         rows = slice(first, first + z.shape[0])
-        total += z.T @ (weights[rows, None] * values[rows].detach().double())
+        total += z.T @ (weights[rows, None] * values[rows].double())
         first += z.shape[0]
     return total
 
 
+@torch.no_grad()
 def lasso(
     gram: Tensor,  # [P, M, M] float64
     rhs: Tensor,  # [P, M, C] float64
@@ -218,12 +212,39 @@ def _multiply(x: Tensor, factor: int) -> tuple[Tensor, Tensor]:
     return high >> 16, (high & 0xFFFF) << 16 | (low & 0xFFFF)
 
 
+def _coalitions_of_size(players: int, size: int, ranks: Tensor, key: tuple[int, int]) -> Tensor:
+    if size < 0:
+        return _flip_coins(players, ranks, key)
+    fewer = min(size, players - size)  # the subset or its complement, whichever is smaller
+    count = _count_subsets(players, size)
+    if count < _COUNTABLE:
+        members = _unrank(players, fewer, _permute(ranks, count, size, players, key))
+    else:
+        members = _draw_subsets(players, fewer, ranks, size, key)
+    return _pack(members) if fewer == size else ~_pack(members)
+
+
+def _count_subsets(players: int, size: int) -> int:
+    """C(players, size) where it is less than _COUNTABLE, else something that is not."""
+    count = 1
+    for k in range(min(size, players - size)):
+        count = count * (players - k) // (k + 1)
+        if count >= _COUNTABLE:
+            break
+    return count
+
+
+def _row_words(ranks: Tensor, count: int, stream: int, key: tuple[int, int]) -> Tensor:
+    """At least count random words of 32 bits for each row, [N, 4 * blocks]."""
+    blocks = torch.arange(-(-count // 4), device=ranks.device)
+    counter = ((ranks & _WORD)[:, None], (ranks >> 32 & _WORD)[:, None], blocks, stream)
+    return torch.stack(_philox(counter, key), 2).flatten(1)
+
+
 def _flip_coins(players: int, ranks: Tensor, key: tuple[int, int]) -> Tensor:  # [N, W]
-    words = []
-    for pair in range(-(-coalition_words(players) // 2)):
-        a, b, c, d = _philox((ranks & _WORD, ranks >> 32 & _WORD, pair, _COINS), key)
-        words += [a | b << 32, c | d << 32]
-    return torch.stack(words[: coalition_words(players)], 1)
+    count = coalition_words(players)
+    words = _row_words(ranks, 2 * count, _COINS, key)
+    return (words[:, ::2] | words[:, 1::2] << 32)[:, :count]
 
 
 def _permute(ranks: Tensor, count: int, size: int, players: int, key: tuple[int, int]) -> Tensor:
@@ -236,11 +257,8 @@ def _permute(ranks: Tensor, count: int, size: int, players: int, key: tuple[int,
     low_bits = bits // 2
     low_mask, high_mask = (1 << low_bits) - 1, (1 << (bits - low_bits)) - 1
     rounds = 64 if bits < 12 else 8  # short halves mix slowly
-    keys = [
-        int(word)
-        for block in range(rounds // 4)
-        for word in _philox((size, players, block, _ROUND_KEYS), key)
-    ]
+    counter = (size, players, torch.arange(rounds // 4), _ROUND_KEYS)
+    keys = torch.stack(_philox(counter, key), 1).flatten().tolist()
 
     def scramble(x: Tensor) -> Tensor:
         low, high = x & low_mask, x >> low_bits
@@ -264,40 +282,32 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ x >> 16
 
 
-def _binomials(players: int, device: torch.device) -> Tensor:  # [K, M + 1]
-    """C(n, k) for n up to players and every k up to players / 2 whose subsets can be numbered."""
-    most = 0
-    while 2 * most < players - 1 and math.comb(players, most + 1) < _COUNTABLE:
-        most += 1
-    table = torch.zeros(most + 1, players + 1, dtype=torch.int64, device=device)
-    table[0] = 1
-    for k in range(1, most + 1):
-        table[k, 1:] = table[k - 1, :-1].cumsum(0)
-    return table
-
-
-def _unrank(table: Tensor, size: int, ranks: Tensor) -> Tensor:  # [N, M] bool
+def _unrank(players: int, size: int, ranks: Tensor) -> Tensor:  # [N, M] bool
     """Subsets of one size by their number in colexicographic order."""
-    players = table.shape[1] - 1
+    binomials = [torch.ones(players + 1, dtype=torch.int64, device=ranks.device)]  # [k][n]
+    for _ in range(size):
+        binomials.append(torch.nn.functional.pad(binomials[-1][:-1].cumsum(0), (1, 0)))
     members = torch.zeros(ranks.shape[0], players, dtype=torch.bool, device=ranks.device)
     rest = ranks
     for k in range(size, 0, -1):
-        last = torch.searchsorted(table[k], rest, right=True) - 1
+        last = torch.searchsorted(binomials[k], rest, right=True) - 1
         members.scatter_(1, last[:, None], True)
-        rest = rest - table[k][last]
+        rest = rest - binomials[k][last]
     return members
 
 
 def _draw_subsets(
     players: int, size: int, ranks: Tensor, stream: int, key: tuple[int, int]
 ) -> Tensor:  # [N, M] bool
-    """Floyd's algorithm (Bentley and Floyd, "A sample of brilliance", 1987)."""
+    """Floyd's algorithm (Bentley and Floyd, "A sample of brilliance", 1987).
+
+    Each pick is uniform but for a share of players / 2**32.
+    """
     members = torch.zeros(ranks.shape[0], players, dtype=torch.bool, device=ranks.device)
+    words = _row_words(ranks, size, stream, key)
     for draw in range(size):
-        if draw % 4 == 0:
-            words = _philox((ranks & _WORD, ranks >> 32 & _WORD, draw // 4, stream), key)
         last = players - size + draw
-        pick = (words[draw % 4] * (last + 1) >> 32)[:, None]
+        pick = (words[:, draw] * (last + 1) >> 32)[:, None]
         members.scatter_(1, torch.where(members.gather(1, pick), last, pick), True)
     return members
 
@@ -317,9 +327,14 @@ def _all_players(players: int, device: torch.device) -> Tensor:  # [W]
     return mask
 
 
+def _rows_in_block(players: int) -> int:
+    """So many rows that one number for each player takes 16 MiB."""
+    return max(1, 2**21 // players)
+
+
 def _unpack_in_blocks(bits: Tensor, players: int) -> Iterator[Tensor]:  # [n, M] float64
     shifts = torch.arange(64, device=bits.device)
-    for block in bits.split(16384):
+    for block in bits.split(_rows_in_block(players)):
         yield (block[..., None] >> shifts & 1).flatten(1)[:, :players].double()
 
 
@@ -418,12 +433,10 @@ def _check_subsets(players: int, sizes: Tensor, ranks: Tensor) -> None:
         raise RuntimeError(
             f"{op}: expected sizes from -1 to {players}, got {int(sizes[row])} in row {row}"
         )
-    counts = sizes.new_full((players + 2,), 2**63 - 1)  # of sizes -1, 0, ..., players
-    counted = _binomials(players, sizes.device)[:, -1]
-    counts[1 : len(counted) + 1] = counted
-    counts[players + 2 - len(counted) :] = counted.flip(0)
-    most = counts[sizes + 1]
-    most = torch.where(most < _COUNTABLE, most - 1, most)
+    most = torch.full_like(sizes, 2**63 - 1)
+    for size in sizes.unique().tolist():
+        if size >= 0 and (count := _count_subsets(players, size)) < _COUNTABLE:
+            most[sizes == size] = count - 1
     wrong = ((ranks < 0) | (ranks > most)).nonzero()
     if len(wrong):
         row = int(wrong[0])

@@ -5,6 +5,7 @@ any order. torch.autograd and torch.vmap go through them; torch.func.grad does n
 support in torch.library.register_autograd. No other op has a gradient.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ def register() -> None:
     # Devices that the library has no kernels for, CUDA among them if it was built without nvcc.
     torch.library.impl(points, "default", reference.path_points)
     torch.library.impl(reduce, "default", reference.path_reduce)
-    fakes = {
+    fakes: dict[str, Callable[..., Tensor]] = {
         "coalitions": _fake_coalitions,
         "coalition_gram": _fake_coalition_gram,
         "coalition_rhs": _fake_coalition_rhs,

@@ -1,28 +1,41 @@
 """Perturbation methods: bad input gets a clear error that names the argument."""
 
-import warnings
-
 import numpy as np
 import pytest
 import torch
 
 from fastxai import ArgumentError
-from fastxai.attr import FeatureAblation, FeaturePermutation, Occlusion
+from fastxai.attr import (
+    FeatureAblation,
+    FeaturePermutation,
+    KernelShap,
+    Occlusion,
+    ShapleyValues,
+    ShapleyValueSampling,
+)
+from fastxai.attr.lime import Lime
 
 from ..models import Logged, Segmenter, TwoInputs, mlp
+from .test_perturbation import METHODS as NEEDED
 
 X = torch.randn(3, 7)
 MASK = torch.arange(7)[None]
-NEEDED = {Occlusion: {"sliding_window_shapes": (2,)}}
-METHODS = [FeatureAblation, Occlusion, FeaturePermutation]
-WITH_MASK = [FeatureAblation, FeaturePermutation]
-WITH_BASELINES = [FeatureAblation, Occlusion]
+METHODS = list(NEEDED)
+WITH_MASK = [method for method in METHODS if method is not Occlusion]
+WITH_BASELINES = [method for method in METHODS if method is not FeaturePermutation]
+SEEDED = [method for method, needed in NEEDED.items() if "seed" in needed]
+SAMPLING = [ShapleyValueSampling, KernelShap, Lime]
+
+
+def limit_for(method, perturbations):
+    """perturbations_per_eval for so many perturbations of three rows."""
+    return perturbations and perturbations * (3 if method in (KernelShap, Lime) else 1)
 
 
 def refused(method, inputs, arguments, message):
     """An error that begins with the message, before the model has been called."""
     logged = Logged(mlp())
-    arguments = {"target": 0, **NEEDED.get(method, {}), **arguments}
+    arguments = {"target": 0, **NEEDED[method], **arguments}
     for limit in (None, 1):
         with pytest.raises(ArgumentError, match=f"^{message}"):
             method(logged).attribute(inputs, **{"perturbations_per_eval": limit, **arguments})
@@ -175,8 +188,64 @@ def test_windows_have_to_be_given():
 
 
 @pytest.mark.parametrize("seed", [1.5, True, "1", torch.tensor(1.5)])
-def test_seeds(seed):
-    refused(FeaturePermutation, X, {"seed": seed}, "seed: expected an integer or None")
+@pytest.mark.parametrize("method", SEEDED)
+def test_seeds(method, seed):
+    refused(method, X, {"seed": seed}, "seed: expected an integer or None")
+
+
+@pytest.mark.parametrize("n", [0, -3, 1.5, True, "20", None])
+@pytest.mark.parametrize("method", SAMPLING)
+def test_numbers_of_samples(method, n):
+    refused(method, X, {"n_samples": n}, "n_samples: expected an integer of at least [12]")
+
+
+def test_kernel_shap_needs_both_ends_of_the_game():
+    refused(KernelShap, X, {"n_samples": 1}, "n_samples: expected an integer of at least 2, got 1")
+
+
+DESIGNS = {
+    "name": ({"design": "sobol"}, "design: expected design to be one of .* got 'sobol'"),
+    "kind": ({"design": 3}, "design: expected design to be one of .* got 3"),
+    "too few for all": ({"design": "enumeration", "n_samples": 127}, r"design: .* 2\^7 sam"),
+}
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_designs(name):
+    arguments, message = DESIGNS[name]
+    refused(KernelShap, X, arguments, message)
+
+
+BACKGROUNDS = {
+    "width": (X, torch.zeros(4, 6), r"background: .* of shape \(7,\), got shape \(4, 6\)"),
+    "dimensions": (X, torch.zeros(4, 7, 1), "background: expected at least one row"),
+    "no batch": (X, torch.zeros(7), "background: expected at least one row"),
+    "a number": (X, 0.0, "background: expected a torch.Tensor, got float"),
+    "list": (X, [X], "background: expected a torch.Tensor, got list"),
+    "empty": (X, torch.zeros(0, 7), "background: expected at least one row"),
+    "count": (X, (X, X), "background: expected one for each of 1 inputs, got 2"),
+    "one for two": ((X, X), X, "background: expected one for each of 2 inputs, got 1"),
+    "numbers of rows": ((X, X), (X, X[:2]), r"background\[1\]: expected .* as many for each input"),
+    "device": (X, X.to("meta"), "background: expected the input's device"),
+}
+
+
+@pytest.mark.parametrize("name", BACKGROUNDS)
+def test_backgrounds(name):
+    inputs, background, message = BACKGROUNDS[name]
+    refused(KernelShap, inputs, {"background": background}, message)
+
+
+def test_background_or_baselines():
+    arguments = {"background": X, "baselines": 0}
+    refused(KernelShap, X, arguments, "background: expected no baselines beside it")
+
+
+def test_too_many_players_for_all_coalitions():
+    x = torch.zeros(2, 26)
+    refused(ShapleyValues, x, {}, "feature_mask: expected at most 25 groups .* got 26 groups")
+    arguments = {"feature_mask": torch.arange(26) * 3}
+    refused(ShapleyValues, x, arguments, "feature_mask: expected at most 25 groups")
 
 
 def test_perm_func():
@@ -240,14 +309,15 @@ def test_what_only_the_model_can_show(method, name, limit):
     model, target, error, message = AFTER_A_CALL[name]
     with pytest.raises(error, match=f"^{message}"):
         method(model).attribute(
-            X, target=target, perturbations_per_eval=limit, **NEEDED.get(method, {})
+            X, target=target, perturbations_per_eval=limit_for(method, limit), **NEEDED[method]
         )
 
 
 @pytest.mark.parametrize("limit", [None, 1])
 @pytest.mark.parametrize("method", METHODS)
 def test_targets_of_more_dimensions(method, limit):
-    x, arguments = torch.randn(3, 2, 7), {"perturbations_per_eval": limit}
+    x, arguments = torch.randn(3, 2, 7), dict(NEEDED[method])
+    arguments["perturbations_per_eval"] = limit_for(method, limit)
     arguments |= {"sliding_window_shapes": (2, 2)} if method is Occlusion else {}
     with pytest.raises(IndexError, match=r"^target: 7 is out of range for dimension 2"):
         method(Segmenter()).attribute(x, target=(1, 7), **arguments)
@@ -261,12 +331,19 @@ def test_one_answer_for_the_batch_and_a_mask_for_each_row(method, limit):
     for form in (lambda y: y, lambda y: y[None], float):
         logged = Logged(lambda x, f=form: f(x.sum()))
         with pytest.raises(ArgumentError, match=message):
-            method(logged).attribute(X, feature_mask=masks, perturbations_per_eval=limit)
+            method(logged).attribute(
+                X,
+                feature_mask=masks,
+                perturbations_per_eval=limit_for(method, limit),
+                **NEEDED[method],
+            )
         assert len(logged.rows) <= 2  # no perturbation
     inputs = (torch.randn(3, 4), torch.randn(3, 2, 3))
     masks = (torch.arange(4), torch.arange(3).view(3, 1, 1))
     with pytest.raises(ArgumentError, match=message):
-        method(lambda a, b: TwoInputs()(a, b).mean()).attribute(inputs, feature_mask=masks)
+        method(lambda a, b: TwoInputs()(a, b).mean()).attribute(
+            inputs, feature_mask=masks, **NEEDED[method]
+        )
 
 
 class Changing:
@@ -296,7 +373,7 @@ class Changing:
 def test_outputs_of_another_shape_in_another_call(method, first, later, limit):
     with pytest.raises(ArgumentError, match=r"^forward_func: expected .*, got (shape )?\("):
         method(Changing(first, later)).attribute(
-            X, perturbations_per_eval=limit, **NEEDED.get(method, {})
+            X, perturbations_per_eval=limit_for(method, limit), **NEEDED[method]
         )
 
 
@@ -305,14 +382,16 @@ def test_outputs_of_another_shape_in_another_call(method, first, later, limit):
 def test_outputs_for_the_batch_of_another_shape_in_another_call(method, limit):
     changing = Changing(lambda x: x.sum(0)[:4], lambda x: x.sum(0)[: 5 + changing.calls % 2])
     with pytest.raises(ArgumentError, match=r"^forward_func: expected outputs of one shape"):
-        method(changing).attribute(X, perturbations_per_eval=limit, **NEEDED.get(method, {}))
+        method(changing).attribute(
+            X, perturbations_per_eval=limit_for(method, limit), **NEEDED[method]
+        )
 
 
 @pytest.mark.parametrize("limit", [None, 1, 2])
 @pytest.mark.parametrize("method", METHODS)
 def test_outputs_that_are_nan_are_told_with_their_row(method, limit):
     x = torch.rand(3, 7) + 1
-    arguments = {"perturbations_per_eval": limit, **NEEDED.get(method, {})}
+    arguments = {"perturbations_per_eval": limit_for(method, limit), **NEEDED[method]}
     x[2] = -1
 
     def at_inputs(x):
@@ -338,15 +417,17 @@ def test_outputs_that_are_nan_are_told_with_their_row(method, limit):
             method(when_perturbed).attribute(x, **arguments)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [FeatureAblation, Occlusion, FeaturePermutation])
 def test_infinite_outputs_are_no_error(method):
-    x, rest = torch.rand(3, 7), NEEDED.get(method, {})
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = method(lambda x: x.sum(1) * torch.tensor([3e38, 3e38, 1e0])[: len(x)]).attribute(
-            x * 2, perturbations_per_eval=1, **rest
-        )
-    assert found.shape == (3, 7) and found[2].isfinite().all()
+    x = torch.tensor([[2.0] * 7, [-1.0] * 7, [0.5] * 7])
+
+    def model(x):
+        endless = (x[:, 0] > 1) | (x[:, 0] < 0)
+        return torch.where(endless, x[:, 0].sign() * float("inf"), x.sum(1))
+
+    mask = {"feature_mask": torch.arange(7).clamp(max=1)} if method in WITH_MASK else {}
+    found = method(model).attribute(x, perturbations_per_eval=1, **mask, **NEEDED[method])
+    assert found.shape == (3, 7) and not found.isfinite().all()
 
 
 def test_a_nan_input_is_named_before_its_output_is():
@@ -365,4 +446,4 @@ def test_errors_of_the_model_are_its_own(method):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match=r"^mat1 and mat2 shapes cannot be multiplied"):
-        method(failing).attribute(X, **NEEDED.get(method, {}))
+        method(failing).attribute(X, **NEEDED[method])

@@ -172,3 +172,189 @@ def test_the_model_may_write_to_its_rows():
     before = x.clone()
     engine.values(Model(lambda rows: rows.mul_(0).sum(1), 3), Given((x,), 3))
     torch.testing.assert_close(x, before, rtol=0, atol=0)
+
+
+def collect(model, rows, limit=None, **options):
+    """What stream shows, put together; every row must come just once."""
+    outputs, shown = None, torch.zeros(rows.repeats, rows.batch)
+
+    def visit(values, repeats, examples):
+        nonlocal outputs
+        if outputs is None:
+            batch = values.shape[1] if model.whole_batch else rows.batch
+            outputs = values.new_full((rows.repeats, batch, *values.shape[2:]), float("nan"))
+        shown[repeats, examples] += 1
+        outputs[repeats, slice(None) if model.whole_batch else examples] = values
+
+    engine.stream(model, rows, visit, limit, **options)
+    assert (shown == 1).all()
+    return outputs
+
+
+@pytest.mark.parametrize("limit", [None, 1, 4, 5, 6, 7, 13, 60, 1000])
+def test_stream_shows_every_row_once(limit):
+    rows, logged = path(), Logged(mlp().double())
+    found = collect(Model(logged, 6, [0, 1, 2, 3, 0, 1], row_by_row=False), rows, limit)
+    every = mlp().double()(rows.block(slice(0, 10), slice(0, 6))[0]).view(10, 6, 4)
+    expected = every[:, range(6), [0, 1, 2, 3, 0, 1]].detach()
+    torch.testing.assert_close(found, expected)
+    assert sum(logged.rows) == 60 and (limit is None or max(logged.rows) <= limit)
+
+
+@pytest.mark.parametrize("limit", [None, 2, 5, 6, 7, 60])  # one row would not tell
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.square().mean(),
+        lambda x: x.square().sum().reshape(1),
+        lambda x: x.square().sum(0),
+        lambda x: x.square().sum(0).reshape(1, 7),
+        lambda x: x.T @ x,
+        lambda x: float(x.square().sum()),
+    ],
+)
+def test_a_model_that_answers_for_the_batch_gets_all_examples_once(function, limit):
+    rows, logged = path(), Logged(function)
+    model = Model(logged, 6, row_by_row=False)
+    found = collect(model, rows, limit)
+    parts = rows.block(slice(0, 10), slice(0, 6))[0].view(10, 6, 7)
+    expected = torch.stack([torch.as_tensor(function(p)).double() for p in parts])
+    assert model.whole_batch
+    shape = (10, 1) if expected.dim() == 1 else expected.shape
+    torch.testing.assert_close(found, expected.reshape(shape))
+    assert logged.rows[-10:] == [6] * 10 and len(logged.rows) <= 11
+    torch.testing.assert_close(engine.values(model, rows, limit), expected.reshape(shape))
+
+
+def test_an_answer_for_the_batch_that_looks_like_the_rows_is_found_out_later():
+    rows = path(batch=7)
+    model = Model(lambda x: x.square().sum(0), 7, row_by_row=False)
+    first = engine.values(model, Given(rows.inputs, 7))
+    assert first.shape == (1, 7) and not model.whole_batch
+    found = engine.values(model, rows)
+    torch.testing.assert_close(found, (rows.alphas[:, None, None] * rows.inputs[0]).square().sum(1))
+    assert model.whole_batch
+
+
+def test_gradients_are_of_rows():
+    with pytest.raises(AssertionError, match=r"^forward_func: expected an output with \d+ rows"):
+        engine.gradient_sum(Model(lambda x: x.sum(), 6), path(), torch.ones(10).double())
+    with pytest.raises(AssertionError, match=r"^forward_func: expected an output with \d+ rows"):
+        engine.values(Model(lambda x: x.sum(), 6), path())
+
+
+def test_what_was_row_by_row_stays_so():
+    calls = []
+
+    def forgetful(x):
+        calls.append(len(x))
+        return x.sum(1) if len(calls) < 3 else x.sum()
+
+    with pytest.raises(AssertionError, match=r"^forward_func: expected an output with 12 rows"):
+        engine.values(Model(forgetful, 6, row_by_row=False), path(), 12)
+    assert calls == [12] * 3
+
+
+class Together(Path):
+    """Rows that cannot be made for some examples only."""
+
+    together = True
+
+    def block(self, repeats, examples):
+        assert (examples.start, examples.stop) == (0, self.batch)
+        return super().block(repeats, examples)
+
+
+@pytest.mark.parametrize("limit", [None, 1, 6, 13])
+def test_examples_that_belong_together_are_not_cut_apart(limit):
+    rows = path()
+    together = Together(rows.inputs, rows.baselines, rows.alphas)
+    logged = Logged(mlp().double())
+    found = collect(Model(logged, 6), together, limit)
+    torch.testing.assert_close(found, engine.values(Model(mlp().double(), 6), rows))
+    assert all(n % 6 == 0 for n in logged.rows) and max(logged.rows) <= max(6, limit or 60)
+
+
+def test_examples_that_belong_together_and_do_not_fit_are_told():
+    rows = path()
+    together = Together(rows.inputs, rows.baselines, rows.alphas)
+    logged = Logged(mlp().double(), fail_above=5, error=torch.OutOfMemoryError("out of memory"))
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.values(Model(logged, 6), together)
+    logged = Logged(mlp().double(), fail_above=6, error=torch.OutOfMemoryError("out of memory"))
+    engine.values(Model(logged, 6), together)
+    assert logged.rows == [6] * 10
+
+
+def test_rows_that_share_statistics_come_one_repeat_a_call():
+    function = nn.Sequential(nn.Linear(7, 5), nn.BatchNorm1d(5), nn.Tanh()).double().train()
+    rows, before = path(), {k: v.clone() for k, v in function.state_dict().items()}
+    logged = nn.ModuleList([function])  # so that the batch norm is found
+    seen = []
+    logged.forward = lambda x: seen.append(len(x)) or function(x)
+    found = collect(Model(logged, 6), rows)
+    assert seen == [6] * 10
+    for name, value in function.state_dict().items():
+        assert torch.equal(value, before[name])
+    one = function(rows.block(slice(3, 4), slice(0, 6))[0]).detach()
+    torch.testing.assert_close(found[3], one)
+    seen.clear()
+    engine.values(Model(logged, 6), rows, 12)
+    assert seen == [12] * 5  # the user's wish
+
+
+@pytest.mark.parametrize("limit", [None, 20])
+@pytest.mark.parametrize("fits", [1, 5, 13])
+def test_out_of_memory_in_the_model_shows_nothing_twice(fits, limit):
+    error = torch.OutOfMemoryError("out of memory")
+    logged = Logged(mlp().double(), fail_above=fits, error=error)
+    found = collect(Model(logged, 6), path(), limit)
+    torch.testing.assert_close(found, engine.values(Model(mlp().double(), 6), path()))
+    assert sum(logged.rows) == 60 and max(logged.rows) <= fits
+
+
+def test_out_of_memory_of_the_visitor_shows_the_rows_again():
+    rows, visited, refused = path(), torch.zeros(10, 6), []
+
+    def visit(values, repeats, examples):
+        if values.shape[:2].numel() > 7:
+            refused.append(values.shape)
+            raise torch.OutOfMemoryError("out of memory")
+        visited[repeats, examples] += 1
+
+    engine.stream(Model(mlp().double(), 6), rows, visit)
+    assert refused and (visited == 1).all()
+
+
+def test_errors_of_the_visitor_end_the_stream():
+    def visit(values, repeats, examples):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        engine.stream(Model(mlp().double(), 6), path(), visit, 6)
+
+
+def test_no_rows_no_calls():
+    logged = Logged(mlp())
+    empty = Given((torch.empty(0, 7),), 0)
+    assert engine.values(Model(logged, 0), empty).shape == (1, 0)
+    engine.stream(Model(logged, 0), empty, lambda *_: pytest.fail("there is nothing to show"))
+    assert logged.tried == 0
+
+
+@pytest.mark.parametrize("function", [mlp().double(), lambda x: x.square().mean()])
+@pytest.mark.parametrize("limit", [None, 7])
+def test_the_progress_bar_counts_rows(monkeypatch, capsys, function, limit):
+    tqdm = pytest.importorskip("tqdm")
+    bars = []
+
+    class Noted(tqdm.tqdm):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            bars.append(self)
+
+    monkeypatch.setattr(tqdm, "tqdm", Noted)
+    collect(Model(function, 6, row_by_row=False), path(), limit, progress="Some attribution")
+    (bar,) = bars
+    assert bar.n == bar.total == 60
+    assert "Some attribution: 100%" in capsys.readouterr().err

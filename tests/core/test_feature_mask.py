@@ -93,6 +93,11 @@ def test_values_spread_to_their_features_and_to_their_ids(masks, outputs):
     torch.testing.assert_close(by_id[..., [0, 1, 2, 5]], values)
 
 
+def test_ids_are_counted_from_the_least():
+    groups = groups_of((torch.tensor([7, 5]), torch.tensor([8])), (2, 2), (2, 1))
+    assert groups.by_id(torch.tensor([[1.0, 2, 3]])).tolist() == [[1, 0, 2, 3]]
+
+
 def test_values_of_players_without_gaps_are_by_id_already():
     values = torch.randn(2, 3)
     assert groups_of(torch.tensor([2, 0, 1, 1]), (2, 4)).by_id(values) is values

@@ -6,11 +6,18 @@
 #include <array>
 #include <optional>
 #include <stdexcept>
+#include <tuple>
+#include <vector>
 
 #include "common/float16.h"
 #include "common/isa.h"
 #include "common/philox.h"
+#include "common/subsets.h"
 #include "cpu/ablate_one.h"
+#include "cpu/coalition_gram.h"
+#include "cpu/coalition_rhs.h"
+#include "cpu/coalitions.h"
+#include "cpu/lasso.h"
 #include "cpu/path_points.h"
 #include "cpu/path_reduce.h"
 #include "cpu/perturb.h"
@@ -147,6 +154,119 @@ py::tuple ablate(const Array<U>& input, const Array<U>& baseline, const Array<in
   return py::make_tuple(rows, valid);
 }
 
+// Subsets of one size by number, [N, W], one by one: from the table of binomials, or without it.
+Array<int64_t> unrank(int64_t players, int64_t size, const Array<int64_t>& numbers,
+                      bool tabulated) {
+  const int64_t words = (players + 63) / 64;
+  const fastxai::SubsetTables tables(players, 0, false);
+  fastxai::Binomials binomials = tables.binomials();
+  if (!tabulated) binomials.table = nullptr;
+  Array<int64_t> bits({static_cast<int64_t>(numbers.size()), words});
+  std::fill_n(bits.mutable_data(), bits.size(), 0);
+  for (int64_t n = 0; n < numbers.size(); ++n) {
+    fastxai::unrank(bits.mutable_data() + n * words, binomials, size, numbers.data()[n]);
+  }
+  return bits;
+}
+
+// The same for a tile of rows of up to 64 players, side by side.
+Array<int64_t> unrank_tile(int64_t players, const Array<int64_t>& sizes,
+                           const Array<int64_t>& numbers) {
+  if (sizes.size() != fastxai::kRankTile || players > 64) throw std::out_of_range("tile");
+  const fastxai::SubsetTables tables(players, 0, false);
+  Array<int64_t> bits(sizes.size());
+  fastxai::unrank_tile(bits.mutable_data(), tables.binomials(), sizes.data(), numbers.data());
+  return bits;
+}
+
+Array<int64_t> permute(int64_t count, int64_t size, int64_t players, int64_t seed) {
+  const auto order = fastxai::rank_order(count, size, players, fastxai::philox_key(seed));
+  Array<int64_t> numbers(count);
+  for (int64_t rank = 0; rank < count; ++rank) {
+    numbers.mutable_data()[rank] = fastxai::permute(order, rank);
+  }
+  return numbers;
+}
+
+// Rows [begin, end) of the bits, of which the rest keeps its fill.
+Array<int64_t> coalitions(int64_t players, const Array<int64_t>& sizes, const Array<int64_t>& ranks,
+                          int64_t seed, int64_t begin, int64_t end, int64_t fill) {
+  if (end > sizes.size()) throw std::out_of_range("rows");
+  const fastxai::SubsetTables tables(players, seed, false);
+  Array<int64_t> bits({static_cast<int64_t>(sizes.size()), (players + 63) / 64});
+  std::fill_n(bits.mutable_data(), bits.size(), fill);
+  fastxai::coalitions_leaf(bits.mutable_data(), sizes.data(), ranks.data(), begin, end, tables);
+  return bits;
+}
+
+Array<uint64_t> transpose(const Array<uint64_t>& words) {
+  if (words.size() != 64) throw std::out_of_range("words");
+  Array<uint64_t> result(64);
+  std::copy_n(words.data(), 64, result.mutable_data());
+  fastxai::transpose64(result.mutable_data());
+  return result;
+}
+
+// The rows in the order of their classes, and weight, begin and end of each class.
+py::tuple weight_classes(const Array<double>& weights, bool by_sorting) {
+  const auto result = by_sorting ? fastxai::classes_by_sorting(weights.data(), weights.size())
+                                 : fastxai::classes_of(weights.data(), weights.size());
+  std::vector<std::tuple<double, int64_t, int64_t>> classes;
+  for (const auto& c : result.classes) classes.emplace_back(c.weight, c.begin, c.end);
+  return py::make_tuple(result.rows, classes);
+}
+
+// Adds to counts [last - first, M] how many rows hold each pair of players.
+Array<int64_t> count_pairs(const Array<int64_t>& counts, const Array<int64_t>& bits,
+                           const Array<int64_t>& rows, int64_t players, int64_t first,
+                           int64_t last) {
+  const int64_t words = (rows.size() + 63) / 64;
+  std::vector<uint64_t> columns(words * players);
+  const fastxai::GramChunk chunk{rows.data(), static_cast<int64_t>(rows.size()), columns.data(),
+                                 words};
+  fastxai::transpose_leaf(chunk, bits.data(), players);
+  Array<int64_t> result({last - first, players});
+  std::copy_n(counts.data(), counts.size(), result.mutable_data());
+  fastxai::count_leaf(result.mutable_data(), chunk, players, first, last);
+  return result;
+}
+
+Array<double> add_rows(const Array<double>& gram, const Array<int64_t>& bits,
+                       const Array<double>& weights, int64_t first, int64_t last, int64_t begin) {
+  const int64_t players = gram.shape(0);
+  Array<double> result({players, players});
+  std::copy_n(gram.data(), gram.size(), result.mutable_data());
+  const fastxai::GramRows rows{bits.data(), weights.data(), static_cast<int64_t>(weights.size())};
+  fastxai::add_rows_leaf(result.mutable_data(), rows, players, first, last, begin);
+  return result;
+}
+
+// The sums [players, width] of rows [begin, end), the players of one word, and a few outputs.
+template <class T>
+Array<double> sum_block(const Array<int64_t>& bits, int64_t word, const Array<double>& weights,
+                        const Array<Bits<T>>& values, int64_t first_column, int64_t columns,
+                        int64_t begin, int64_t end, int64_t players) {
+  const int width = fastxai::rhs_width(columns);
+  const int64_t outputs = values.shape(1);
+  if (first_column + columns > outputs || end > weights.size()) throw std::out_of_range("block");
+  Array<double> sums({players, int64_t{width}});
+  fastxai::rhs_leaf(width, sums.mutable_data(),
+                    fastxai::RhsBlock<T>{bits.data() + word, bits.shape(1), weights.data(),
+                                         pointer<T>(values) + first_column, outputs, begin, end,
+                                         players, columns});
+  return sums;
+}
+
+Array<double> lasso(const Array<double>& gram, const Array<double>& rhs, double alpha,
+                    double tolerance, int64_t max_sweeps) {
+  const int64_t players = gram.shape(0);
+  Array<double> coefficients(players);
+  std::vector<double> gradient(players);
+  fastxai::lasso_leaf(coefficients.mutable_data(), gram.data(), rhs.data(), 1, gradient.data(),
+                      players, {alpha, tolerance, max_sweeps});
+  return coefficients;
+}
+
 using Words2 = std::array<uint32_t, 2>;
 using Words4 = std::array<uint32_t, 4>;
 
@@ -173,6 +293,19 @@ PYBIND11_MODULE(fastxai_harness, m) {
   m.def("perturb_2", &perturb<uint16_t>);
   m.def("perturb_4", &perturb<uint32_t>);
   m.def("perturb_8", &perturb<uint64_t>);
+  m.def("unrank", &unrank);
+  m.def("unrank_tile", &unrank_tile);
+  m.def("permute", &permute);
+  m.def("countable_sizes", &fastxai::countable_sizes);
+  m.def("coalitions", &coalitions);
+  m.def("transpose", &transpose);
+  m.def("weight_classes", &weight_classes);
+  m.def("count_pairs", &count_pairs);
+  m.def("add_rows", &add_rows);
+  m.def("sum_block_half", &sum_block<fastxai::Half>);
+  m.def("sum_block_float", &sum_block<float>);
+  m.def("sum_block_double", &sum_block<double>);
+  m.def("lasso", &lasso);
   m.def("ablate_1", &ablate<uint8_t>);
   m.def("ablate_4", &ablate<uint32_t>);
   m.def("reduce_half", &reduce<fastxai::Half>);

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -110,3 +111,21 @@ def pick(arguments: list[Tensor], in_dims, i: int) -> list[Tensor]:
         argument if in_dim is None else argument.select(in_dim, i)
         for argument, in_dim in zip(arguments, in_dims, strict=True)
     ]
+
+
+def draw_coalitions(players: int, rows: int, device: str, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Coalitions at random, as bits [N, W] and as 0 and 1 [N, M] float64 on CPU."""
+    z = np.random.default_rng(seed).random((rows, players)) < 0.5
+    octets = np.zeros((rows, -(-players // 64) * 8), np.uint8)
+    packed = np.packbits(z, axis=1, bitorder="little")
+    octets[:, : packed.shape[1]] = packed
+    bits = torch.from_numpy(octets.view("<i8").astype(np.int64))
+    return bits.to(device), torch.from_numpy(z).double()
+
+
+def fill_beyond(bits: Tensor, players: int) -> Tensor:
+    """Sets all bits that are no player's."""
+    filled = bits.clone()
+    if players % 64:
+        filled[:, -1] |= -1 << players % 64
+    return filled

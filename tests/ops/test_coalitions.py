@@ -20,16 +20,14 @@ def count(players, size):
     return subsets if subsets < COUNTABLE else 2**63
 
 
-def draw_case(players, rows, device, seed=0):
-    """All sizes with their first and last ranks, and sizes and ranks at random."""
-    random = np.random.default_rng(seed)
-    if players <= 130:
-        ends = [(s, r) for s in range(-1, players + 1) for r in {0, 1, count(players, s) - 1}]
-    else:
-        ends = [(s, 0) for s in (-1, 0, 1, 2, 3, players // 2, players - 1, players)]
-    ends = [(s, r) for s, r in ends if r < count(players, s)]
-    sizes = random.integers(-1, players, rows, endpoint=True).tolist()
-    drawn = [(s, int(random.integers(0, count(players, s)))) for s in sizes]
+def draw_case(players, rows, device):
+    """Small and large sizes, with their first and last ranks and ranks at random."""
+    random = np.random.default_rng(0)
+    near = {0, 1, 2, 3, players // 3, players // 2, *range(max(0, players - 3), players + 1)}
+    sizes = [-1, *sorted(size for size in near if size <= players)]
+    ends = [(s, r) for s in sizes for r in (0, 1, count(players, s) - 1) if r < count(players, s)]
+    drawn = random.choice(sizes, rows).tolist()
+    drawn = [(s, int(random.integers(0, count(players, s)))) for s in drawn]
     sizes, ranks = torch.tensor(ends + drawn).T
     return players, sizes.to(device), ranks.to(device)
 
@@ -53,9 +51,7 @@ def test_philox_of_the_reference(name):
     assert tuple(int(word) for word in reference._philox(counter, key)) == expected
 
 
-@pytest.mark.parametrize(
-    "players", [*range(1, 18), 49, 63, 64, 65, 66, 67, 100, 127, 128, 129, 500, 3000]
-)
+@pytest.mark.parametrize("players", [*range(1, 18), 49, 63, 64, 65, 66, 67, 127, 128, 129, 500])
 def test_kernel_equals_reference_to_the_last_bit(native_ops, device, players):
     case = draw_case(players, 200, device)
     for seed in SEEDS:
@@ -64,14 +60,15 @@ def test_kernel_equals_reference_to_the_last_bit(native_ops, device, players):
         assert_close(bits, reference.coalitions(*case, seed), rtol=0, atol=0)
 
 
-def test_most_players(ops, device):
-    players = 32_767
-    sizes = torch.tensor([-1, 0, 1, 2, 4, 5, players - 4, players - 1, players], device=device)
-    ranks = torch.tensor([7, 0, players - 1, 5, 9, 2**63 - 1, 3, 1, 0], device=device)
-    bits = ops.coalitions(players, sizes, ranks, 3)
-    assert_close(bits, reference.coalitions(players, sizes, ranks, 3), rtol=0, atol=0)
-    found = unpack(bits, players).sum(1)
-    assert_close(found[1:], sizes.cpu()[1:], rtol=0, atol=0)
+@pytest.mark.parametrize("players", [32_767, 32_768, 150_528])
+def test_many_players(ops, device, players):
+    sizes = [-1, 0, 1, 2, 3, 4, 5, players - 4, players - 3, players - 1, players]
+    ranks = [7, 0, players - 1, 5, 6, 9, 2**63 - 1, 3, 4, 1, 0]
+    case = players, torch.tensor(sizes, device=device), torch.tensor(ranks, device=device)
+    bits = ops.coalitions(*case, 3)
+    assert_close(bits, reference.coalitions(*case, 3), rtol=0, atol=0)
+    found = unpack(bits, players).sum(1).tolist()
+    assert found[1:] == sizes[1:]
     assert abs(found[0] - players / 2) < 5 * players**0.5 / 2
 
 
@@ -117,7 +114,7 @@ def test_subsets_have_their_size_and_differ(ops, device, players, size):
 
 def test_a_row_depends_on_nothing_but_its_size_and_rank(ops, device):
     for players in (49, 130):
-        _, sizes, ranks = draw_case(players, 300, device)
+        _, sizes, ranks = draw_case(players, 50, device)
         whole = ops.coalitions(players, sizes, ranks, 5)
         order = torch.randperm(len(sizes), generator=torch.Generator().manual_seed(0)).to(device)
         shuffled = ops.coalitions(players, sizes[order], ranks[order], 5)
@@ -251,8 +248,8 @@ def test_public_function_is_the_backend(device):
 S = torch.tensor([1, 2, 3])
 R = torch.tensor([0, 1, 2])
 BAD = {
-    "expected players from 1 to 32767, got 0": (0, S, R),
-    "expected players from 1 to 32767, got 32768": (32768, S, R),
+    "expected players from 1 to 16777216, got 0": (0, S, R),
+    "expected players from 1 to 16777216, got 16777217": (16_777_217, S, R),
     "expected sizes of dtype int64, got int32": (5, S.int(), R),
     "expected sizes of shape [N], got [1, 3]": (5, S[None], R),
     "expected sizes of shape [N], got []": (5, S[0], R[0]),
