@@ -16,12 +16,13 @@ export TORCH_CUDA_ARCH_LIST ?= 9.0
 
 CXX_SOURCES = $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: help env build test demo bench lint cuda-symbols gpu-check clean
+.PHONY: help env build test demo bench accuracy lint cuda-symbols gpu-check clean
 
 help:
 	@echo "make demo          train two models, explain them, draw a picture, print timings"
 	@echo "make test          all tests, with the native library and without"
 	@echo "make bench         all benchmarks, and the README's table from them"
+	@echo "make accuracy      errors of Shapley values per evaluation, beside shap's and Captum's"
 	@echo "make lint          formatting, lint, types, compiler warnings as errors"
 	@echo "make build         compile fastxai/_C.so in place (incremental)"
 	@echo "make env           set up $(VENV)"
@@ -51,6 +52,9 @@ bench: build
 	mkdir -p build
 	$(RUN) -m pytest benchmarks/bench_*.py --benchmark-json=build/benchmarks.json
 	$(RUN) benchmarks/compare.py build/benchmarks.json
+
+accuracy: build
+	$(RUN) benchmarks/bench_accuracy.py
 
 lint: env
 	$(RUN) -m ruff format --check .

@@ -1,7 +1,8 @@
-"""Ways to integrate gradients: the model alone, Captum, and fastxai with and without kernels."""
+"""Ways to explain: the model alone, Captum, shap, and fastxai with and without kernels."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from unittest import mock
 
@@ -56,20 +57,75 @@ def integrated_gradients(
     if find_spec("captum"):
         competitors += captum_integrated_gradients(model, inputs, target, n_steps, chunks)
     ours = fastxai.IntegratedGradients(model)
-
-    def explain() -> Tensor:
-        return ours.attribute(inputs, target=target, n_steps=n_steps)
-
-    competitors.append(
-        Competitor(
-            "fastxai fallback",
-            explain,
-            lambda: mock.patch.object(native, "backend", lambda: reference),
-        )
+    return competitors + with_and_without_kernels(
+        lambda: ours.attribute(inputs, target=target, n_steps=n_steps)
     )
+
+
+def with_and_without_kernels(explain: Callable[[], Tensor]) -> list[Competitor]:
+    """fastxai's fallback and, where it was built, its library."""
+    fallback = lambda: mock.patch.object(native, "backend", lambda: reference)  # noqa: E731
+    competitors = [Competitor("fastxai fallback", explain, fallback)]
     if is_native():
         competitors.append(Competitor("fastxai native", explain))
     return competitors
+
+
+def bare_forward(model: nn.Module, like: Tensor, count: int) -> Callable[[int], None]:
+    """The yardstick of methods without gradients: the model's forward pass over so many rows.
+
+    Takes the rows a call. The rows are there before it is timed.
+    """
+    rows = torch.randn(count, *like.shape[1:], device=like.device)
+
+    @torch.no_grad()
+    def run(chunk: int) -> None:
+        for part in rows.split(chunk):
+            model(part)
+
+    return run
+
+
+def perturbation(
+    model: nn.Module,
+    inputs: Tensor,
+    rows: int,
+    ours: Callable[[], Tensor],
+    theirs: Callable[[int], Tensor] | None = None,
+    their_chunks: Iterable[int] = (),
+    same_numbers: bool = True,
+) -> list[Competitor]:
+    """Everyone who can run here, the best chunks searched for: bare first, fastxai last.
+
+    Args:
+        model: the model.
+        inputs: what is explained.
+        rows: how many model rows everyone needs.
+        ours: explains with fastxai at its defaults.
+        theirs: explains with Captum, with so many perturbations a call; None to leave it out.
+        their_chunks: which to search for the best.
+        same_numbers: whether Captum's result must equal ours; else (it draws other samples) it is
+            only held to the same target, within half of the largest attribution.
+    """
+    run = bare_forward(model, inputs, rows)
+    chunks = sorted({max(1, rows // count) for count in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)})
+    best = fastest_chunk(lambda chunk: lambda: run(chunk), chunks)
+    competitors = [Competitor("bare", lambda: run(best))]
+    if theirs is not None and find_spec("captum"):
+        expected, got = ours(), theirs(max(their_chunks))
+        loose = 1e-4 if same_numbers else 0.5
+        worst = (expected - got).abs().max() / expected.abs().max()
+        assert worst <= loose, f"Captum is off by {worst:.1e}"
+        tuned = fastest_chunk(lambda chunk: lambda: _no_result(theirs, chunk), their_chunks)
+        competitors += [
+            Competitor("Captum", lambda: _no_result(theirs, 1)),
+            Competitor("Captum tuned", lambda: _no_result(theirs, tuned)),
+        ]
+    return competitors + with_and_without_kernels(ours)
+
+
+def _no_result(explain: Callable[[int], Tensor], chunk: int) -> None:
+    explain(chunk)
 
 
 def captum_integrated_gradients(

@@ -1,6 +1,7 @@
-"""Peak memory of Integrated Gradients above the loaded model, each run in a fresh process (Linux).
+"""Peak memory of an explanation above the loaded model, each run in a fresh process (Linux).
 
-``python benchmarks/memory.py fastxai 400`` prints megabytes for ResNet-18, batch 1, 400 steps.
+``python benchmarks/memory.py fastxai 400`` prints megabytes for Integrated Gradients on ResNet-18,
+batch 1, 400 steps; ``kernel_shap 1000000`` for KernelShap on an MLP, 49 groups, so many samples.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from importlib import import_module
 from pathlib import Path
 
 import models
+import torch
 
 MODEL = "ResNet-18 224²"
+MLP = "MLP 784-512-256-10"
 
 
 def resident(field: str) -> float:
@@ -26,18 +29,25 @@ def resident(field: str) -> float:
     return int(line.split()[1]) * 1024 / 1e6
 
 
-def measure(package: str, n_steps: int) -> float:
-    """Runs in the child; ``package`` is ``captum`` or ``fastxai``, at its defaults."""
-    method = import_module(f"{package}.attr").IntegratedGradients
-    model, inputs, target = models.load(MODEL, batch=1)  # runs the model once
+def measure(what: str, count: int) -> float:
+    """Runs in the child; ``what`` is ``captum`` or ``fastxai``, at its defaults, or a method."""
+    if what == "kernel_shap":
+        method = import_module("fastxai.attr").KernelShap
+        model, inputs, target = models.load(MLP, batch=1)
+        at = torch.arange(28) // 4
+        options = {"n_samples": count, "feature_mask": (at[:, None] * 7 + at).reshape(1, 784)}
+    else:
+        method = import_module(f"{what}.attr").IntegratedGradients
+        model, inputs, target = models.load(MODEL, batch=1)  # runs the model once
+        options = {"n_steps": count}
     before = resident("VmRSS")
-    method(model).attribute(inputs, target=target, n_steps=n_steps)
+    method(model).attribute(inputs, target=target, **options)
     return resident("VmHWM") - before
 
 
-def in_child(package: str, n_steps: int) -> float:
+def in_child(what: str, count: int) -> float:
     """Megabytes above the loaded model, measured in a process of its own."""
-    command = [sys.executable, __file__, package, str(n_steps)]
+    command = [sys.executable, __file__, what, str(count)]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # what can be imported here
     done = subprocess.run(command, env=env, check=True, text=True, stdout=subprocess.PIPE)
     return float(done.stdout)

@@ -1,4 +1,4 @@
-"""Trains two small models, explains test rows with Integrated Gradients, and times the explaining.
+"""Trains two small models, explains test rows by several methods, and times the explaining.
 
 ``python examples/demo.py --out demo_output`` needs no network: scikit-learn ships both data sets.
 """
@@ -155,22 +155,93 @@ def draw_digits(figure: SubFigure, task: Task) -> None:
     )
 
 
-def draw_features(ax: Axes, task: Task, row: int) -> None:
-    values, (title,) = explain(task, torch.tensor([row]))
-    by_size = values[0].abs().argsort(descending=True)
-    top, rest = by_size[:TOP_FEATURES].tolist(), by_size[TOP_FEATURES:]
-    labels = [f"{task.features[i]} = {task.raw[row, i]:.4g}" for i in top]
-    bars = [*values[0, top].tolist(), values[0, rest].sum().item()]
+def draw_features(
+    ax: Axes,
+    task: Task,
+    row: int,
+    values: Tensor,  # [F]
+    errors: Tensor | None = None,  # [F]
+) -> None:
+    by_size = values.abs().argsort(descending=True)
+    top, rest = by_size[:TOP_FEATURES], by_size[TOP_FEATURES:]
+    labels = [f"{task.features[i]} = {task.raw[row, i]:.4g}" for i in top.tolist()]
+    bars = [*values[top].tolist(), values[rest].sum().item()]
     colours = [POSITIVE if bar > 0 else NEGATIVE for bar in bars[:-1]] + [NEUTRAL]
-    drawn = ax.barh([*labels, f"the other {len(rest)} features"], bars, color=colours)
+    reach = None if errors is None else [*(2 * errors[top]).tolist(), 0]
+    drawn = ax.barh(
+        [*labels, f"the other {len(rest)} features"], bars, xerr=reach, color=colours, capsize=3
+    )
     ax.bar_label(drawn, [f"{bar:+.2f}".replace("-", "−") for bar in bars], padding=4, fontsize=9)
     ax.axvline(0, color="black", linewidth=0.8)
     ax.invert_yaxis()
     ax.margins(x=0.12, y=0.02)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(axis="y", length=0)
+
+
+def draw_tumour(ax: Axes, task: Task) -> None:
+    row = first_malignant(task)
+    values, (title,) = explain(task, torch.tensor([row]))
+    draw_features(ax, task, row, values[0])
     ax.set_xlabel("contribution to the predicted class's logit (baseline: the average patient)")
     ax.set_title("Breast cancer, one tumour: " + title.replace("\n", ", "), fontsize=12)
+
+
+def first_malignant(task: Task) -> int:
+    return int((task.y == list(task.classes).index("malignant")).nonzero()[0])
+
+
+def by_four_methods(task: Task, row: int) -> dict[str, Tensor]:
+    """Contribution of each pixel to the predicted class's logit, [1, 8, 8] for each method."""
+    x = task.x[row : row + 1]
+    target = task.predictions(x)[0]
+    pixels = x[0].numel()
+    lime = fastxai.attr.Lime(task.model, interpretable_model=fastxai.attr.LeastSquares())
+    return {
+        "Integrated Gradients\n200 steps": fastxai.IntegratedGradients(task.model).attribute(
+            x, target=target, n_steps=200
+        ),
+        f"KernelShap\n{16 * pixels} samples": fastxai.attr.KernelShap(task.model).attribute(
+            x, target=target, n_samples=16 * pixels, seed=0
+        ),
+        f"Lime, least squares\n{16 * pixels} samples": lime.attribute(
+            x, target=target, n_samples=16 * pixels, seed=0
+        ),
+        "Occlusion\n2 × 2 windows": fastxai.attr.Occlusion(task.model).attribute(
+            x, (1, 2, 2), target=target
+        ),
+    }
+
+
+def draw_methods(figure: SubFigure, task: Task) -> None:
+    rows = [int((task.y == digit).nonzero()[0, 0]) for digit in (3, 5)]
+    found = [by_four_methods(task, row) for row in rows]
+    limit = max(value.abs().max().item() for values in found for value in values.values())
+    axes = figure.subplots(len(rows), 1 + len(found[0]))
+    for line, row, values in zip(axes, rows, found, strict=True):
+        line[0].imshow(task.x[row, 0], cmap="gray_r")
+        line[0].set_ylabel(f"predicted {task.classes[int(task.predictions(task.x[[row]])[0])]}")
+        for ax, value in zip(line[1:], values.values(), strict=True):
+            image = ax.imshow(value[0, 0], cmap="RdBu_r", vmin=-limit, vmax=limit)
+            ax.contour(task.x[row, 0], levels=[0.5], colors="black", linewidths=1)
+        for ax in line:
+            ax.set(xticks=[], yticks=[])
+    for ax, title in zip(axes[0], ["test image", *found[0]], strict=True):
+        ax.set_title(title, fontsize=10)
+    bar = figure.colorbar(image, ax=axes, aspect=30, pad=0.01)
+    bar.set_label("contribution to the logit (baseline: empty image)", fontsize=9)
+    figure.suptitle("One digit, four methods, one scale", fontsize=12)
+
+
+def draw_sampled(ax: Axes, task: Task, samples: int) -> None:
+    row = first_malignant(task)
+    x = task.x[row : row + 1]
+    found = fastxai.attr.KernelShap(task.model).explain(
+        x, target=task.predictions(x)[0], n_samples=samples, seed=0
+    )
+    draw_features(ax, task, row, found.values[0], found.standard_errors[0])
+    ax.set_xlabel("contribution to the predicted class's logit ± two standard errors")
+    ax.set_title(f"The same tumour by KernelShap from {samples} model rows", fontsize=12)
 
 
 def draw(path: Path, images: Task, table: Task) -> None:
@@ -178,8 +249,16 @@ def draw(path: Path, images: Task, table: Task) -> None:
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     above, below = figure.subfigures(2, 1, height_ratios=[1, 1.25], hspace=0.05)
     draw_digits(above, images)
-    malignant = table.y == list(table.classes).index("malignant")
-    draw_features(below.subplots(), table, int(malignant.nonzero()[0]))
+    draw_tumour(below.subplots(), table)
+    figure.savefig(path, dpi=150)
+
+
+def draw_page_of_methods(path: Path, images: Task, table: Task) -> None:
+    figure = plt.figure(figsize=(12, 10), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+    above, below = figure.subfigures(2, 1, height_ratios=[1.15, 1], hspace=0.05)
+    draw_methods(above, images)
+    draw_sampled(below.subplots(), table, samples=150)
     figure.savefig(path, dpi=150)
 
 
@@ -212,7 +291,8 @@ def main() -> None:
         report(task)
     out.mkdir(parents=True, exist_ok=True)
     draw(out / "integrated_gradients.png", images, table)
-    print(f"Wrote {out / 'integrated_gradients.png'}")
+    draw_page_of_methods(out / "methods.png", images, table)
+    print(f"Wrote {out / 'integrated_gradients.png'} and {out / 'methods.png'}")
     for task in (images, table):
         print_times(task, batch=64)
     print("\nbare: the model's own forward and backward passes over the same rows, best chunk.")

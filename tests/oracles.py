@@ -122,14 +122,8 @@ def gaussian_kernel(x: Tensor, baseline: Tensor, centers: Tensor, c: Tensor, gam
     return product_kernel(*factors, c)
 
 
-def majority(players: int) -> Game:
-    """1 if more than half of the players are present."""
-    shapley = torch.full((players,), 1 / players, dtype=torch.float64)
-    return Game(lambda z: (2 * z.sum(1) > players).double(), shapley)
-
-
-def parity(players: int) -> Game:
-    """1 if an odd number of players is present: XOR."""
-    total = players % 2
-    shapley = torch.full((players,), total / players, dtype=torch.float64)
-    return Game(lambda z: (z.sum(1) % 2).double(), shapley)
+def symmetric(worth: Tensor) -> Game:
+    """A coalition of s players brings worth[s]: all players are alike. worth [M + 1]."""
+    players = worth.shape[0] - 1
+    shapley = ((worth[-1] - worth[0]) / players).double().expand(players)
+    return Game(lambda z: worth[z.sum(1)].double(), shapley)

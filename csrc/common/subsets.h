@@ -36,8 +36,8 @@ FASTXAI_HOST_DEVICE inline PhiloxCounter row_counter(int64_t rank, int64_t block
            static_cast<uint32_t>(block), stream}};
 }
 
-// Up to so many players, binomials stand in a table of a megabyte at most. For more they are worked
-// out: no subset of theirs that is numbered, nor its complement, has more than four players.
+// Up to so many players, binomials stand in a table, of a megabyte or so at most. For more they are
+// worked out: of those, no numbered subset, or its complement, has more than four players.
 constexpr int64_t kTabulated = 32767;
 
 // C(n, k) for n up to players.

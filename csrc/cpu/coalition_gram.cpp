@@ -11,8 +11,10 @@
 namespace fastxai {
 namespace {
 
-// Pairs of words that one thread should at least count: fewer are not worth waking another.
-constexpr int64_t kGrain = 131072;
+// Pairs of words that one thread should at least count, and squares of 64 by 64 bits that it should
+// at least transpose: fewer are not worth waking another.
+constexpr int64_t kPairs = 131072;
+constexpr int64_t kSquares = 512;
 
 // The classes of many rows as chunks, and the rows of all others one by one: both by rising weight.
 struct Plan {
@@ -89,7 +91,9 @@ Tensor coalition_gram_cpu(const Tensor& bits, int64_t players, const Tensor& wei
   const auto transpose = [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) transpose_leaf(plan.chunks[i], from, players);
   };
-  torch::stable::parallel_for(0, static_cast<int64_t>(plan.chunks.size()), 8, transpose);
+  const auto chunks = static_cast<int64_t>(plan.chunks.size());
+  const int64_t squares = plan.words * coalition_words(players);
+  torch::stable::parallel_for(0, chunks, kSquares * chunks / (squares + 1) + 1, transpose);
 
   // A unit is a few rows of the matrix. The last ones are the longest: each thread gets some from
   // either end.
@@ -102,7 +106,7 @@ Tensor coalition_gram_cpu(const Tensor& bits, int64_t players, const Tensor& wei
   };
   const auto singles = static_cast<int64_t>(plan.single_weights.size());
   const int64_t work = (plan.words + 8 * singles) * kGramRows * (players + 1) / 2;
-  torch::stable::parallel_for(0, units, std::max<int64_t>(1, kGrain / (work + 1)), fill);
+  torch::stable::parallel_for(0, units, kPairs / (work + 1) + 1, fill);
 
   for (int64_t i = 0; i < players; ++i) {
     for (int64_t j = 0; j < i; ++j) to[j * players + i] = to[i * players + j];

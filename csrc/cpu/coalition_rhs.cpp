@@ -44,7 +44,7 @@ void run(const Tensor& sums, const Tensor& bits, const Tensor& weights, const Te
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t word = unit / blocks / across;
       const int64_t column = unit / blocks % across * width;
-      const int64_t first = std::min(rows, unit % blocks * length);
+      const int64_t first = unit % blocks * length;  // the last block may be empty
       rhs_leaf(width, parts.data() + unit * size,
                {from + word, words, weight, value + column, outputs, first,
                 std::min(rows, first + length), std::min<int64_t>(64, players - 64 * word),

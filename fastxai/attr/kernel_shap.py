@@ -85,9 +85,9 @@ class KernelShap(PerturbationAttribution):
             background: several rows [K, *F_i], or a tuple of them for a tuple of inputs, in place
                 of ``baselines``: v(z) is the mean of the outputs over all K, which takes K model
                 rows for each coalition.
-            design: which coalitions are taken: "enumeration", all; "hadamard", each group by itself
-                and balanced halves, best for few samples; "leverage", random ones of every size,
-                best for many. None for the best for this number.
+            design: which coalitions are taken: "enumeration", all; "hadamard", groups by themselves
+                or in couples and balanced halves of them, best for few samples; "leverage", random
+                ones of every size, best for many. None for the best for this number.
             seed: decides the sample; None takes one from torch's default generator.
 
         Returns:

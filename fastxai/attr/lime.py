@@ -659,8 +659,9 @@ def _shifted_ids(groups: FeatureGroups, device: torch.device) -> Tensor:  # [M] 
 
 
 def _check_ids(groups: FeatureGroups) -> None:
-    greatest = groups.count - 1 if groups.ids is None else int(groups.ids[-1])
-    check(greatest < _MOST_IDS, "feature_mask", "ids below {}", greatest, _MOST_IDS)
+    span = groups.count if groups.ids is None else int(groups.ids[-1] - groups.ids[0]) + 1
+    expected = "ids within {} of each other, as there is a number for each"
+    check(span <= _MOST_IDS, "feature_mask", expected, f"{span} apart", _MOST_IDS)
 
 
 def _check_callable(value: Any, name: str) -> None:

@@ -7,8 +7,11 @@ features. Every design is a pure function of its arguments, the same on every ma
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -18,8 +21,24 @@ from .. import ops
 
 SHAPLEY_DESIGNS = ("enumeration", "hadamard", "leverage")
 
-HADAMARD_UP_TO = 10  # samples per player
+_HADAMARD_UP_TO = 30  # samples per player
 _ODD = 0x9E3779B97F4A7C15 - (1 << 64)  # the golden ratio's bits, as an int64
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def on_cpu(function: Callable[P, R]) -> Callable[P, R]:
+    """Lets a function make its tensors on the CPU, whatever ``torch.set_default_device`` says."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.get_default_device().type == "cpu":
+            return function(*args, **kwargs)
+        with torch.device("cpu"):
+            return function(*args, **kwargs)
+
+    return call
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,18 +57,20 @@ class Design:
     inclusion: Tensor | None  # [N] float64
 
 
+@on_cpu
 def shapley_design(players: int, n_samples: int, seed: int, name: str | None = None) -> Design:
     """Coalitions from which :class:`~.surrogate.ShapleyRegression` estimates Shapley values.
 
     - ``"enumeration"``: all 2^M of them. The result is exact.
-    - ``"hadamard"``: each player alone and balanced halves of the players, rows of a Hadamard
-      matrix, weighted by Simpson's rule over the sizes: exact for interactions of up to three
-      players but for the choice of halves. The best of the three at few samples; interactions
-      of five players and more bias it. Derived for fastxai.
+    - ``"hadamard"``: both ends and the middle of the sizes, weighted by Simpson's rule. The ends
+      are the players alone and, with many samples, couples of them; the middle are balanced halves
+      of the players, rows of Hadamard matrices. Exact for interactions of up to three players but
+      for the choice of halves and couples; more players in one interaction bias it. By far the best
+      of the three while samples are few. Derived for fastxai.
     - ``"leverage"``: every size equally often, drawn without replacement and weighted by the
-      Shapley kernel over the chance to be drawn. Unbiased but for the regression; small sizes
-      that are drawn whole make it exact in the limit. Musco and Witter, "Provably accurate
-      Shapley value estimation via leverage score sampling" (2024).
+      Shapley kernel over the chance to be drawn. It comes to the exact values as samples come to
+      2^M. Musco and Witter, "Provably accurate Shapley value estimation via leverage score
+      sampling" (2024).
 
     All are paired, each coalition beside its complement (Covert and Lee, "Improving KernelSHAP",
     2021).
@@ -83,6 +104,7 @@ def shapley_design(players: int, n_samples: int, seed: int, name: str | None = N
     raise ValueError(f"expected design to be one of {', '.join(SHAPLEY_DESIGNS)}, got {name!r}")
 
 
+@on_cpu
 def bernoulli_pairs(players: int, n: int, seed: int) -> Tensor:
     """Coalitions that each player joins by a fair coin, each beside its complement.
 
@@ -92,6 +114,7 @@ def bernoulli_pairs(players: int, n: int, seed: int) -> Tensor:
     return _paired(_coins(players, -(-n // 2), seed), players)[:n]
 
 
+@on_cpu
 def permutations(players: int, n: int, seed: int) -> Tensor:
     """Random orders of the players, each followed by its reverse.
 
@@ -102,6 +125,7 @@ def permutations(players: int, n: int, seed: int) -> Tensor:
     return torch.stack([orders, orders.flip(1)], 1).flatten(0, 1)[:n]
 
 
+@on_cpu
 def prefixes(orders: Tensor) -> Tensor:
     """The coalitions that form as the players enter in these orders.
 
@@ -113,10 +137,11 @@ def prefixes(orders: Tensor) -> Tensor:
         last.
     """
     n, players = orders.shape
-    entered = _single(orders.flatten(), players).reshape(n, players, -1)
+    entered = _single(orders.flatten(), players).unflatten(0, (n, players))
     return entered.cumsum(1)[:, : players - 1].flatten(0, 1)  # distinct bits: a sum is a union
 
 
+@on_cpu
 def all_coalitions(players: int) -> Tensor:
     """All 2^M coalitions, [2^M, 1]: row n has the bits of the number n."""
     return torch.arange(1 << players).unsqueeze(1)
@@ -148,10 +173,9 @@ def subset_sizes(bits: Tensor) -> Tensor:
 def _best(players: int, n_samples: int) -> str:
     if n_samples >> players:
         return "enumeration"
-    few = n_samples <= HADAMARD_UP_TO * players
-    if few and players >= 5 and _halves(players, n_samples) <= _most_halves(players):
-        return "hadamard"
-    return "leverage"
+    # Measured, see benchmarks/bench_accuracy.py. With most coalitions leverage is nearly exact.
+    few = n_samples <= _HADAMARD_UP_TO * players and 2 * n_samples <= 1 << players
+    return "hadamard" if few and _hadamard_fits(players, n_samples) else "leverage"
 
 
 def _enumeration(players: int, n_samples: int) -> Design:
@@ -169,80 +193,110 @@ def _enumeration(players: int, n_samples: int) -> Design:
 
 
 def _hadamard(players: int, n_samples: int, seed: int) -> Design:
-    if players < 5:
-        raise ValueError(f"the hadamard design needs at least 5 players, got {players}")
-    count, most = _halves(players, n_samples), _most_halves(players)
-    if count > most:
+    if not _hadamard_fits(players, n_samples):
         raise ValueError(
-            f"the hadamard design takes at most {2 * (players + most) + 3} samples for {players} "
-            f"players, got {n_samples}"
+            "the hadamard design needs at least 5 players and not too many of their coalitions, "
+            f"got {players} players and {n_samples} samples"
         )
-    halves = _balanced_halves(players, count, seed)
-    sizes = subset_sizes(halves)
-    if count == _pairs(n_samples):
-        weights = 1 / (sizes * (players - sizes)).double()
-        weights = weights / weights.mean()
-    else:
-        halves = torch.cat([_single(torch.arange(players), players), halves])
-        weights = simpson_weights(players, sizes)
-    bits = _paired(halves, players)
-    return Design("hadamard", players, bits, weights.repeat_interleave(2), None)
+    singles, couples, halves = _hadamard_parts(players, n_samples)
+    bits = _single(torch.arange(singles), players)
+    bits = _extended(
+        bits, couples, players // 2, functools.partial(_couples, players, seed), players
+    )
+    rows = (1 << _digits(players)) - 1
+    bits = _extended(bits, halves, rows, functools.partial(_hadamard_rows, players, seed), players)
+    weights = simpson_weights(players, subset_sizes(bits), singles + couples)
+    return Design("hadamard", players, _paired(bits, players), weights.repeat_interleave(2), None)
 
 
-def _halves(players: int, n_samples: int) -> int:
-    """How many halves the hadamard design has beside the single players.
+def _hadamard_parts(players: int, n_samples: int) -> tuple[int, int, int]:
+    """How many players alone, couples and halves the design has.
 
-    With too few samples for both it has halves alone. At about as many coalitions as players
-    these determine the values far better than random coalitions do.
+    With too few samples for every player alone it has halves only: these determine the values far
+    better than as many random coalitions. Noise in the output for one player alone is never
+    averaged out; so where there are many samples, couples take a growing part.
     """
     pairs = _pairs(n_samples)
-    return pairs - players if pairs >= players + 2 else pairs
+    if pairs < players + 2:
+        return 0, 0, pairs
+    couples = max(0, pairs - 4 * players) // 2
+    return players, couples, pairs - players - couples
 
 
-def simpson_weights(players: int, middle: Tensor) -> Tensor:
-    """Weights of the M single players followed by middle coalitions of these sizes [c].
+def _hadamard_fits(players: int, n_samples: int) -> bool:
+    """Whether there are enough distinct couples and halves. The last tenth is long in coming."""
+    if players < 5:
+        return False
+    _, couples, halves = _hadamard_parts(players, n_samples)
+    there_are = _pairs_of_size(players, limit=1 << 60)
+    return 10 * couples <= 9 * there_are[1] and 10 * halves <= 9 * there_are[-1]
 
-    The mean over a size s of what a player adds is a quadratic function of s for a game with
-    interactions of up to three players. The Shapley value is its mean over all sizes, which
-    Simpson's rule has from the ends and the middle: u is the share of the middle, and no more than
-    its share of the rows.
+
+def simpson_weights(players: int, sizes: Tensor, ends: int) -> Tensor:
+    """Weights of coalitions of these sizes [N]: so many at the ends, the others in the middle.
+
+    What a player adds, averaged over all coalitions of s and of M - s players, is quadratic in s
+    for a game with interactions of up to three players, and the Shapley value is its average over
+    s. A rule whose mean square distance of s from M / 2 is that of all sizes has no error there:
+    Simpson's rule, if the ends are players alone. A middle of few rows weighs less: no more than
+    its part of rows beside those of the players alone.
 
     Returns:
-        weights [M + c] float64, of mean 1.
+        weights [N] float64, of mean 1.
     """
-    count = middle.shape[0]
-    odd = (players % 2) / 4  # square of the distance of the middle sizes from M / 2
-    ends = (players * (players - 2) / 12 - odd) / ((players / 2 - 1) ** 2 - odd)
-    u = min(1 - ends, count / (players + count))
-    single = torch.full((players,), (1 - u) / (players * (players - 1)), dtype=torch.float64)
-    weights = torch.cat([single, u / (count * middle * (players - middle)).double()])
+    n = sizes.shape[0]
+    share = torch.ones(n, dtype=torch.float64)
+    if ends:
+        square = (sizes.double() - players / 2).square()
+        far, near = float(square[:ends].mean()), float(square[ends:].mean())
+        rule = (far - players * (players - 2) / 12) / (far - near)
+        middle = min(rule, (n - ends) / (players + n - ends))
+        share[:ends] = (1 - middle) / ends
+        share[ends:] = middle / (n - ends)
+    weights = share / (sizes * (players - sizes))
     return weights / weights.mean()
 
 
-def _most_halves(players: int) -> int:
-    """Nine tenths of the pairs of coalitions of the middle size: the last are long in coming."""
-    return 9 * _pairs_of_size(players, limit=1 << 60)[-1] // 10
+def _extended(
+    bits: Tensor,  # [N, W]
+    count: int,
+    rows: int,
+    draw: Callable[[int, int], Tensor],
+    players: int,
+) -> Tensor:  # [N + count, W]
+    """Adds the first new coalitions of blocks 0, 1, ...: draw(b, n) has n blocks of so many rows.
 
-
-def _balanced_halves(players: int, count: int, seed: int) -> Tensor:
-    """Distinct coalitions of about half the players, no two of them complements, [count, W].
-
-    They are rows of Sylvester's Hadamard matrix on columns drawn anew for each block of rows: of
-    the rows of a block any two players share the side in about half.
+    New is what neither is there nor has its complement there.
     """
-    found = torch.empty(0, _words(players), dtype=torch.int64)
-    rows = (1 << (players - 1).bit_length()) - 1
-    blocks = 0
-    while found.shape[0] < count:
-        more = -((found.shape[0] - count) // rows)
-        found = _distinct(torch.cat([found, _hadamard_rows(players, blocks, more, seed)]), players)
-        blocks += more
-    return found[:count]
+    wanted = bits.shape[0] + count
+    block = 0
+    while bits.shape[0] < wanted:
+        more = -((bits.shape[0] - wanted) // rows)
+        bits = _distinct(torch.cat([bits, draw(block, more)]), players)
+        block += more
+    return bits[:wanted]
 
 
-def _hadamard_rows(players: int, first: int, blocks: int, seed: int) -> Tensor:
-    """Rows of these blocks with more than one player and fewer than all but one, [<= rows, W]."""
-    digits = (players - 1).bit_length()
+def _couples(players: int, seed: int, first: int, blocks: int) -> Tensor:
+    """In each block the players are paired off at random: [blocks * (M // 2), W]."""
+    first += 1 << 40  # random numbers far from those that _hadamard_rows uses
+    order = _random_order(blocks, players, seed, first)[:, : players // 2 * 2]
+    one, other = order.reshape(-1, 2).unbind(1)
+    return _single(one, players) | _single(other, players)
+
+
+def _digits(players: int) -> int:
+    """Binary digits of a row or column of the smallest Hadamard matrix with a column for each."""
+    return (players - 1).bit_length()
+
+
+def _hadamard_rows(players: int, seed: int, first: int, blocks: int) -> Tensor:
+    """Coalitions of about half the players: [about blocks * 2^digits, W].
+
+    Rows of Sylvester's Hadamard matrix on columns drawn anew for each block of rows. In half of the
+    rows of a whole block, or nearly, any two players are on the same side.
+    """
+    digits = _digits(players)
     order = 1 << digits
     drawn = _random_order(2 * blocks, order, seed, first=2 * first).reshape(blocks, 2, order)
     # Row and column 0 have no negative entry. The row is the full coalition, of no use; the column

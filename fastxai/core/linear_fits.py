@@ -16,6 +16,7 @@ from .inputs import ArgumentError, check
 # Of a Gram matrix: eigenvalues this much smaller than the largest count as zero.
 _SINGULAR = 1e-12
 _BLOCK = 1 << 21  # numbers in a temporary: 16 MiB
+_SMALL = 128  # players, so few that all of them may be solved for at once
 _WIDE = 4096  # players, of whose Gram matrix (128 MiB) a problem with few rows can do without
 
 
@@ -110,6 +111,8 @@ class Lasso(LinearFit):
         gram = normal.gram / normal.total[:, None, None]
         rhs = normal.rhs / normal.total[:, None, None]
         broken = ~_is_finite(gram)[:, None, None] | ~rhs.isfinite().all(1, keepdim=True)
+        if not broken.any():
+            return _lasso(gram, rhs, self.alpha)
         gram, rhs = gram.nan_to_num(0, 0, 0), rhs.masked_fill(broken, 0)
         return _lasso(gram, rhs, self.alpha).masked_fill_(broken, torch.nan)
 
@@ -122,25 +125,20 @@ class Lasso(LinearFit):
     def solve_wide(self, rows: WideRows) -> Tensor:
         if self.alpha == 0:
             return LeastSquares().solve_wide(rows)
-        return torch.stack([self._by_working_set(rows, y) for y in rows.values.unbind(1)], 1)
+        found = [self._solve_wide(rows, y) for y in rows.values.unbind(1)]
+        return torch.stack(found, 1)
 
-    def _by_working_set(self, rows: WideRows, y: Tensor) -> Tensor:  # [N] -> [M]
-        """Solves over a few columns and lets more in until none that is left out would move."""
-        pull = rows.pull(y[:, None])[:, 0]
-        slack = 1e-9 * pull.abs().max()
-        coefficients = torch.zeros_like(pull)
-        chosen = torch.empty(0, dtype=torch.int64, device=pull.device)
-        while True:
-            eager = pull.abs().index_fill(0, chosen, 0)
-            most = min(max(16, len(chosen)), int((eager > self.alpha + slack).sum()))
-            if most == 0:
-                return coefficients.where(pull.isfinite().all(), torch.nan)
-            chosen = torch.cat([chosen, eager.topk(most).indices])
+    def _solve_wide(self, rows: WideRows, y: Tensor) -> Tensor:  # [N] -> [M]
+        def among(chosen: Tensor) -> tuple[Tensor, Tensor]:
             x = rows.columns(chosen)
-            gram, rhs = x.T @ x, x.T @ y
-            solved = _lasso(gram[None], rhs[None, :, None], self.alpha)[0, :, 0]
-            coefficients[chosen] = solved
-            pull = rows.pull((y - x @ solved)[:, None])[:, 0]
+            return x.T @ x, x.T @ y
+
+        def slope(chosen: Tensor, b: Tensor) -> Tensor:
+            return rows.pull((y - rows.columns(chosen) @ b)[:, None])[:, 0]
+
+        start = y.new_zeros(rows.players)
+        broken = not (rows.total.isfinite() and y.isfinite().all())
+        return start + torch.nan if broken else _lasso_by_parts(among, slope, start, self.alpha)
 
 
 class WideRows:
@@ -151,7 +149,7 @@ class WideRows:
     """
 
     def __init__(self, x: Tensor, weights: Tensor, y: Tensor):  # [N, M], [N], [N, C]
-        self._x = x
+        self._x, self.players = x, x.shape[1]
         self.total = weights.sum()
         share = weights / self.total
         self._root = share.sqrt()[:, None]
@@ -316,10 +314,11 @@ class LocalRegression:
         m, count = self._players, _length(problems)
         total, first = self._start.new_zeros(count), self._start.new_zeros(count, m)
         # The products x xᵀ are made once for all problems, or weighed problem by problem.
-        i, j = torch.triu_indices(m, m, device=total.device)
-        shared = count * m > len(i)
-        gram = total.new_zeros((count, len(i)) if shared else (count, m, m))
-        for _, z in self._coalitions(max(count, min(count * m, len(i)))):
+        products = m * (m + 1) // 2
+        shared = count * m > products
+        gram = total.new_zeros((count, products) if shared else (count, m, m))
+        i, j = torch.triu_indices(m, m, device=total.device) if shared else (None, None)
+        for _, z in self._coalitions(max(count, min(count * m, products))):
             w = self._weigh(z, problems)
             total += w.sum(0)
             # A coalition's complement is −x: their products are the same.
@@ -390,8 +389,8 @@ def fit_rows(
     x = x - weights @ x / total
     y = y - weights @ y / total
     weighted = weights[:, None] * x
-    normal = NormalEquations(total[None], (weighted.T @ x)[None], (weighted.T @ y)[None])
-    return fit.solve(normal)[0]
+    gram, rhs = weighted.T @ x, weighted.T @ y
+    return fit.solve(NormalEquations(total[None], gram[None], rhs[None]))[0]
 
 
 def is_wide(rows: int, players: int) -> bool:
@@ -415,20 +414,57 @@ def _least_norm(gram: Tensor, rhs: Tensor) -> Tensor:  # [P, M, M], [P, M, C] ->
     return found if sound.all() else found.masked_fill(~sound[:, None, None], torch.nan)
 
 
-def _lasso(gram: Tensor, rhs: Tensor, alpha: float) -> Tensor:  # [P, M, M], [P, M, C]
-    """The minimum of b gram b / 2 − b rhs + α |b|₁ for each problem and output, [P, M, C]."""
+def _lasso(gram: Tensor, rhs: Tensor, alpha: float) -> Tensor:
+    """The minimum of b gram b / 2 − b rhs + α |b|₁ for each problem and output, [P, M, C].
+
+    Coordinate descent is fast where there are many rows. Where they are few, or the penalty is
+    light, it may take sweeps beyond number: what is not there after some is brought there.
+    """
     m = gram.shape[-1]
-    # Few samples, many players and a light penalty may take sweeps beyond number. A step of the
-    # search that ends those costs as much as some M / 3 sweeps.
-    found = ops.lasso(gram, rhs, alpha, max_sweeps=max(200, 10 * m))
+    found = ops.lasso(gram, rhs, alpha, max_sweeps=300)
     slope = rhs - gram @ found
     off = torch.where(found != 0, slope - alpha * found.sign(), (slope.abs() - alpha).clamp(min=0))
     problems, outputs = (off.abs().amax(1) > 1e-9 * rhs.abs().amax(1)).nonzero(as_tuple=True)
-    step = max(1, _BLOCK // m**2)
-    for first in range(0, len(problems), step):
-        p, c = problems[first : first + step], outputs[first : first + step]
-        found[p, :, c] = _search_signs(gram[p], rhs[p, :, c], found[p, :, c], alpha)
+    if m <= _SMALL:
+        step = max(1, _BLOCK // m**2)
+        for p, c in zip(problems.split(step), outputs.split(step), strict=True):
+            found[p, :, c] = _search_signs(gram[p], rhs[p, :, c], found[p, :, c], alpha)
+        return found
+    for p, c in zip(problems.tolist(), outputs.tolist(), strict=True):
+        found[p, :, c] = _lasso_of_many(gram[p], rhs[p, :, c], found[p, :, c], alpha)
     return found
+
+
+def _lasso_of_many(gram: Tensor, rhs: Tensor, start: Tensor, alpha: float) -> Tensor:  # [M]
+    def among(chosen: Tensor) -> tuple[Tensor, Tensor]:
+        return gram[chosen][:, chosen], rhs[chosen]
+
+    def slope(chosen: Tensor, b: Tensor) -> Tensor:
+        return rhs - gram[:, chosen] @ b
+
+    return _lasso_by_parts(among, slope, start, alpha)
+
+
+def _lasso_by_parts(
+    among: Callable[[Tensor], tuple[Tensor, Tensor]],  # players [k] -> gram [k, k], rhs [k]
+    slope: Callable[[Tensor, Tensor], Tensor],  # players [k], their coefficients [k] -> [M]
+    start: Tensor,  # [M]
+    alpha: float,
+) -> Tensor:  # [M]
+    """A lasso over a few players, to which others are let in until none outside would move."""
+    found = start.clone()
+    chosen = found.nonzero()[:, 0]
+    slack = 1e-9 * slope(chosen[:0], found[:0]).abs().max()
+    while True:
+        if len(chosen) > 0:
+            gram, rhs = among(chosen)
+            found[chosen] = _search_signs(gram[None], rhs[None], found[None, chosen], alpha)[0]
+            chosen = found.nonzero()[:, 0]
+        pull = slope(chosen, found[chosen]).abs().index_fill(0, chosen, 0)
+        count = min(max(16, len(chosen)), int((pull > alpha + slack).sum()))
+        if count == 0:
+            return found
+        chosen = torch.cat([chosen, pull.topk(count).indices])
 
 
 def _search_signs(gram: Tensor, rhs: Tensor, start: Tensor, alpha: float) -> Tensor:  # [Q, M]

@@ -121,7 +121,7 @@ def coalition_gram(
     of_class = weights.argsort().split(counts.tolist())
     for weight, rows in zip(classes, of_class, strict=True):
         count = torch.zeros_like(gram)
-        for z in _unpack_in_blocks(bits[rows], players):
+        for z in _unpack_in_blocks(bits[rows], players, players):
             count += z.T @ z  # whole numbers: exact
         gram += weight * count
     return gram
@@ -137,7 +137,7 @@ def coalition_rhs(
     check_coalition_rhs(bits, players, weights, values)
     total = weights.new_zeros(players, values.shape[1])
     first = 0
-    for z in _unpack_in_blocks(bits, players):
+    for z in _unpack_in_blocks(bits, players, max(players, values.shape[1])):
         rows = slice(first, first + z.shape[0])
         total += z.T @ (weights[rows, None] * values[rows].double())
         first += z.shape[0]
@@ -327,14 +327,15 @@ def _all_players(players: int, device: torch.device) -> Tensor:  # [W]
     return mask
 
 
-def _rows_in_block(players: int) -> int:
-    """So many rows that one number for each player takes 16 MiB."""
-    return max(1, 2**21 // players)
+def _rows_in_block(width: int) -> int:
+    """So many rows that `width` numbers for each take 16 MiB."""
+    return max(1, 2**21 // width)
 
 
-def _unpack_in_blocks(bits: Tensor, players: int) -> Iterator[Tensor]:  # [n, M] float64
+def _unpack_in_blocks(bits: Tensor, players: int, width: int) -> Iterator[Tensor]:
+    """Blocks [n, M] float64 of all rows, few enough for `width` numbers a row."""
     shifts = torch.arange(64, device=bits.device)
-    for block in bits.split(_rows_in_block(players)):
+    for block in bits.split(_rows_in_block(width)):
         yield (block[..., None] >> shifts & 1).flatten(1)[:, :players].double()
 
 

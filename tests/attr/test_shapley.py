@@ -394,6 +394,12 @@ def test_a_background_is_the_mean_over_its_rows():
         found.baseline_outputs, model(background)[:, 1].mean().detach().expand(3), **EXACT
     )
     assert found.convergence_delta.abs().max() < 1e-12
+    for limit in LIMITS:  # a coalition's rows may come in several blocks
+        cut = KernelShap(model).explain(
+            x, background=background, perturbations_per_eval=limit, **sampled
+        )
+        torch.testing.assert_close(cut.standard_errors, found.standard_errors, **EXACT)
+    assert (found.standard_errors > 0).all()
     one = KernelShap(model).attribute(x, background=background[:1], **sampled)
     torch.testing.assert_close(one, single[0], **EXACT)
 
@@ -517,14 +523,15 @@ def test_designs_by_name():
     assert not torch.allclose(found["hadamard"], found["leverage"])
 
 
+@pytest.mark.parametrize("fits", [1, 2, 5])
 @pytest.mark.parametrize("method", METHODS)
-def test_out_of_memory_halves_and_loses_nothing(method):
+def test_out_of_memory_halves_and_loses_nothing(method, fits):
     x, rest = randn(3, 6), {} if method is ShapleyValues else {"n_samples": 30, "seed": 0}
     expected = method(one_number).attribute(x, **rest)
-    logged = Logged(one_number, fail_above=5, error=torch.OutOfMemoryError("out of memory"))
+    logged = Logged(one_number, fail_above=fits, error=torch.OutOfMemoryError("out of memory"))
     found = method(logged).attribute(x, **rest)
     torch.testing.assert_close(found, expected, **EXACT)
-    assert logged.tried > len(logged.rows) and max(logged.rows) <= 5
+    assert logged.tried > len(logged.rows) and max(logged.rows) <= fits
 
 
 def test_the_model_may_be_a_module_in_any_mode():

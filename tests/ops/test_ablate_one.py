@@ -92,7 +92,7 @@ def test_every_bit_of_a_value_is_kept(ops, draw):
 @pytest.mark.parametrize("dtype", [torch.int16, torch.float32, torch.complex128], ids=str)
 def test_any_strides(ops, draw, dtype):
     input = draw_of(draw, dtype, 6, 5, 4).permute(2, 0, 1)[::2]
-    baseline = draw_of(draw, dtype, 1, 1, 5).expand(3, 6, 5)
+    baseline = draw_of(draw, dtype, 3, 1, 5).expand(3, 6, 5)
     source = draw_ids(3, 2, 10).t()[::2]
     positions = draw_ids(30, 20, 2).t()
     offsets = draw_ids(21, 1, 12)[:, ::2]
@@ -175,7 +175,7 @@ def test_public_function_is_the_backend(draw):
 
 X = torch.zeros(4, 3)
 SOURCE = torch.zeros(1, 4, dtype=torch.int64)
-POSITIONS = torch.tensor([[0, 1, 2]])
+POSITIONS = torch.tensor([[0] * 9 + [0, 1, 2]])[:, 9:]  # what lies before them would do as well
 OFFSETS = torch.tensor([[0, 1, 3]])
 BAD = {
     "input of shape [B, *F], got []": (X[0, 0], X, SOURCE, POSITIONS, OFFSETS),

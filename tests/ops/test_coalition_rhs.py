@@ -35,11 +35,12 @@ def test_equals_the_formula(ops, draw, device, players, dtype):
             assert ((sums.cpu() - expected).abs() <= (rows + 2) * 2**-52 * scale).all()
 
 
-# Fewer blocks of rows than rows / 1024, and a last block that is shorter, or empty.
+# The most blocks of rows there are, and fewer; a last block that is shorter, or empty.
 @pytest.mark.parametrize("outputs", [1, 3, 33])
 @pytest.mark.parametrize("rows", [1023, 1025, 65_537, 70_001])
-def test_many_rows(native_ops, draw, device, rows, outputs):
-    case, z = draw_case(draw, device, 100, rows, outputs)
+@pytest.mark.parametrize("players", [49, 100])
+def test_many_rows(native_ops, draw, device, players, rows, outputs):
+    case, z = draw_case(draw, device, players, rows, outputs)
     expected, scale = exact_sum(z, *case[2:])
     difference = native_ops.coalition_rhs(*case).cpu() - expected
     assert (difference.abs() <= rows * 2**-52 * scale).all()

@@ -1,0 +1,200 @@
+"""KernelShap, Lime, ablation and Shapley sampling against the model's own time, Captum and shap.
+
+Ratios are to "bare": forward passes over the same number of rows, nothing else, in the chunk that
+was fastest when searched. "Captum tuned" is Captum with the fastest ``perturbations_per_eval``;
+fastxai runs at its defaults. Results are compared before they are timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import memory
+import models
+import pytest
+import torch
+from competitors import bare_forward, fastxai_name, perturbation, with_and_without_kernels
+from interleave import Competitor, record
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor, nn
+
+import fastxai
+
+MLP, RESNET, _, TABULAR = models.MODELS
+CHUNKS = (1, 10, 50, 100, 250, 1000)
+CUDA = pytest.param("cuda", marks=pytest.mark.cuda)
+
+
+def tiles(size: int, tile: int) -> Tensor:
+    """Ids of square tiles of a square image, [size, size]."""
+    at = torch.arange(size) // tile
+    return at[:, None] * (size // tile) + at[None, :]
+
+
+def load(name: str, batch: int, device: str) -> tuple[nn.Module, Tensor, Tensor]:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return models.load(name, batch, device)
+
+
+def case(name: str, device: str) -> str:
+    return name if device == "cpu" else f"{name}, {device}"
+
+
+# method -> (model rows, whether Captum's numbers must be ours, options of attribute)
+ON_MLP: dict[str, tuple[int, bool, dict[str, object]]] = {
+    "KernelShap": (1000, False, {"n_samples": 1000, "feature_mask": "tiles"}),
+    "Lime": (1000, False, {"n_samples": 1000, "feature_mask": "tiles"}),
+    "FeatureAblation": (785, True, {}),
+    "ShapleyValueSampling": (25 * 48 + 2, False, {"n_samples": 25, "feature_mask": "tiles"}),
+}
+
+
+@pytest.mark.parametrize("method", ON_MLP)
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.benchmark(group="Perturbation methods on one row of MLP 784-512-256-10: time")
+def test_mlp(benchmark: BenchmarkFixture, method: str, device: str) -> None:
+    import captum.attr
+
+    model, inputs, target = load(MLP, 1, device)
+    rows, same_numbers, options = ON_MLP[method]
+    if "feature_mask" in options:
+        options = {**options, "feature_mask": tiles(28, 4).reshape(1, 784).to(device)}
+    ours = getattr(fastxai.attr, method)(model)
+    theirs = getattr(captum.attr, method)(model)
+    seed = {} if same_numbers else {"seed": 0}
+
+    def explain(chunk: int) -> Tensor:
+        return theirs.attribute(inputs, target=target, perturbations_per_eval=chunk, **options)
+
+    record(
+        benchmark,
+        perturbation(
+            model,
+            inputs,
+            rows,
+            lambda: ours.attribute(inputs, target=target, **options, **seed),
+            explain,
+            CHUNKS,
+            same_numbers,
+        ),
+        case=case(f"{method}, {rows} rows", device),
+        target=fastxai_name(),
+        reference="bare",
+        tolerance=1e-4,
+    )
+
+
+@pytest.mark.parametrize(("batch", "with_captum"), [(1000, False), (1, True)])
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.benchmark(group="KernelShap on a tabular MLP 30-64-64-2, 512 samples: time")
+def test_tabular(benchmark: BenchmarkFixture, batch: int, with_captum: bool, device: str) -> None:
+    import captum.attr
+
+    model, inputs, target = load(TABULAR, batch, device)
+    ours, theirs = fastxai.attr.KernelShap(model), captum.attr.KernelShap(model)
+
+    def explain(chunk: int) -> Tensor:
+        return theirs.attribute(inputs, target=target, n_samples=512, perturbations_per_eval=chunk)
+
+    record(
+        benchmark,
+        perturbation(
+            model,
+            inputs,
+            512 * batch,
+            lambda: ours.attribute(inputs, target=target, n_samples=512, seed=0),
+            explain if with_captum else None,
+            CHUNKS,
+            same_numbers=False,
+        ),
+        case=case(f"batch {batch}", device),
+        target=fastxai_name(),
+        reference="bare",
+        tolerance=1e-4,
+    )
+
+
+@pytest.mark.benchmark(
+    group="KernelShap on 10 rows of a tabular MLP, 100 background rows, 2108 samples: time"
+)
+def test_background(benchmark: BenchmarkFixture) -> None:
+    import shap
+
+    model, inputs, target = models.load(TABULAR, 10)
+    background = torch.randn(100, 30, generator=torch.Generator().manual_seed(1))
+    rows = 2108 * 100 * 10
+    run = bare_forward(model, inputs, rows)
+    ours = fastxai.attr.KernelShap(model)
+
+    @torch.no_grad()
+    def predict(x: object) -> object:
+        return model(torch.as_tensor(x, dtype=torch.float32)).numpy()
+
+    theirs = shap.KernelExplainer(predict, background.numpy())
+
+    def explain() -> Tensor:
+        return ours.attribute(inputs, target=target, background=background, n_samples=2108, seed=0)
+
+    def explain_theirs() -> Tensor:
+        values = theirs.shap_values(inputs.numpy(), nsamples=2108, l1_reg=False, silent=True)
+        values = torch.as_tensor(values, dtype=torch.float32)  # [B, F, C]
+        return values[torch.arange(len(inputs)), :, target]
+
+    record(
+        benchmark,
+        [
+            Competitor("bare, one huge batch", lambda: run(rows)),
+            Competitor("shap.KernelExplainer", explain_theirs),
+            *with_and_without_kernels(explain),
+        ],
+        case="all rows",
+        target=fastxai_name(),
+        reference="bare, one huge batch",
+        tolerance=2e-2,  # two samples of the same least squares problem
+    )
+
+
+# method -> (model rows, options of attribute)
+ON_RESNET: dict[str, tuple[int, Callable[[], dict[str, object]]]] = {
+    "KernelShap": (200, lambda: {"n_samples": 200, "feature_mask": tiles(224, 32)[None, None]}),
+    "Occlusion": (
+        170,
+        lambda: {"sliding_window_shapes": (3, 32, 32), "strides": (3, 16, 16)},
+    ),
+}
+
+
+@pytest.mark.parametrize("method", ON_RESNET)
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.benchmark(group="Perturbation methods on one image, ResNet-18 224²: time")
+def test_resnet(benchmark: BenchmarkFixture, method: str, device: str) -> None:
+    model, inputs, target = load(RESNET, 1, device)
+    rows, make = ON_RESNET[method]
+    options = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in make().items()}
+    ours = getattr(fastxai.attr, method)(model)
+    seed = {"seed": 0} if method == "KernelShap" else {}
+    record(
+        benchmark,
+        perturbation(
+            model,
+            inputs,
+            rows,
+            lambda: ours.attribute(inputs, target=target, **options, **seed),
+        ),
+        case=case(f"{method}, {rows} rows", device),
+        target=fastxai_name(),
+        reference="bare",
+        tolerance=1e-2,
+    )
+
+
+@pytest.mark.benchmark(group="KernelShap: peak memory above the loaded model")
+def test_memory(benchmark: BenchmarkFixture) -> None:
+    def measure() -> dict[str, float]:
+        counts = {"1,000 samples": 1_000, "1,000,000 samples": 1_000_000}
+        return {label: memory.in_child("kernel_shap", n) for label, n in counts.items()}
+
+    benchmark.extra_info.update(
+        case=f"{MLP}, batch 1, 49 groups", megabytes=benchmark.pedantic(measure)
+    )

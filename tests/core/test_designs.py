@@ -1,0 +1,342 @@
+import itertools
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fastxai.core import designs
+from fastxai.core.designs import Design, shapley_design
+
+PLAYERS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17, 33, 49, 63, 64, 65, 130]
+SEEDS = [0, -5, 2**63 + 7]
+
+
+def budgets(players: int) -> list[int]:
+    m = players
+    around = [2, 3, 4, 5, 6, 7, 8, 2 * m, 2 * m + 3, 2 * m + 5, 2 * m + 6, 2 * m + 7]
+    return sorted({n for n in [*around, 3 * m, 5 * m, 8 * m + 1, 12 * m, 30 * m, 31 * m] if n > 1})
+
+
+def made(players: int, name: str | None, n_samples: list[int]) -> list[tuple[int, Design]]:
+    """The designs that can be built."""
+    found = []
+    for n, seed in zip(n_samples, itertools.cycle(SEEDS)):
+        try:
+            found.append((n, shapley_design(players, n, seed, name)))
+        except ValueError:
+            assert name in ("enumeration", "hadamard")
+    return found
+
+
+def sets(bits: Tensor, players: int) -> list[frozenset[int]]:
+    """The coalitions, bit by bit."""
+    words = bits.tolist()
+    return [frozenset(j for j in range(players) if row[j // 64] >> (j % 64) & 1) for row in words]
+
+
+@pytest.mark.parametrize("players", PLAYERS)
+@pytest.mark.parametrize("name", [None, *designs.SHAPLEY_DESIGNS])
+def test_coalitions_are_proper_distinct_and_paired(players, name):
+    for n, design in made(players, name, budgets(players)):
+        bits = design.bits
+        assert design.players == players and bits.dtype == torch.int64
+        assert bits.shape == (bits.shape[0], -(-players // 64))
+        assert bits.shape[0] == 2 * min((n - 2) // 2, 2 ** (players - 1) - 1)
+        found = sets(bits, players)
+        everyone = frozenset(range(players))
+        assert all(0 < len(z) < players for z in found)
+        assert len(set(found)) == len(found)
+        assert all(everyone - z == other for z, other in zip(found[::2], found[1::2], strict=True))
+        # Bits beyond the players are zero: no word has more ones than its coalition.
+        assert [len(z) for z in found] == [
+            sum((word % 2**64).bit_count() for word in row) for row in bits.tolist()
+        ]
+
+
+@pytest.mark.parametrize("players", PLAYERS)
+@pytest.mark.parametrize("name", [None, *designs.SHAPLEY_DESIGNS])
+def test_weights_are_positive_with_mean_one_and_equal_in_pairs(players, name):
+    for _, design in made(players, name, budgets(players)):
+        weights = design.weights
+        assert weights.dtype == torch.float64 and weights.shape == design.bits.shape[:1]
+        if len(weights):
+            assert weights.min() > 0
+            torch.testing.assert_close(weights.mean().item(), 1.0)
+            torch.testing.assert_close(weights[::2], weights[1::2])
+        if design.inclusion is not None:
+            assert design.inclusion.shape == weights.shape
+            assert ((design.inclusion > 0) & (design.inclusion <= 1)).all()
+
+
+def test_thousands_of_players():
+    for n, name in [(500, "hadamard"), (20_000, "hadamard"), (3000, "leverage")]:
+        design = shapley_design(3001, n, 1, name)
+        z = designs.unpack(design.bits, 3001)
+        assert z.shape == (n - 2, 3001)
+        assert torch.equal(z[::2], ~z[1::2])
+        assert torch.unique(design.bits, dim=0).shape[0] == n - 2
+    assert design.inclusion is not None and design.inclusion.max() < 1
+
+
+def test_a_million_samples():
+    design = shapley_design(49, 1_000_000, 3)
+    assert design.name == "leverage" and design.bits.shape == (999_998, 1)
+    assert torch.unique(design.bits).numel() == 999_998
+
+
+@pytest.mark.parametrize(
+    ("players", "n_samples", "name"),
+    [
+        (1, 2, "enumeration"),
+        (3, 8, "enumeration"),
+        (3, 7, "leverage"),
+        (4, 15, "leverage"),
+        (5, 31, "leverage"),
+        (5, 16, "hadamard"),
+        (10, 1024, "enumeration"),
+        (10, 1023, "leverage"),
+        (10, 50, "hadamard"),
+        (49, 25, "hadamard"),
+        (49, 1000, "hadamard"),
+        (49, 30 * 49, "hadamard"),
+        (49, 30 * 49 + 1, "leverage"),
+    ],
+)
+def test_the_best_design_is_chosen(players, n_samples, name):
+    assert shapley_design(players, n_samples, 0).name == name
+
+
+@pytest.mark.parametrize(
+    ("players", "n_samples", "name", "message"),
+    [
+        (10, 1023, "enumeration", "2^10 samples for 10 players, got 1023"),
+        (4, 14, "hadamard", "at least 5 players .* got 4 players and 14 samples"),
+        (6, 50, "hadamard", "not too many .* got 6 players and 50 samples"),
+        (6, 50, "sobol", "one of enumeration, hadamard, leverage, got 'sobol'"),
+        (0, 50, None, "at least 1 player and 2 samples, got 0 players"),
+        (5, 1, None, "at least 1 player and 2 samples, got 5 players and 1 sample"),
+    ],
+)
+def test_what_cannot_be_built_is_told(players, n_samples, name, message):
+    with pytest.raises(ValueError, match=message.replace("^", r"\^")):
+        shapley_design(players, n_samples, 0, name)
+
+
+@pytest.mark.parametrize("name", ["hadamard", "leverage"])
+def test_the_seed_decides_and_counts_modulo_two_to_the_64(name):
+    def bits(seed: int) -> Tensor:
+        return shapley_design(20, 150, seed, name).bits
+
+    for seed in (0, -1, 2**63, 12345):
+        assert torch.equal(bits(seed), bits(seed))
+        assert torch.equal(bits(seed), bits(seed + 2**64))
+    different = {tuple(bits(seed).flatten().tolist()) for seed in (0, 1, -1, 2**32, 2**63, 12345)}
+    assert len(different) == 6
+
+
+def test_global_random_state_and_default_device_do_not_matter():
+    def everything() -> list[Tensor]:
+        made = [shapley_design(20, n, 7).bits for n in (30, 150, 500, 5000)]
+        orders = designs.permutations(20, 5, 7)
+        made += [orders, designs.prefixes(orders), designs.bernoulli_pairs(20, 5, 7)]
+        return [*made, designs.all_coalitions(4)]
+
+    expected = everything()
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    torch.set_default_device("meta")
+    try:
+        found = everything()
+    finally:
+        torch.set_default_device(None)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_enumeration_has_every_coalition_with_the_shapley_kernel():
+    players = 7
+    design = shapley_design(players, 2**players + 5, 0)
+    assert design.name == "enumeration" and (design.inclusion == 1).all()
+    assert sorted(design.bits.flatten().tolist()) == list(range(1, 2**players - 1))
+    kernel = [
+        (players - 1) / (math.comb(players, len(z)) * len(z) * (players - len(z)))
+        for z in sets(design.bits, players)
+    ]
+    expected = torch.tensor(kernel, dtype=torch.float64)
+    torch.testing.assert_close(design.weights, expected / expected.mean())
+
+
+class TestLeverage:
+    @staticmethod
+    def sizes(players: int, n_samples: int) -> dict[int, int]:
+        design = shapley_design(players, n_samples, 3, "leverage")
+        return dict(sorted(Counter(len(z) for z in sets(design.bits, players)).items()))
+
+    def test_sizes_are_equally_frequent(self):
+        # 10 is a middle size of one, so it gets as many coalitions as each of the others.
+        assert self.sizes(20, 2 + 19 * 12) == dict.fromkeys(range(1, 20), 12)
+
+    def test_small_sizes_are_taken_whole_and_the_others_share(self):
+        # 7 single players, and as many sixes; 2 to 5 share 50 - 14 = 36.
+        assert self.sizes(7, 52) == {1: 7, 2: 9, 3: 9, 4: 9, 5: 9, 6: 7}
+        # Sizes 1 and 2 whole; the rest for 3 and 4.
+        assert self.sizes(7, 2 + 2 * (7 + 21 + 25)) == {1: 7, 2: 21, 3: 25, 4: 25, 5: 21, 6: 7}
+
+    def test_the_rest_goes_to_the_largest_remainder(self):
+        # 31 pairs: 8 of size 1, and 23 over 2, 3 and, with half a share, 4: 9.2, 9.2, 4.6.
+        assert self.sizes(8, 2 + 2 * 31) == {1: 8, 2: 9, 3: 9, 4: 10, 5: 9, 6: 9, 7: 8}
+
+    def test_all_coalitions_if_there_are_no_more(self):
+        design = shapley_design(6, 64, 9, "leverage")
+        assert sorted(design.bits.flatten().tolist()) == list(range(1, 63))
+        enumeration = shapley_design(6, 64, 9)
+        order, other = design.bits.flatten().argsort(), enumeration.bits.flatten().argsort()
+        torch.testing.assert_close(design.weights[order], enumeration.weights[other])
+        assert (design.inclusion == 1).all()
+
+    def test_weights_are_the_kernel_over_the_chance(self):
+        players = 12
+        design = shapley_design(players, 100, 5, "leverage")
+        size = torch.tensor([len(z) for z in sets(design.bits, players)])
+        there_are = torch.tensor([math.comb(players, s) for s in range(players + 1)])[size]
+        kernel = 1 / (there_are * size * (players - size)).double()
+        expected = kernel / design.inclusion
+        torch.testing.assert_close(design.weights, expected / expected.mean())
+
+    @pytest.mark.parametrize(("players", "n_samples"), [(6, 40), (5, 22)])
+    def test_coalitions_are_drawn_with_the_chance_told(self, players, n_samples):
+        seeds = 3000
+        drawn = np.zeros(2**players)
+        chance = np.zeros(2**players)
+        for seed in range(seeds):
+            design = shapley_design(players, n_samples, seed, "leverage")
+            index = design.bits.flatten().numpy()
+            drawn[index] += 1
+            chance[index] = design.inclusion
+        chance = chance[1:-1]
+        assert (chance > 0).all(), "some coalition never came"
+        error = drawn[1:-1] / seeds - chance
+        deviation = np.sqrt(chance * (1 - chance) / seeds)
+        assert (np.abs(error) <= 4.5 * deviation + 1e-12).all()
+        assert (chance == 1).any() and (chance < 1).any()
+
+
+class TestHadamard:
+    @pytest.mark.parametrize("players", [32, 64, 63])
+    def test_a_whole_block_of_halves_is_orthogonal(self, players):
+        # Rows 1, ..., H - 1 of H: columns would be orthogonal with row 0, which is all ones.
+        order = 1 << (players - 1).bit_length()
+        design = shapley_design(players, 2 * (order - 1) + 2, 11, "hadamard")
+        x = 2 * designs.unpack(design.bits[::2], players).double() - 1
+        assert x.shape == (order - 1, players)
+        expected = order * torch.eye(players).double() - 1
+        torch.testing.assert_close(x.T @ x, expected, atol=0, rtol=0)
+
+    def test_blocks_differ(self):
+        design = shapley_design(64, 2 * 63 * 3 + 2, 11, "hadamard")
+        singles = 64
+        x = 2 * designs.unpack(design.bits[2 * singles :: 2], 64).double() - 1
+        assert (x.sum(1) == 0).all()
+        within = x[:63] @ x[:63].T - 64 * torch.eye(63)
+        across = x[:63] @ x[63:].T
+        assert within.abs().max() == 0
+        assert 0 < across.abs().max() < 64
+
+    @pytest.mark.parametrize("players", [5, 8, 20, 49])
+    def test_parts(self, players):
+        def sizes(n_samples: int) -> tuple[int, int, int]:
+            design = shapley_design(players, n_samples, 2, "hadamard")
+            found = [min(len(z), players - len(z)) for z in sets(design.bits[::2], players)]
+            alone = found.count(1)
+            couples = next((i for i, s in enumerate(found[alone:]) if s != 2), 0)
+            return alone, couples, len(found) - alone - couples
+
+        assert sizes(2 * players + 5)[0] == 0
+        alone, _, _ = sizes(2 * players + 6)
+        assert alone == players
+        if players >= 20:  # halves are larger than couples there
+            assert sizes(8 * players + 2) == (players, 0, 3 * players)
+            assert sizes(12 * players + 2) == (players, players, 4 * players)
+
+    def test_every_player_and_every_couple_comes_alike(self):
+        counts = torch.zeros(9, 9)
+        seeds = 400
+        for seed in range(seeds):
+            design = shapley_design(9, 2 * (9 + 10) + 2, seed, "hadamard")
+            halves = designs.unpack(design.bits[18:], 9).float()
+            counts += halves.T @ halves
+        alone, together = counts.diagonal(), counts[~torch.eye(9, dtype=torch.bool)]
+        assert (alone == 10 * seeds).all()  # of each pair of complements one
+        assert together.std() < 0.02 * together.mean()
+
+    def test_the_rule_fits_the_mean_square_distance_of_all_sizes(self):
+        for players, n in [(20, 150), (21, 161), (49, 1400), (64, 600)]:
+            design = shapley_design(players, n, 4, "hadamard")
+            size = designs.subset_sizes(design.bits).double()
+            share = design.weights * size * (players - size)
+            found = (share * (size - players / 2) ** 2).sum() / share.sum()
+            assert found.item() == pytest.approx(players * (players - 2) / 12)
+
+    def test_a_small_middle_weighs_as_its_rows(self):
+        players, halves = 20, 6
+        design = shapley_design(players, 2 * (players + halves) + 2, 4, "hadamard")
+        size = designs.subset_sizes(design.bits).double()
+        share = design.weights * size * (players - size)
+        torch.testing.assert_close(share, share[:1].expand_as(share))
+
+
+@pytest.mark.parametrize("players", [1, 3, 63, 64, 65, 200])
+def test_pack_and_unpack(players):
+    z = torch.from_numpy(np.random.default_rng(players).random((37, players)) < 0.5)
+    z[0], z[1] = True, False
+    bits = designs.pack(z)
+    assert bits.shape == (37, -(-players // 64)) and bits.dtype == torch.int64
+    assert sets(bits, players) == [frozenset(row.nonzero().flatten().tolist()) for row in z]
+    assert torch.equal(designs.unpack(bits, players), z)
+    assert torch.equal(designs.unpack(bits[::2], players), z[::2])
+    assert torch.equal(designs.subset_sizes(bits), z.sum(1))
+    assert designs.unpack(bits[:0], players).shape == (0, players)
+    assert torch.equal(designs.pack(z.view(1, 37, players)), bits[None])
+
+
+def test_all_coalitions():
+    assert designs.all_coalitions(3).tolist() == [[n] for n in range(8)]
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 7])
+@pytest.mark.parametrize("players", [1, 2, 5, 70])
+def test_permutations(players, n):
+    orders = designs.permutations(players, n, -3)
+    assert orders.shape == (n, players) and orders.dtype == torch.int64
+    assert torch.equal(orders.sort(1).values, torch.arange(players).expand(n, -1))
+    pairs = n // 2
+    assert torch.equal(orders[: 2 * pairs : 2], orders[1 : 2 * pairs : 2].flip(1))
+    assert torch.equal(designs.permutations(players, n + 3, -3)[: 2 * pairs], orders[: 2 * pairs])
+
+    expected = [frozenset(order[:size]) for order in orders.tolist() for size in range(1, players)]
+    bits = designs.prefixes(orders)
+    assert bits.shape == (n * (players - 1), -(-players // 64))
+    assert sets(bits, players) == expected
+
+
+def test_permutations_are_all_equally_likely():
+    n = 24_000
+    counts = Counter(tuple(order) for order in designs.permutations(4, 2 * n, 1)[::2].tolist())
+    assert len(counts) == 24
+    assert max(abs(count - n / 24) for count in counts.values()) < 4.5 * math.sqrt(n / 24)
+
+
+@pytest.mark.parametrize("players", [1, 2, 64, 65])
+def test_bernoulli_pairs(players):
+    bits = designs.bernoulli_pairs(players, 4001, 5)
+    z = designs.unpack(bits, players)
+    assert z.shape == (4001, players)
+    assert torch.equal(z[:-1:2], ~z[1::2])
+    assert (z[::2].double().mean(0) - 0.5).abs().max() < 4.5 * 0.5 / math.sqrt(2001)
+    if players > 1:
+        together = (z[::2, 0] == z[::2, -1]).double().mean()
+        assert (together - 0.5).abs() < 4.5 * 0.5 / math.sqrt(2001)
+    assert designs.bernoulli_pairs(players, 0, 5).shape == (0, -(-players // 64))
