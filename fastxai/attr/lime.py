@@ -254,7 +254,7 @@ class LimeBase(PerturbationAttribution):
                 rows = _Perturbed(query.inputs, [sample for sample, _, _ in block])
                 outputs = engine.values(query.model, rows, limit)
                 _check_numbers(outputs, example)
-                values.append(outputs.reshape(len(block), -1))
+                values.append(outputs.reshape(len(block), -1).to(rows.device))
                 interpretable += [z for _, z, _ in block]
                 weights += [weight for _, _, weight in block]
                 advance(len(block) * batch)
@@ -303,16 +303,18 @@ class Lime(LimeBase):
 
     Args:
         forward_func: as for every method.
-        interpretable_model: as for :class:`LimeBase`; None: ``Lasso(alpha=0.01)``. Fits with
-            :class:`Lasso`, :class:`Ridge` and :class:`LeastSquares` keep no samples.
+        interpretable_model: as for :class:`LimeBase`; None: ``Lasso(alpha=0.01)``.
         similarity_func: as for :class:`LimeBase`; None:
             ``get_exp_kernel_similarity_function("cosine", kernel_width=1.0)``. What that function
             returns is worked out for all samples at once; any other is called for each.
-        perturb_func: as for :class:`LimeBase`, for samples [1, greatest id + 1] of zeros and ones;
-            None for fair coins.
+        perturb_func: as for :class:`LimeBase`, for samples [1, num_interp_features] of zeros and
+            ones; None for fair coins.
 
-    The two functions are called with the keywords ``baselines``, ``feature_mask`` and
-    ``num_interp_features``, for one example at a time.
+    The two functions are called for one example at a time, with the keywords ``baselines``,
+    ``feature_mask`` (ids from 0 on) and ``num_interp_features``. With neither of them, fits with
+    :class:`Lasso`, :class:`Ridge` and :class:`LeastSquares` keep no samples, and :meth:`explain`
+    has standard errors (but for more than 4096 groups and fewer samples): HC3, each pair of
+    coalitions one observation. Those of a lasso take it as given which coefficients are zero.
 
     Raises:
         ArgumentError: one of them is not what is documented.
@@ -454,7 +456,7 @@ class Lime(LimeBase):
         fit, m, n = self.interpretable_model, groups.count, bits.shape[0]
         baselines = tuple(baseline[:, None] for baseline in query.baselines)  # [B, 1, *F_i]
         rows = Coalitions(query.inputs.tensors, baselines, bits, groups.masks)
-        start = _by_problem(outputs[None], query)[0].to(torch.float64)  # [P, C]
+        start = _by_problem(outputs[None], query)[0].to(rows.device, torch.float64)  # [P, C]
         weigh = _weigher(self.similarity_func, query, groups)
         local = LocalRegression(bits, m, weigh, start)
         adds_up = isinstance(fit, LinearFit) and not is_wide(n, m)
@@ -466,7 +468,7 @@ class Lime(LimeBase):
             if adds_up:
                 local.add(values, repeats, problems)
             if kept is not None:
-                kept[repeats, problems] = values.to(kept.dtype)
+                kept[repeats, problems] = values.to(kept)
 
         self._stream(query, rows, add, limit, show_progress)
         if adds_up:
@@ -491,13 +493,14 @@ class Lime(LimeBase):
         show_progress: bool,
     ) -> Tensor:  # [P, M, C]
         """The coefficients, with samples drawn or weighed one by one by functions of the user."""
-        start = _by_problem(outputs[None], query)[0]  # [P, C]
-        ids = _shifted_ids(groups, start.device)
+        device = query.inputs.tensors[0].device
+        ids = _shifted_ids(groups, device)
         perturb = self.perturb_func
         if bits is not None:
-            drawn = groups.by_id(unpack(bits, groups.count).to(start.device).long())[:, None]
+            drawn = groups.by_id(unpack(bits, groups.count).to(device).long())[:, None]
             perturb = lambda inputs, **kwargs: (z for z in drawn)  # noqa: E731
-        found = start.new_empty(len(start), groups.count, start.shape[1], dtype=torch.float64)
+        problems, columns = _by_problem(outputs[None], query)[0].shape  # P, C
+        found = torch.empty(problems, groups.count, columns, dtype=torch.float64, device=device)
         with self._progress(show_progress, n * query.inputs.batch) as advance:
             for p in range(len(found)):
                 one = query if query.model.whole_batch else _one_example(query, p)

@@ -306,10 +306,10 @@ def _hadamard_rows(players: int, seed: int, first: int, blocks: int) -> Tensor:
     rows = others[:, 1].unsqueeze(-1)
     # Entry (r, c) is negative where r & c has odd parity: so the signs of row r are the sum modulo
     # two, over the digits of r that are one, of that digit of the columns.
+    of_digits = pack((columns.unsqueeze(1) >> torch.arange(digits).unsqueeze(1)) & 1 == 1)
     signs = torch.zeros(blocks, 1, _words(players), dtype=torch.int64)
-    for digit in range(digits):
-        flipped = pack((columns >> digit) & 1 == 1).unsqueeze(1)
-        signs = torch.cat([signs, signs ^ flipped], 1)
+    for of_digit in of_digits.unsqueeze(2).unbind(1):  # [blocks, 1, W]
+        signs = torch.cat([signs, signs ^ of_digit], 1)
     signs = signs.gather(1, rows.expand(-1, -1, signs.shape[2])).flatten(0, 1)
     bits = _complement(signs, players)
     sizes = subset_sizes(bits)

@@ -206,7 +206,7 @@ class LocalRegression:
 
         Should memory run out, nothing has been taken.
         """
-        values = values.to(torch.float64) - self._start[problems]
+        values = values.to(self._start) - self._start[problems]
         count = self._rows.stop - self._rows.start
         follows = problems == self._problems and rows.start == self._rows.stop
         if not follows or count * self._width(values) >= _BLOCK:
@@ -425,13 +425,14 @@ def _lasso(gram: Tensor, rhs: Tensor, alpha: float) -> Tensor:
     slope = rhs - gram @ found
     off = torch.where(found != 0, slope - alpha * found.sign(), (slope.abs() - alpha).clamp(min=0))
     problems, outputs = (off.abs().amax(1) > 1e-9 * rhs.abs().amax(1)).nonzero(as_tuple=True)
-    if m <= _SMALL:
-        step = max(1, _BLOCK // m**2)
-        for p, c in zip(problems.split(step), outputs.split(step), strict=True):
-            found[p, :, c] = _search_signs(gram[p], rhs[p, :, c], found[p, :, c], alpha)
+    if m > _SMALL:
+        for p, c in zip(problems.tolist(), outputs.tolist(), strict=True):
+            found[p, :, c] = _lasso_of_many(gram[p], rhs[p, :, c], found[p, :, c], alpha)
         return found
-    for p, c in zip(problems.tolist(), outputs.tolist(), strict=True):
-        found[p, :, c] = _lasso_of_many(gram[p], rhs[p, :, c], found[p, :, c], alpha)
+    step = max(1, _BLOCK // m**2)
+    for first in range(0, len(problems), step):
+        p, c = problems[first : first + step], outputs[first : first + step]
+        found[p, :, c] = _search_signs(gram[p], rhs[p, :, c], found[p, :, c], alpha)
     return found
 
 
@@ -455,7 +456,7 @@ def _lasso_by_parts(
     found = start.clone()
     chosen = found.nonzero()[:, 0]
     slack = 1e-9 * slope(chosen[:0], found[:0]).abs().max()
-    while True:
+    for _ in range(100):  # some ten, if rounding does not make it go round in circles
         if len(chosen) > 0:
             gram, rhs = among(chosen)
             found[chosen] = _search_signs(gram[None], rhs[None], found[None, chosen], alpha)[0]
@@ -463,8 +464,9 @@ def _lasso_by_parts(
         pull = slope(chosen, found[chosen]).abs().index_fill(0, chosen, 0)
         count = min(max(16, len(chosen)), int((pull > alpha + slack).sum()))
         if count == 0:
-            return found
+            break
         chosen = torch.cat([chosen, pull.topk(count).indices])
+    return found
 
 
 def _search_signs(gram: Tensor, rhs: Tensor, start: Tensor, alpha: float) -> Tensor:  # [Q, M]

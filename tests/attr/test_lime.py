@@ -106,8 +106,14 @@ def assert_same(ours, theirs, **tolerance):
     torch.testing.assert_close(ours, theirs, **tolerance)
 
 
-@pytest.mark.parametrize("surrogate", [Lasso(), Ridge(0.5), LeastSquares()])
-@pytest.mark.parametrize("kernel", [None, exp_kernel("cosine", 0.2), exp_kernel("euclidean", 3.0)])
+@pytest.mark.parametrize(
+    ("surrogate", "kernel"),
+    [
+        (Lasso(), None),
+        (Ridge(0.5), exp_kernel("cosine", 0.2)),
+        (LeastSquares(), exp_kernel("euclidean", 3.0)),
+    ],
+)
 @pytest.mark.parametrize("shaped", [True, False])
 def test_all_at_once_is_as_sample_by_sample(case, surrogate, kernel, shaped):
     """The weights follow from the coalitions alone, and the sums from the blocks."""

@@ -176,16 +176,27 @@ def test_a_problem_that_is_not_finite_is_nan_and_spoils_no_other(fit):
     assert errors[1].isnan().any() and errors[fine].isfinite().all()
 
 
-def test_weights_that_are_all_zero_are_told():
+@pytest.mark.parametrize("block", [1 << 21, 10])  # all problems together, and one by one
+def test_weights_that_are_all_zero_are_told(monkeypatch, block):
     regression, _, _, values = local(None, problems=4)
-    regression._weigh = lambda z, span: (
-        torch.tensor([1.0, 1, 0, 1]).double()[span].expand(len(z), -1)
-    )
+    weights = torch.tensor([1.0, 1, 0, 1]).double()
+    regression._weigh = lambda z, span: weights[span].expand(len(z), -1)
     regression.add(values, slice(0, 50), slice(0, 4))
+    monkeypatch.setattr(linear_fits, "_BLOCK", block)
     with pytest.raises(ArgumentError, match=r"similarity_func: .* none for row 2 of the inputs"):
         regression.solve(Lasso())
     with pytest.raises(ArgumentError, match=r"similarity_func: .* kernel too narrow"):
         fit_rows(Lasso(), torch.ones(3, 2), torch.zeros(3).double(), torch.ones(3, 1).double())
+
+
+@pytest.mark.parametrize("fit", [LeastSquares(), Ridge(3.0), Lasso(0.02)])
+@pytest.mark.parametrize("which", ["weights", "y"])
+def test_a_wide_problem_that_is_not_finite_is_nan(monkeypatch, fit, which):
+    monkeypatch.setattr(linear_fits, "_WIDE", 10)
+    rows = dict(zip(("x", "weights", "y"), problem(8, 20), strict=True))
+    expected = fit_rows(fit, **rows)
+    rows[which][3] = torch.inf if which == "y" else torch.nan
+    assert expected.isfinite().all() and fit_rows(fit, **rows).isnan().all()
 
 
 @pytest.mark.parametrize("fit", [LeastSquares(), Ridge(2.0)])

@@ -162,7 +162,8 @@ def test_nothing_to_write(ops, draw, shape, backgrounds, coalitions, players):
     case = draw_case(draw, shape, torch.float32, backgrounds, coalitions, players)
     last = backgrounds * coalitions
     assert ops.perturb(*case, 0, last).shape == (last, *shape)
-    assert ops.perturb(*case, last, last).shape == (0, *shape)
+    # Then nobody looks at the ids.
+    assert ops.perturb(*case[:3], case[3] + 9999, last, last).shape == (0, *shape)
 
 
 def test_new_memory_and_arguments_untouched(ops, draw):
@@ -217,8 +218,8 @@ def test_compiles_in_one_graph(native_ops, draw):
 
 def test_public_function_is_the_backend(draw):
     case = draw_case(draw, (3, 5))
-    expected = native.backend().perturb(*case, 0, 3)
-    assert_equal(fastxai_ops.perturb(*case, 0, 3), expected)
+    expected = native.backend().perturb(*case, 1, 3)
+    assert_equal(fastxai_ops.perturb(*case, 1, 3), expected)
 
 
 X = torch.zeros(4, 3)
