@@ -286,6 +286,13 @@ def test_examples_that_belong_together_and_do_not_fit_are_told():
     assert logged.rows == [6] * 10
 
 
+def test_an_answer_for_the_batch_is_not_asked_of_a_part_of_it_when_memory_runs_out():
+    error = torch.OutOfMemoryError("out of memory")
+    logged = Logged(lambda x: x.square().mean(), fail_above=5, error=error)
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.values(Model(logged, 6, row_by_row=False), path())
+
+
 def test_rows_that_share_statistics_come_one_repeat_a_call():
     function = nn.Sequential(nn.Linear(7, 5), nn.BatchNorm1d(5), nn.Tanh()).double().train()
     rows, before = path(), {k: v.clone() for k, v in function.state_dict().items()}
