@@ -1,6 +1,19 @@
 """Compiled high-performance attribution for PyTorch models, with Captum's interface."""
 
-from .attr import Explanation, InputXGradient, IntegratedGradients, Saliency
+from .attr import (
+    Explanation,
+    FeatureAblation,
+    FeaturePermutation,
+    InputXGradient,
+    IntegratedGradients,
+    KernelShap,
+    Lime,
+    LimeBase,
+    Occlusion,
+    Saliency,
+    ShapleyValues,
+    ShapleyValueSampling,
+)
 from .core.inputs import ArgumentError
 from .ops.native import LibraryLoadError, build_info
 
@@ -9,9 +22,17 @@ __version__ = "0.1.0"
 __all__ = [
     "ArgumentError",
     "Explanation",
+    "FeatureAblation",
+    "FeaturePermutation",
     "InputXGradient",
     "IntegratedGradients",
+    "KernelShap",
     "LibraryLoadError",
+    "Lime",
+    "LimeBase",
+    "Occlusion",
     "Saliency",
+    "ShapleyValueSampling",
+    "ShapleyValues",
     "build_info",
 ]

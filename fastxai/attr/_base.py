@@ -273,7 +273,7 @@ class PerturbationAttribution(Attribution):
         """f(x), [B, *C]; tells whether the model answers for the batch, and so comes first."""
         given = Given(query.inputs.tensors, query.inputs.batch)
         at_least_two = None if limit is None else max(2, limit)  # or it would not be told
-        outputs = engine.values(query.model, given, at_least_two)[0]
+        outputs = engine.values(query.model, given, at_least_two, measure=True)[0]
         _check_numbers(outputs[None], 0)
         return outputs
 

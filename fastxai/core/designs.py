@@ -22,6 +22,7 @@ from .. import ops
 SHAPLEY_DESIGNS = ("enumeration", "hadamard", "leverage")
 
 _HADAMARD_UP_TO = 30  # samples per player
+_HADAMARD_MOST = 1 << 14  # players: a block of rows is 32 MiB then, and grows with their square
 _ODD = 0x9E3779B97F4A7C15 - (1 << 64)  # the golden ratio's bits, as an int64
 
 P = ParamSpec("P")
@@ -195,7 +196,8 @@ def _enumeration(players: int, n_samples: int) -> Design:
 def _hadamard(players: int, n_samples: int, seed: int) -> Design:
     if not _hadamard_fits(players, n_samples):
         raise ValueError(
-            "the hadamard design needs at least 5 players and not too many of their coalitions, "
+            f"the hadamard design needs 5 to {_HADAMARD_MOST} players and not too many of their "
+            "coalitions, "
             f"got {players} players and {n_samples} samples"
         )
     singles, couples, halves = _hadamard_parts(players, n_samples)
@@ -225,7 +227,7 @@ def _hadamard_parts(players: int, n_samples: int) -> tuple[int, int, int]:
 
 def _hadamard_fits(players: int, n_samples: int) -> bool:
     """Whether there are enough distinct couples and halves. The last tenth is long in coming."""
-    if players < 5:
+    if not 5 <= players <= _HADAMARD_MOST:
         return False
     _, couples, halves = _hadamard_parts(players, n_samples)
     there_are = _pairs_of_size(players, limit=1 << 60)

@@ -172,8 +172,14 @@ def _measured(
     model: Model, rows: tuple[Tensor, ...], repeats: int, examples: slice
 ) -> tuple[Tensor, int]:
     """The outputs, and the bytes that a backward pass would have kept: a measure of the model."""
-    leaves = tuple(x.detach().requires_grad_(x.is_floating_point()) for x in rows)
-    output = _recorded(model, leaves, repeats, examples)
+    leaves = tuple(x.clone().requires_grad_(x.is_floating_point()) for x in rows)
+    try:
+        output = _recorded(model, leaves, repeats, examples)
+    except Exception as error:
+        # It may be no more than a model that leaves torch (x.numpy()): then without a record.
+        if isinstance(error, NotRowByRow) or _is_out_of_memory(error):
+            raise
+        return model(rows, repeats, examples), 0
     return output.detach(), _bytes_kept(output)
 
 

@@ -353,7 +353,7 @@ def _warn_unless_finite(tensor: Tensor, name: str) -> None:
     rows = bad.any(1).nonzero().flatten().tolist()
     if rows:
         warnings.warn(
-            f"{name}: NaN or infinite values in rows {_short(rows)}; their attributions will not be"
+            f"{name}: NaN or infinite values in rows {_short(rows)}; their attributions may not be"
             " finite, other rows are not affected",
             stacklevel=4,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -34,13 +36,18 @@ class ShapleyRegression:
     def __init__(self, design: Design) -> None:
         bits, players, weights = design.bits, design.players, design.weights
         self._design = design
+        if_equal = subset_sizes(bits).double().unsqueeze(1) / players  # v(z) if all φ are 1 / M
+        self._equal = ops.coalition_rhs(bits, players, weights, if_equal)  # [M, 1]
+        self._kernel: Tensor | None = None
+        if bits.shape[0] // 2 < players - 1:  # pairs; a system in rows is smaller than in players
+            self.determined = False
+            self._kernel = self._inverse_of_rows()
+            return
         # The constraint fixes the sum of φ. What is left is to be found among the contrasts, the
         # vectors that sum to zero: there the system is G φ = moment − equal · difference.
         gram = _contrasts(_contrasts(ops.coalition_gram(bits, players, weights)).T)
         self._inverse, rank = _pseudo_inverse(gram)  # [M, M]
         self.determined = rank == players - 1
-        if_equal = subset_sizes(bits).double().unsqueeze(1) / players  # v(z) if all φ are 1 / M
-        self._equal = ops.coalition_rhs(bits, players, weights, if_equal)  # [M, 1]
 
     def solve(
         self,
@@ -55,7 +62,8 @@ class ShapleyRegression:
             difference: v(all) − v(∅).
         """
         fixed = difference.flatten()  # [C]
-        phi = self._inverse @ (moment.reshape(moment.shape[0], len(fixed)) - self._equal * fixed)
+        rhs = moment.reshape(moment.shape[0], len(fixed)) - self._equal * fixed  # [M, C]
+        phi = self._inverse @ rhs if self._kernel is None else self._solve_by_rows(rhs)
         return (phi + (fixed - phi.sum(0)) / self._design.players).reshape(moment.shape)
 
     def standard_errors(
@@ -78,6 +86,8 @@ class ShapleyRegression:
         Returns:
             Standard errors in the unit of the values; NaN where the coalitions are too few to tell.
         """
+        if self._kernel is not None:
+            return torch.full_like(phi, torch.nan)
         design, shape, fixed = self._design, phi.shape, difference.flatten()
         values, phi = (x.reshape(x.shape[0], len(fixed)) for x in (values, phi))
         variance = torch.full_like(phi, 0 if self.determined else torch.nan)
@@ -95,6 +105,37 @@ class ShapleyRegression:
                 spread = torch.where(left_to_chance > 0, spread * left_to_chance.sqrt(), 0)
             variance += influence.square().T @ (residual * spread.unsqueeze(1)).square()
         return variance.sqrt().reshape(shape)
+
+    # With X the rows √w (z − |z| / M) and G = XᵀX, the least solution of G φ = b, for b = Xᵀ(...),
+    # is Xᵀ (XXᵀ)⁺² X b.
+
+    def _solve_by_rows(self, rhs: Tensor) -> Tensor:  # [M, C]
+        assert self._kernel is not None
+        product = sum(
+            (x @ rhs[players] for players, x in self._rows()),
+            self._equal.new_zeros(1, rhs.shape[1]),
+        )
+        solved = self._kernel @ (self._kernel @ product)
+        return torch.cat([x.T @ solved for _, x in self._rows()])
+
+    def _inverse_of_rows(self) -> Tensor:  # (XXᵀ)⁺, [N, N]
+        n = self._design.bits.shape[0]
+        product = sum((x @ x.T for _, x in self._rows()), self._equal.new_zeros(n, n))
+        values, vectors = torch.linalg.eigh(product)
+        kept = values > _SINGULAR * values[-1:].clamp(min=0)
+        vectors = vectors[:, kept]
+        return vectors / values[kept] @ vectors.T
+
+    def _rows(self) -> Iterator[tuple[slice, Tensor]]:
+        """X, a few players at a time: which, and [N, m]."""
+        bits, players = self._design.bits, self._design.players
+        root = self._design.weights.sqrt().unsqueeze(1)
+        share = subset_sizes(bits).double().unsqueeze(1) / players
+        words = max(1, _BLOCK // max(1, 64 * bits.shape[0]))
+        for word in range(0, bits.shape[1], words):
+            which = slice(64 * word, min(64 * (word + words), players))
+            z = unpack(bits[:, word : word + words], which.stop - which.start).double()
+            yield which, root * (z - share)
 
 
 def _contrasts(vectors: Tensor) -> Tensor:

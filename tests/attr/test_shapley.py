@@ -542,3 +542,11 @@ def test_the_model_may_be_a_module_in_any_mode():
     assert (trained - expected).abs().max() > 1e-3
     found = KernelShap(model).attribute(x, target=1, feature_mask=mask, n_samples=8)
     torch.testing.assert_close(found, trained, **EXACT)
+
+
+def test_kernel_shap_takes_more_features_than_a_matrix_of_their_pairs_has_room_for():
+    x = torch.randn(1, 40_000, generator=torch.Generator().manual_seed(0))
+    explainer = KernelShap(lambda rows: rows.tanh().sum(1))
+    with pytest.warns(UserWarning, match="do not determine"):
+        found = explainer.explain(x, n_samples=25, seed=0)
+    torch.testing.assert_close(found.values.sum(1), found.outputs, rtol=1e-4, atol=1e-4)

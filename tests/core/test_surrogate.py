@@ -195,6 +195,27 @@ class TestSampled:
         assert_close(phi, paired_solve(game, design), 1e-8)
         assert errors.isnan().all()
 
+    @pytest.mark.parametrize(("players", "n_samples"), [(49, 40), (200, 20), (6, 4)])
+    def test_fewer_pairs_than_players_give_the_least_solution(self, players, n_samples):
+        design = shapley_design(players, n_samples, seed=1)
+        generator = torch.Generator().manual_seed(0)
+        z = unpack(design.bits, players).double()
+        values = torch.randn(len(z), 3, generator=generator, dtype=torch.float64)
+        difference = torch.randn(3, generator=generator, dtype=torch.float64)
+        moment = z.T @ (design.weights[:, None] * values)
+
+        root = design.weights.sqrt()[:, None]
+        share = z.sum(1, keepdim=True) / players
+        rest = torch.linalg.lstsq(
+            root * (z - share), root * (values - share * difference), driver="gelsd"
+        ).solution
+        expected = rest - rest.mean(0) + difference / players
+        fit = ShapleyRegression(design)
+        assert not fit.determined
+        found = fit.solve(moment, difference)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
+        assert fit.standard_errors(values, difference, found).isnan().all()
+
     def test_whether_the_coalitions_determine_the_values(self):
         for players in (5, 20, 49):
             least = shapley_design(players, 2 * players + 6, 1)
