@@ -60,8 +60,16 @@ def test_mlp(benchmark: BenchmarkFixture, method: str, device: str) -> None:
     rows, same_numbers, options = ON_MLP[method]
     if "feature_mask" in options:
         options = {**options, "feature_mask": tiles(28, 4).reshape(1, 784).to(device)}
-    ours = getattr(fastxai.attr, method)(model)
-    theirs = getattr(captum.attr, method)(model)
+    fits = ({}, {})
+    if method == "Lime":  # at Captum's default penalty this model's coefficients are all zero
+        from captum._utils.models.linear_model import SkLearnLasso
+
+        fits = tuple(
+            {"interpretable_model": lasso(alpha=1e-4)}
+            for lasso in (fastxai.attr.Lasso, SkLearnLasso)
+        )
+    ours = getattr(fastxai.attr, method)(model, **fits[0])
+    theirs = getattr(captum.attr, method)(model, **fits[1])
     seed = {} if same_numbers else {"seed": 0}
 
     def explain(chunk: int) -> Tensor:
@@ -151,7 +159,7 @@ def test_background(benchmark: BenchmarkFixture) -> None:
         case="all rows",
         target=fastxai_name(),
         reference="bare, one huge batch",
-        tolerance=2e-2,  # two samples of the same least squares problem
+        tolerance=1e-1,  # two samples of the same least squares problem
     )
 
 
@@ -181,6 +189,7 @@ def test_resnet(benchmark: BenchmarkFixture, method: str, device: str) -> None:
             inputs,
             rows,
             lambda: ours.attribute(inputs, target=target, **options, **seed),
+            parts=(12, 25),
         ),
         case=case(f"{method}, {rows} rows", device),
         target=fastxai_name(),

@@ -94,6 +94,7 @@ def perturbation(
     theirs: Callable[[int], Tensor] | None = None,
     their_chunks: Iterable[int] = (),
     same_numbers: bool = True,
+    parts: Iterable[int] = (1, 2, 4, 8, 16, 64, 256),
 ) -> list[Competitor]:
     """Everyone who can run here, the best chunks searched for: bare first, fastxai last.
 
@@ -106,9 +107,10 @@ def perturbation(
         their_chunks: which to search for the best.
         same_numbers: whether Captum's result must equal ours; else (it draws other samples) it is
             only held to the same target, within half of the largest attribution.
+        parts: into how many chunks to cut the bare model's rows, of which the best is taken.
     """
     run = bare_forward(model, inputs, rows)
-    chunks = sorted({max(1, rows // count) for count in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)})
+    chunks = sorted({-(-rows // count) for count in parts})
     best = fastest_chunk(lambda chunk: lambda: run(chunk), chunks)
     competitors = [Competitor("bare", lambda: run(best))]
     if theirs is not None and find_spec("captum"):

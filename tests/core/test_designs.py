@@ -262,6 +262,13 @@ class TestHadamard:
             assert sizes(8 * players + 2) == (players, 0, 3 * players)
             assert sizes(12 * players + 2) == (players, players, 4 * players)
 
+    def test_players_are_paired_off(self):
+        design = shapley_design(20, 12 * 20 + 2, 2, "hadamard")
+        couples = sets(design.bits[40:80:2], 20)
+        for block in (couples[:10], couples[10:]):
+            assert {len(couple) for couple in block} == {2}
+        assert frozenset().union(*couples[:10]) == frozenset(range(20))
+
     def test_every_player_and_every_couple_comes_alike(self):
         counts = torch.zeros(9, 9)
         seeds = 400

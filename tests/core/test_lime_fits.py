@@ -68,9 +68,32 @@ def test_wide_problems_are_fitted_alike_without_a_gram_matrix(monkeypatch, fits,
 
 @pytest.mark.parametrize("alpha", [1e-5, 0.01, 0.3])
 @pytest.mark.parametrize(("n", "m"), [(25, 40), (12, 30), (5, 40)])
-def test_lasso_of_fewer_rows_than_columns(alpha, n, m):
+@pytest.mark.parametrize("small", [128, 4])  # all columns at once, and few by few
+def test_lasso_of_fewer_rows_than_columns(monkeypatch, alpha, n, m, small):
+    monkeypatch.setattr(linear_fits, "_SMALL", small)
     x, weights, y = problem(n, m)
     assert_minimum_of_lasso(fit_rows(Lasso(alpha), x, weights, y), alpha, x, weights, y)
+
+
+def test_a_player_that_matters_only_beside_another_is_let_in():
+    gram = torch.tensor([[1.0, 0.9], [0.9, 1.0]]).double()
+    rhs = gram @ torch.tensor([1.0, -0.9]).double()  # [0.19, 0]: by itself the second is of no use
+    found = linear_fits._lasso_of_many(gram, rhs, torch.zeros(2).double(), 1e-3)
+    signs = torch.tensor([1.0, -1.0]).double()
+    torch.testing.assert_close(rhs - gram @ found, 1e-3 * signs, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("seed", range(8))  # rounding decides whether a factor seems to exist
+def test_columns_that_always_go_together_share_alike(seed):
+    torch.manual_seed(seed)
+    x = (torch.rand(60, 6) < 0.5).double()
+    x[:, 5], x[:, 4] = x[:, 0], 1 - x[:, 1]
+    y, weights = torch.randn(60, 2).double(), torch.rand(60).double()
+    found = fit_rows(LeastSquares(), x, weights, y)
+    torch.testing.assert_close(found[5], found[0], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found[4], -found[1], rtol=1e-9, atol=1e-9)
+    expected = sklearn_coefficients(linear_model.LinearRegression(), x, weights, y)
+    torch.testing.assert_close(found, expected, **EXACT)
 
 
 def assert_minimum_of_lasso(b: Tensor, alpha: float, x: Tensor, weights: Tensor, y: Tensor):

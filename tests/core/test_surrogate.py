@@ -222,6 +222,14 @@ class TestSampled:
             assert least.name == "hadamard" and ShapleyRegression(least).determined
             fewer = shapley_design(players, 2 * players - 2, 1)
             assert not ShapleyRegression(fewer).determined
+        # Orthogonal rows: one short of what is needed, and just enough.
+        assert not ShapleyRegression(shapley_design(16, 2 * 14 + 2, 1)).determined
+        assert ShapleyRegression(shapley_design(16, 2 * 15 + 2, 1)).determined
+        # Enough pairs, were they not repeated; rounding alone makes no singular matrix regular.
+        for seed in range(30):
+            once = shapley_design(20, 2 * 18 + 2, seed, "leverage")
+            twice = replace(once, bits=once.bits.repeat(2, 1), weights=once.weights.repeat(2))
+            assert not ShapleyRegression(twice).determined
 
     def test_the_sum_is_exact_beside_a_huge_offset(self):
         game = oracles.of_degree(30, 4, 50, seed=1, offset=1e7)
@@ -298,6 +306,13 @@ class TestStandardErrors:
         design = shapley_design(16, 2 * 15 + 2, 1)
         assert ShapleyRegression(design).determined
         _, errors = fitted(oracles.of_degree(16, 4, 20, seed=1), design)
+        assert errors.isnan().all()
+
+    def test_nan_where_repeated_coalitions_do_not_determine_the_values(self):
+        z = torch.eye(6, dtype=torch.bool)[[0, 0, 1, 1, 2, 2]]
+        bits = pack(torch.stack([z, ~z], 1).flatten(0, 1))
+        design = Design("repeated", 6, bits, torch.ones(12, dtype=torch.float64), None)
+        _, errors = fitted(oracles.of_degree(6, 4, 20, seed=1), design)
         assert errors.isnan().all()
 
     @pytest.mark.parametrize("name", ["hadamard", "leverage"])
