@@ -470,7 +470,8 @@ def test_whatever_returns_a_generator_is_one(perturb):
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-def test_functions_are_called_without_gradients_and_leave_none():
+@pytest.mark.parametrize("surrogate", [Lasso(), Ridge()])
+def test_functions_are_called_without_gradients_and_leave_none(surrogate):
     seen = []
 
     def perturb(inputs, **kwargs):
@@ -482,7 +483,7 @@ def test_functions_are_called_without_gradients_and_leave_none():
         return torch.ones(1).requires_grad_()
 
     x = randn(2, 7).requires_grad_()
-    found = Lime(mlp().double(), None, similarity, perturb).attribute(x, target=0)
+    found = Lime(mlp().double(), surrogate, similarity, perturb).attribute(x, target=0)
     assert seen == [False] * 100 and not found.requires_grad and x.grad is None
 
 
