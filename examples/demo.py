@@ -230,7 +230,7 @@ def draw_methods(figure: SubFigure, task: Task) -> None:
         ax.set_title(title, fontsize=10)
     bar = figure.colorbar(image, ax=axes, aspect=30, pad=0.01)
     bar.set_label("contribution to the logit (baseline: empty image)", fontsize=9)
-    figure.suptitle("One digit, four methods, one scale", fontsize=12)
+    figure.suptitle("Two digits, four methods, one scale", fontsize=12)
 
 
 def draw_sampled(ax: Axes, task: Task, samples: int) -> None:

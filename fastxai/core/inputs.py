@@ -328,7 +328,7 @@ def check_limit(perturbations_per_eval: Any, batch: int = 1) -> int | None:
 def check_seed(seed: Any) -> int:
     """The seed as an integer in [0, 2**63); None draws one from torch's default CPU generator."""
     if seed is None:
-        return int(torch.randint(2**63 - 1, ()))
+        return int(torch.randint(2**63 - 1, (), device="cpu"))
     fine = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
     check(fine, "seed", "an integer or None", seed)
     return int(seed) % 2**63

@@ -227,7 +227,7 @@ class TestSampled:
         assert ShapleyRegression(shapley_design(16, 2 * 15 + 2, 1)).determined
         # Enough pairs, were they not repeated; rounding alone makes no singular matrix regular.
         for seed in range(30):
-            once = shapley_design(20, 2 * 18 + 2, seed, "leverage")
+            once = shapley_design(49, 2 * 47 + 2, seed, "leverage")
             twice = replace(once, bits=once.bits.repeat(2, 1), weights=once.weights.repeat(2))
             assert not ShapleyRegression(twice).determined
 
