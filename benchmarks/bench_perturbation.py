@@ -25,12 +25,6 @@ CHUNKS = (1, 10, 50, 100, 250, 1000)
 CUDA = pytest.param("cuda", marks=pytest.mark.cuda)
 
 
-def tiles(size: int, tile: int) -> Tensor:
-    """Ids of square tiles of a square image, [size, size]."""
-    at = torch.arange(size) // tile
-    return at[:, None] * (size // tile) + at[None, :]
-
-
 def load(name: str, batch: int, device: str) -> tuple[nn.Module, Tensor, Tensor]:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
@@ -59,7 +53,7 @@ def test_mlp(benchmark: BenchmarkFixture, method: str, device: str) -> None:
     model, inputs, target = load(MLP, 1, device)
     rows, same_numbers, options = ON_MLP[method]
     if "feature_mask" in options:
-        options = {**options, "feature_mask": tiles(28, 4).reshape(1, 784).to(device)}
+        options = {**options, "feature_mask": models.tiles(28, 4).reshape(1, 784).to(device)}
     fits = ({}, {})
     if method == "Lime":  # at Captum's default penalty this model's coefficients are all zero
         from captum._utils.models.linear_model import SkLearnLasso
@@ -165,7 +159,10 @@ def test_background(benchmark: BenchmarkFixture) -> None:
 
 # method -> (model rows, options of attribute)
 ON_RESNET: dict[str, tuple[int, Callable[[], dict[str, object]]]] = {
-    "KernelShap": (200, lambda: {"n_samples": 200, "feature_mask": tiles(224, 32)[None, None]}),
+    "KernelShap": (
+        200,
+        lambda: {"n_samples": 200, "feature_mask": models.tiles(224, 32)[None, None]},
+    ),
     "Occlusion": (
         170,
         lambda: {"sliding_window_shapes": (3, 32, 32), "strides": (3, 16, 16)},

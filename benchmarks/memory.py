@@ -13,7 +13,6 @@ from importlib import import_module
 from pathlib import Path
 
 import models
-import torch
 
 MODEL = "ResNet-18 224²"
 MLP = "MLP 784-512-256-10"
@@ -34,8 +33,7 @@ def measure(what: str, count: int) -> float:
     if what == "kernel_shap":
         method = import_module("fastxai.attr").KernelShap
         model, inputs, target = models.load(MLP, batch=1)
-        at = torch.arange(28) // 4
-        options = {"n_samples": count, "feature_mask": (at[:, None] * 7 + at).reshape(1, 784)}
+        options = {"n_samples": count, "feature_mask": models.tiles(28, 4).reshape(1, 784)}
     else:
         method = import_module(f"{what}.attr").IntegratedGradients
         model, inputs, target = models.load(MODEL, batch=1)  # runs the model once

@@ -82,6 +82,12 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
+def tiles(size: int, tile: int) -> Tensor:
+    """Ids of the square tiles of a square image, [size, size]."""
+    at = torch.arange(size) // tile
+    return at[:, None] * (size // tile) + at[None, :]
+
+
 def load(name: str, batch: int, device: str = "cpu") -> tuple[nn.Module, Tensor, Tensor]:
     """Returns the model, normally distributed inputs [batch, *F] and predicted classes [batch]."""
     build, features = MODELS[name]

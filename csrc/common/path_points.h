@@ -26,10 +26,4 @@ inline void check_path_points(const Tensor& input, const Tensor& baseline, const
   check_steps({op, "alphas", alphas}, input_arg);
 }
 
-inline Tensor empty_path_points(const Tensor& input, const Tensor& alphas) {
-  Shape shape = shape_of(input);
-  shape.insert(shape.begin(), alphas.numel());
-  return torch::stable::new_empty(input, shape);
-}
-
 }  // namespace fastxai

@@ -71,7 +71,7 @@ void run(const Tensor& points, const Tensor& input, const Tensor& baseline, cons
 Tensor path_points_cuda(const Tensor& input, const Tensor& baseline, const Tensor& alphas) {
   check_path_points(input, baseline, alphas);
   const DeviceGuard guard(input.get_device_index());
-  const Tensor points = empty_path_points(input, alphas);
+  const Tensor points = empty_rows(input, alphas.numel());
   if (points.numel() == 0) return points;
   dispatch_floating(input.scalar_type(), [&](auto type) {
     run<decltype(type)>(points, as_contiguous(input), as_contiguous(baseline),

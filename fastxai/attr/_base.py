@@ -25,7 +25,7 @@ from ..core.inputs import (
     check_inputs,
 )
 from ..core.model import Model, scalars
-from ..core.rows import Given, Rows
+from ..core.rows import Coalitions, Given, Rows
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -274,7 +274,7 @@ class PerturbationAttribution(Attribution):
         given = Given(query.inputs.tensors, query.inputs.batch)
         at_least_two = None if limit is None else max(2, limit)  # or it would not be told
         outputs = engine.values(query.model, given, at_least_two, measure=True)[0]
-        _check_numbers(outputs[None], 0)
+        check_numbers(outputs[None], 0)
         return outputs
 
     @staticmethod
@@ -295,22 +295,49 @@ class PerturbationAttribution(Attribution):
         def look(outputs: Tensor, repeats: slice, examples: slice) -> None:
             if query.model.whole_batch:  # its answer's first dimension stands for the examples
                 examples = slice(0, outputs.shape[1])
-            _check_numbers(outputs, examples.start)
+            check_numbers(outputs, examples.start)
             if not outputs.is_floating_point():
                 outputs = outputs.to(torch.float64)
             visit(outputs, repeats, examples)
 
-        title = f"{self.get_name()} attribution" if show_progress else None
-        engine.stream(query.model, rows, look, limit, title)
+        engine.stream(query.model, rows, look, limit, self._title(show_progress))
 
     def _values_of(
         self, query: Query, rows: Rows, limit: int | None = None, show_progress: bool = False
     ) -> Tensor:
         """The outputs for all rows, [R, B, *C]."""
-        title = f"{self.get_name()} attribution" if show_progress else None
-        outputs = engine.values(query.model, rows, limit, title)
-        _check_numbers(outputs, 0)
+        outputs = engine.values(query.model, rows, limit, self._title(show_progress))
+        check_numbers(outputs, 0)
         return outputs
+
+    def _at_baselines(self, query: Query, limit: int | None) -> Tensor:
+        """f(baseline), [B, *C]."""
+        return self._values_of(query, Given(query.baselines, query.inputs.batch), limit)[0]
+
+    def _title(self, show_progress: bool) -> str | None:
+        """What the progress bar is about; None for no bar."""
+        return f"{self.get_name()} attribution" if show_progress else None
+
+
+def coalition_rows(query: Query, groups: FeatureGroups, bits: Tensor) -> Coalitions:
+    """Rows for coalitions [N, W] of the groups, over the background or else the baselines."""
+    if query.background is None:
+        baselines = tuple(baseline[:, None] for baseline in query.baselines)  # [B, 1, *F_i]
+    else:
+        baselines = tuple(rows[None] for rows in query.background)  # [1, K, *F_i]
+    return Coalitions(query.inputs.tensors, baselines, bits, groups.masks)
+
+
+def arranged(
+    values: Tensor,  # [B, C, M] float64
+    outputs: Tensor,  # [B, *C]
+    groups: FeatureGroups,
+    return_input_shape: bool,
+) -> tuple[Tensor, ...]:
+    """Values of groups in the form that KernelShap and Lime return: one output a row is [B]."""
+    shape = outputs.shape[:1] if outputs.shape[1:].numel() == 1 else outputs.shape
+    values = values.reshape(*shape, groups.count).to(groups.masks[0].device, result_dtype(outputs))
+    return groups.spread(values) if return_input_shape else (groups.by_id(values),)
 
 
 def check_groups_for_batch(query: Query, groups: FeatureGroups) -> None:
@@ -328,7 +355,7 @@ def result_dtype(outputs: Tensor) -> torch.dtype:
     return torch.float64 if outputs.dtype == torch.float64 else torch.float32
 
 
-def _check_numbers(outputs: Tensor, start: int) -> None:  # [r, b, *C], examples from start on
+def check_numbers(outputs: Tensor, start: int) -> None:  # [r, b, *C], examples from start on
     # Only where looking is free: on an accelerator it would make every block wait for the device.
     if outputs.device.type != "cpu" or not math.isnan(outputs.sum()):
         return

@@ -76,8 +76,7 @@ class FeatureAblation(PerturbationAttribution):
             ArgumentError: an argument is not what is documented, or an output is NaN.
             IndexError: a target is out of the output's range.
         """
-        if kwargs:
-            warnings.warn(f"{self.get_name()} ignores {', '.join(kwargs)}", stacklevel=3)
+        self._ignore(kwargs)
         query = self._query(inputs, baselines, target, additional_forward_args)
         found = self._find(query, False, feature_mask, perturbations_per_eval, show_progress)
         return query.inputs.pack(found.values)
@@ -101,6 +100,10 @@ class FeatureAblation(PerturbationAttribution):
         )
         outputs, drops = self._drops(query, rows, perturbations_per_eval, show_progress, groups)
         return Found(flatten_outputs(groups.spread(drops), outputs), outputs)
+
+    def _ignore(self, kwargs: dict[str, Any]) -> None:
+        if kwargs:
+            warnings.warn(f"{self.get_name()} ignores {', '.join(kwargs)}", stacklevel=4)
 
     def _drops(
         self,
@@ -250,8 +253,7 @@ class FeaturePermutation(FeatureAblation):
         Raises:
             ArgumentError, IndexError: as :class:`FeatureAblation`.
         """
-        if kwargs:
-            warnings.warn(f"{self.get_name()} ignores {', '.join(kwargs)}", stacklevel=3)
+        self._ignore(kwargs)
         query = self._query(inputs, None, target, additional_forward_args)
         found = self._find(query, False, feature_mask, perturbations_per_eval, show_progress, seed)
         return query.inputs.pack(found.values)

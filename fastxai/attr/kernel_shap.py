@@ -21,15 +21,15 @@ from ..core.inputs import (
     check_limit,
     check_seed,
 )
-from ..core.rows import Coalitions
 from ..core.surrogate import ShapleyRegression
 from ._base import (
     Found,
     PerturbationAttribution,
     Query,
+    arranged,
     captum_compatible,
     check_groups_for_batch,
-    result_dtype,
+    coalition_rows,
 )
 
 
@@ -154,14 +154,9 @@ class KernelShap(PerturbationAttribution):
         if not fit.determined:
             _warn_too_few(m, n_samples)
 
-        x, device = query.inputs.tensors, query.inputs.tensors[0].device
-        if query.background is None:
-            baselines = tuple(baseline[:, None] for baseline in query.baselines)  # [B, 1, *F_i]
-        else:
-            baselines = tuple(rows[None] for rows in query.background)  # [1, K, *F_i]
-        k = baselines[0].shape[1]
-        rows = Coalitions(x, baselines, plan.bits, groups.masks)
-        nobody = Coalitions(x, baselines, plan.bits.new_zeros(1, plan.bits.shape[1]), groups.masks)
+        rows = coalition_rows(query, groups, plan.bits)
+        nobody = coalition_rows(query, groups, plan.bits.new_zeros(1, plan.bits.shape[1]))
+        k, device = nobody.repeats, rows.device
         weights = plan.weights.to(device)
 
         full = self._outputs_at_inputs(query, limit)  # [B, *C]
@@ -183,10 +178,7 @@ class KernelShap(PerturbationAttribution):
         phi = fit.solve(moment.cpu(), difference)  # [M, B, C]
 
         def arrange(values: Tensor) -> tuple[Tensor, ...]:  # [M, B, C]
-            """In the form that attribute returns."""
-            shape = columns[:1] if columns[1] == 1 else full.shape
-            values = values.movedim(0, -1).reshape(*shape, m).to(device, result_dtype(full))
-            return groups.spread(values) if return_input_shape else (groups.by_id(values),)
+            return arranged(values.movedim(0, -1), full, groups, return_input_shape)
 
         if kept is None:
             return Found(arrange(phi))

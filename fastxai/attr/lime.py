@@ -30,19 +30,20 @@ from ..core.inputs import (
 from ..core.linear_fits import Lasso, LinearFit, LocalRegression, fit_rows, is_wide
 from ..core.model import Model
 from ..core.progress import bar
-from ..core.rows import Coalitions, Given, part
+from ..core.rows import part, row_bytes
 from ._base import (
     Found,
     PerturbationAttribution,
     Query,
-    _check_numbers,
+    arranged,
     captum_compatible,
     check_groups_for_batch,
+    check_numbers,
+    coalition_rows,
     result_dtype,
 )
 
 _MOST_IDS = 10_000_000
-_COINS_AT_ONCE = 32_704  # players, a whole number of words that the coalitions op takes
 _BYTES_KEPT = 1 << 26  # of perturbed inputs that custom functions made, at a time
 
 
@@ -245,7 +246,7 @@ class LimeBase(PerturbationAttribution):
     ) -> _Samples:
         """Draws n samples for one example, or one batch, and asks the model about them."""
         batch = query.inputs.batch
-        fitting = _BYTES_KEPT // max(1, _row_bytes(query.inputs) * batch)
+        fitting = _BYTES_KEPT // max(1, row_bytes(query.inputs.tensors) * batch)
         at_once = max(1, min(1024, fitting), (limit or 0) // max(1, batch))
         interpretable, weights, values = [], [], []
         with torch.no_grad():
@@ -253,7 +254,7 @@ class LimeBase(PerturbationAttribution):
             while block := list(itertools.islice(samples, at_once)):
                 rows = _Perturbed(query.inputs, [sample for sample, _, _ in block])
                 outputs = engine.values(query.model, rows, limit)
-                _check_numbers(outputs, example)
+                check_numbers(outputs, example)
                 values.append(outputs.reshape(len(block), -1).to(rows.device))
                 interpretable += [z for _, z, _ in block]
                 weights += [weight for _, _, weight in block]
@@ -287,7 +288,7 @@ class LimeBase(PerturbationAttribution):
     def _progress(
         self, show: bool, total: int
     ) -> contextlib.AbstractContextManager[Callable[[int], object]]:
-        return bar(f"{self.get_name()} attribution" if show else None, total)
+        return bar(self._title(show), total)
 
 
 class Lime(LimeBase):
@@ -410,7 +411,7 @@ class Lime(LimeBase):
             _check_ids(groups)
         bits = None
         if self.perturb_func is fair_coins:
-            bits = _flip_coins(groups.count, n, check_seed(seed))
+            bits = bernoulli_pairs(groups.count, n, check_seed(seed))
         elif seed is not None:
             check_seed(seed)
 
@@ -425,20 +426,15 @@ class Lime(LimeBase):
         else:
             coefficients = self._fit_samples(query, groups, bits, n, outputs, limit, show_progress)
 
-        shape = outputs.shape[:1] if outputs.numel() == outputs.shape[0] else outputs.shape
-
         def arrange(values: Tensor) -> tuple[Tensor, ...]:  # [P, M, C]
-            """In the form that attribute returns."""
-            values = values.mT.reshape(*shape, groups.count).to(result_dtype(outputs))
-            return groups.spread(values) if return_input_shape else (groups.by_id(values),)
+            return arranged(values.mT, outputs, groups, return_input_shape)
 
         if not detailed:
             return Found(arrange(coefficients))
-        at_baselines = Given(query.baselines, query.inputs.batch)
         return Found(
             arrange(coefficients),
             outputs,
-            self._values_of(query, at_baselines, limit)[0],
+            self._at_baselines(query, limit),
             standard_errors=None if errors is None else arrange(errors),
         )
 
@@ -454,8 +450,7 @@ class Lime(LimeBase):
     ) -> tuple[Tensor, Tensor | None]:  # [P, M, C] both
         """The coefficients and their standard errors, all coalitions weighed by the kernel."""
         fit, m, n = self.interpretable_model, groups.count, bits.shape[0]
-        baselines = tuple(baseline[:, None] for baseline in query.baselines)  # [B, 1, *F_i]
-        rows = Coalitions(query.inputs.tensors, baselines, bits, groups.masks)
+        rows = coalition_rows(query, groups, bits)
         start = _by_problem(outputs[None], query)[0].to(rows.device, torch.float64)  # [P, C]
         weigh = _weigher(self.similarity_func, query, groups)
         local = LocalRegression(bits, m, weigh, start)
@@ -567,7 +562,7 @@ class _Perturbed:
     def __init__(self, inputs: Inputs, samples: list[tuple[Tensor, ...]]):  # each [B, *F_i]
         self.inputs, self.samples = inputs.tensors, samples
         self.repeats, self.batch = len(samples), inputs.batch
-        self.row_bytes, self.device = _row_bytes(inputs), inputs.tensors[0].device
+        self.row_bytes, self.device = row_bytes(inputs.tensors), inputs.tensors[0].device
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
         return tuple(torch.cat(parts) for parts in zip(*self.samples[repeats], strict=True))
@@ -644,16 +639,6 @@ def _flat(tensors: TensorOrTuple) -> Tensor:
     return torch.cat([p.detach().flatten().to(torch.float64) for p in parts])
 
 
-def _flip_coins(players: int, n: int, seed: int) -> Tensor:  # [n, W] int64
-    """Pairs of complements of fair coins, for any number of players."""
-    firsts = range(0, players, _COINS_AT_ONCE)
-    counts = [min(_COINS_AT_ONCE, players - first) for first in firsts]
-    # Seeds far from each other, lest neighbouring seeds of the user's share coins.
-    seeds = [seed + (i << 40) for i in range(len(counts))]
-    parts = [bernoulli_pairs(m, n, seed) for m, seed in zip(counts, seeds, strict=True)]
-    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
-
-
 def _shifted_ids(groups: FeatureGroups, device: torch.device) -> Tensor:  # [M] int64
     """The user's ids, the least of them 0, as Captum has them."""
     if groups.ids is None:
@@ -701,7 +686,3 @@ def _check_weight(weight: Any, device: torch.device) -> Tensor:  # [1] float64
     weight = torch.as_tensor(weight, dtype=torch.float64, device=device).detach().flatten()
     check(weight.numel() == 1, "similarity_func", "one number", f"{weight.numel()} numbers")
     return weight
-
-
-def _row_bytes(inputs: Inputs) -> int:
-    return sum(x.shape[1:].numel() * x.element_size() for x in inputs.tensors)

@@ -19,13 +19,13 @@ from ..core.inputs import (
     check_limit,
     check_seed,
 )
-from ..core.rows import Coalitions, Given
 from ._base import (
     Found,
     PerturbationAttribution,
     Query,
     captum_compatible,
     check_groups_for_batch,
+    coalition_rows,
     result_dtype,
 )
 
@@ -96,7 +96,7 @@ class ShapleyValues(PerturbationAttribution):
         )
         limit = check_limit(perturbations_per_eval, query.inputs.batch)
         bits = designs.all_coalitions(m)
-        rows = _coalitions(query, groups, bits)
+        rows = coalition_rows(query, groups, bits)
         sizes = designs.subset_sizes(bits)
         # What a coalition of each size counts for a player outside it: it is one of those that a
         # player of M may join, of which all have C(M - 1, size), and each of M sizes weighs alike.
@@ -120,10 +120,6 @@ class ShapleyValues(PerturbationAttribution):
         self._stream(query, rows, add, limit, show_progress)
         empty = self._at_baselines(query, limit) if detailed else None
         return _found(groups, phi, outputs, empty)
-
-    def _at_baselines(self, query: Query, limit: int | None) -> Tensor:
-        """f(baseline), [B, *C]: the value of the empty coalition."""
-        return self._values_of(query, Given(query.baselines, query.inputs.batch), limit)[0]
 
 
 class ShapleyValueSampling(ShapleyValues):
@@ -192,7 +188,7 @@ class ShapleyValueSampling(ShapleyValues):
         n = check_count(n_samples, "n_samples")
         limit = check_limit(perturbations_per_eval, query.inputs.batch)
         orders = designs.permutations(m, n, check_seed(seed))  # [n, M]
-        rows = _coalitions(query, groups, designs.prefixes(orders))
+        rows = coalition_rows(query, groups, designs.prefixes(orders))
         device = rows.device
         joined = orders[:, :-1].flatten().to(device)  # who came last into each prefix, [n (M - 1)]
         joins = orders[:, 1:].flatten().to(device)  # and who comes next
@@ -213,11 +209,6 @@ class ShapleyValueSampling(ShapleyValues):
 
         self._stream(query, rows, add, limit, show_progress)
         return _found(groups, gains / n, full, empty)
-
-
-def _coalitions(query: Query, groups: FeatureGroups, bits: Tensor) -> Coalitions:
-    baselines = tuple(baseline[:, None] for baseline in query.baselines)
-    return Coalitions(query.inputs.tensors, baselines, bits, groups.masks)
 
 
 def _columns(outputs: Tensor) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import ops
 from .model import Model, NotRowByRow, scalars
 from .progress import bar
-from .rows import Rows, part
+from .rows import Rows, length, part
 
 # How many rows to give to the model at once. A call costs a fixed time a, and cache pressure costs
 # a time c·n·b a row for n rows that keep b bytes each for the backward pass. a/n + c·n·b is least
@@ -85,7 +85,7 @@ def stream(
 
     def run(repeats: slice, examples: slice, measure: bool) -> int:
         nonlocal seen
-        r, b = _length(repeats), _length(examples)
+        r, b = length(repeats), length(examples)
         block = rows.block(repeats, examples)
         if measure:
             result, kept = _measured(model, block, r, examples)
@@ -131,7 +131,7 @@ def gradient_sum(
     totals: list[Tensor] = []
 
     def visit(repeats: slice, examples: slice, measure: bool) -> int:
-        r, b = _length(repeats), _length(examples)
+        r, b = length(repeats), length(examples)
         leaves = tuple(row.detach().requires_grad_() for row in rows.block(repeats, examples))
         with torch.enable_grad():
             output = scalars(_recorded(model, leaves, r, examples))
@@ -337,7 +337,3 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and (
         "can't allocate memory" in text or "ALLOC_FAILED" in text or "out of memory" in text
     )
-
-
-def _length(span: slice) -> int:
-    return int(span.stop - span.start)

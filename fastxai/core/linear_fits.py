@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import ops
 from .designs import unpack
 from .inputs import ArgumentError, check
+from .rows import length
 
 # Of a Gram matrix: eigenvalues this much smaller than the largest count as zero.
 _SINGULAR = 1e-12
@@ -260,7 +261,7 @@ class LocalRegression:
 
     def weights(self, problems: slice) -> Tensor:
         """What these problems weigh the coalitions, [N, p]."""
-        width = max(self._players, _length(problems))
+        width = max(self._players, length(problems))
         return torch.cat([self._weigh(z, problems) for _, z in self._coalitions(width)])
 
     def _variance(
@@ -311,7 +312,7 @@ class LocalRegression:
 
     def _row_sums(self, problems: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Σ w [p], Σ w x [p, M] and Σ w x xᵀ [p, M, M] over all rows, of x = z − ½."""
-        m, count = self._players, _length(problems)
+        m, count = self._players, length(problems)
         total, first = self._start.new_zeros(count), self._start.new_zeros(count, m)
         # The products x xᵀ are made once for all problems, or weighed problem by problem.
         products = m * (m + 1) // 2
@@ -530,7 +531,3 @@ def _check_weights(total: Tensor, first: int = 0) -> None:  # [p], of problems f
 
 def _check_penalty(alpha: float) -> None:
     check(0 <= alpha < math.inf, "alpha", "a finite number of at least 0", alpha)
-
-
-def _length(span: slice) -> int:
-    return int(span.stop - span.start)

@@ -43,7 +43,7 @@ class Given:
 
     def __init__(self, inputs: tuple[Tensor, ...], batch: int):  # each [B, *F_i] or [1, *F_i]
         self.inputs, self.batch = inputs, batch
-        self.row_bytes, self.device = _row_bytes(inputs), inputs[0].device
+        self.row_bytes, self.device = row_bytes(inputs), inputs[0].device
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
         count = examples.stop - examples.start
@@ -64,7 +64,7 @@ class Path:
         self.inputs, self.baselines, self.alphas = inputs, baselines, alphas
         self.repeats = alphas.shape[0]
         self.batch = inputs[0].shape[0]
-        self.row_bytes, self.device = _row_bytes(inputs), inputs[0].device
+        self.row_bytes, self.device = row_bytes(inputs), inputs[0].device
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
         alphas = part(self.alphas, repeats)
@@ -93,7 +93,7 @@ class Coalitions:
         self.bits = bits.to(inputs[0].device)
         self.repeats = bits.shape[0] * baselines[0].shape[1]
         self.batch = inputs[0].shape[0]
-        self.row_bytes, self.device = _row_bytes(inputs), inputs[0].device
+        self.row_bytes, self.device = row_bytes(inputs), inputs[0].device
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
         return tuple(
@@ -153,7 +153,7 @@ class OneOff:
         self.inputs, self.replacements, self.sources = inputs, replacements, sources
         self.pieces, self.repeats = pieces, groups
         self.batch = inputs[0].shape[0]
-        self.row_bytes, self.device = _row_bytes(inputs), inputs[0].device
+        self.row_bytes, self.device = row_bytes(inputs), inputs[0].device
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
         count = repeats.stop - repeats.start
@@ -186,7 +186,7 @@ class Permuted:
     ):
         self.inputs, self.masks, self.repeats, self.permute = inputs, masks, groups, permute
         self.batch = inputs[0].shape[0]
-        self.row_bytes, self.device = _row_bytes(inputs), inputs[0].device
+        self.row_bytes, self.device = row_bytes(inputs), inputs[0].device
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
         return tuple(
@@ -209,5 +209,11 @@ def part(tensor: Tensor, span: slice) -> Tensor:
     return tensor if size == 1 or span == slice(0, size) else tensor[span]
 
 
-def _row_bytes(inputs: tuple[Tensor, ...]) -> int:
+def length(span: slice) -> int:
+    """How many a slice with both ends has."""
+    return int(span.stop - span.start)
+
+
+def row_bytes(inputs: tuple[Tensor, ...]) -> int:
+    """Of one row, over all inputs."""
     return sum(x.shape[1:].numel() * x.element_size() for x in inputs)

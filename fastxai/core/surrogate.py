@@ -121,10 +121,7 @@ class ShapleyRegression:
     def _inverse_of_rows(self) -> Tensor:  # (XXᵀ)⁺, [N, N]
         n = self._design.bits.shape[0]
         product = sum((x @ x.T for _, x in self._rows()), self._equal.new_zeros(n, n))
-        values, vectors = torch.linalg.eigh(product)
-        kept = values > _SINGULAR * values[-1:].clamp(min=0)
-        vectors = vectors[:, kept]
-        return vectors / values[kept] @ vectors.T
+        return _by_eigenvalues(product)[0]
 
     def _rows(self) -> Iterator[tuple[slice, Tensor]]:
         """X, a few players at a time: which, and [N, m]."""
@@ -151,7 +148,12 @@ def _pseudo_inverse(gram: Tensor) -> tuple[Tensor, int]:
     pivots = factor.diagonal().square()
     if not failed and pivots.min() > _SINGULAR * pivots.max():
         return _contrasts(torch.cholesky_inverse(factor)), players - 1
-    values, vectors = torch.linalg.eigh(gram)
-    kept = values > _SINGULAR * values[-1].clamp(min=0)
+    return _by_eigenvalues(gram)
+
+
+def _by_eigenvalues(matrix: Tensor) -> tuple[Tensor, int]:
+    """The pseudo-inverse of a positive semidefinite matrix [K, K], and its rank."""
+    values, vectors = torch.linalg.eigh(matrix)
+    kept = values > _SINGULAR * values[-1:].clamp(min=0)
     vectors = vectors[:, kept]
     return vectors / values[kept] @ vectors.T, int(kept.sum())

@@ -367,7 +367,7 @@ def test_thousands_of_groups_without_a_mask(players, surrogate):
     lime = Lime(lambda x: bend(x[:, :: players // 10] / 2), surrogate)
     found = lime.explain(x, target=0, n_samples=30, seed=1)
     assert found.values.shape == (2, players) and found.standard_errors is None
-    z = unpack(lime_module._flip_coins(players, 30, 1), players)
+    z = unpack(bernoulli_pairs(players, 30, 1), players)
     for e in range(2):
         rows = torch.where(z, x[e], 0)
         cosine = torch.nn.functional.cosine_similarity(rows, x[e : e + 1])
@@ -390,13 +390,13 @@ def test_thousands_of_groups_without_a_mask(players, surrogate):
 
 
 def test_coins_of_many_players_are_as_fair():
-    z = unpack(lime_module._flip_coins(70_000, 40, 3), 70_000).double()
+    z = unpack(bernoulli_pairs(70_000, 40, 3), 70_000).double()
     assert (z[::2] + z[1::2] == 1).all()
     means = z[::2].mean(1)
     assert ((means - 0.5).abs() < 5 * 0.5 / math.sqrt(70_000)).all()
     parts = z[::2].split(32_704, 1)
     assert not torch.equal(parts[0][:, :4592], parts[2])
-    other = unpack(lime_module._flip_coins(70_000, 40, 4), 70_000).double()
+    other = unpack(bernoulli_pairs(70_000, 40, 4), 70_000).double()
     for first, second in itertools.product(parts[:2], other[::2].split(32_704, 1)[:2]):
         assert abs(float((first != second).double().mean()) - 0.5) < 0.01
 
