@@ -29,6 +29,7 @@ from ..core.rows import Coalitions, Given, Rows
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_MOST_IDS = 10_000_000
 _QUESTION = ("inputs", "baselines", "target", "additional_forward_args", "background")
 
 
@@ -139,6 +140,8 @@ class Attribution:
         options.pop("return_convergence_delta", None)
         options.update(options.pop("kwargs", {}))
         has_baselines = "baselines" in options
+        # Numbers by group come as one tensor, whatever the inputs are.
+        pack = Inputs.pack if options.get("return_input_shape", True) else _only
         query = self._query(**{name: options.pop(name) for name in _QUESTION if name in options})
 
         started = time.perf_counter()
@@ -158,11 +161,11 @@ class Attribution:
             delta = _delta(found.values, outputs, at_baselines)
         errors = found.standard_errors
         return Explanation(
-            values=query.inputs.pack(found.values),
+            values=pack(query.inputs, found.values),
             outputs=outputs,
             baseline_outputs=at_baselines,
             convergence_delta=delta,
-            standard_errors=None if errors is None else query.inputs.pack(errors),
+            standard_errors=None if errors is None else pack(query.inputs, errors),
             method=self.get_name(),
             seconds=seconds,
         )
@@ -340,6 +343,13 @@ def arranged(
     return groups.spread(values) if return_input_shape else (groups.by_id(values),)
 
 
+def check_ids(groups: FeatureGroups) -> None:
+    """One number for each id between the least and the greatest must be few enough to return."""
+    span = groups.count if groups.ids is None else int(groups.ids[-1] - groups.ids[0]) + 1
+    expected = "ids within {} of each other, as there is a number for each"
+    check(span <= _MOST_IDS, "feature_mask", expected, f"{span} apart", _MOST_IDS)
+
+
 def check_groups_for_batch(query: Query, groups: FeatureGroups) -> None:
     """One answer for the batch needs one grouping for the batch."""
     check(
@@ -363,6 +373,10 @@ def check_numbers(outputs: Tensor, start: int) -> None:  # [r, b, *C], examples 
     if nan.any():  # an infinite sum may be NaN without any
         row = start + int(nan.nonzero()[0])
         raise ArgumentError(f"forward_func: expected numbers, got NaN for row {row} of the inputs")
+
+
+def _only(inputs: Inputs, values: tuple[Tensor, ...]) -> Tensor:
+    return values[0]
 
 
 def _delta(values: tuple[Tensor, ...], outputs: Tensor, baseline_outputs: Tensor) -> Tensor:

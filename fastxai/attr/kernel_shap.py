@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -29,8 +30,11 @@ from ._base import (
     arranged,
     captum_compatible,
     check_groups_for_batch,
+    check_ids,
     coalition_rows,
 )
+
+_NUMBERS_KEPT = 1 << 20  # coalitions × groups of a design to keep; their bits are 128 KiB
 
 
 class KernelShap(PerturbationAttribution):
@@ -146,11 +150,12 @@ class KernelShap(PerturbationAttribution):
         seed: int | None,
     ) -> Found:
         groups = check_feature_mask(feature_mask, query.inputs)
+        if not return_input_shape:
+            check_ids(groups)
         m = groups.count
         n_samples = check_count(n_samples, "n_samples", at_least=2)
         limit = check_limit(perturbations_per_eval)
-        plan = _design(m, n_samples, check_seed(seed), design)
-        fit = ShapleyRegression(plan)
+        plan, fit = _regression(m, n_samples, check_seed(seed), design)
         if not fit.determined:
             _warn_too_few(m, n_samples)
 
@@ -187,11 +192,25 @@ class KernelShap(PerturbationAttribution):
         return Found(arrange(phi), full, empty, delta, arrange(errors))
 
 
-def _design(players: int, n_samples: int, seed: int, name: str | None) -> designs.Design:
+def _regression(
+    players: int, n_samples: int, seed: int, design: str | None
+) -> tuple[designs.Design, ShapleyRegression]:
+    # Neither depends on the model, so that a call with the seed of an earlier one takes its own.
+    make = _kept_regression if n_samples * players <= _NUMBERS_KEPT else _new_regression
     try:
-        return designs.shapley_design(players, n_samples, seed, name)
+        return make(players, n_samples, seed, design)
     except ValueError as error:
         raise ArgumentError(f"design: {error}") from error
+
+
+def _new_regression(
+    players: int, n_samples: int, seed: int, design: str | None
+) -> tuple[designs.Design, ShapleyRegression]:
+    plan = designs.shapley_design(players, n_samples, seed, design)
+    return plan, ShapleyRegression(plan)
+
+
+_kept_regression = lru_cache(maxsize=8)(_new_regression)
 
 
 def _warn_too_few(players: int, n_samples: int) -> None:

@@ -38,12 +38,12 @@ from ._base import (
     arranged,
     captum_compatible,
     check_groups_for_batch,
+    check_ids,
     check_numbers,
     coalition_rows,
     result_dtype,
 )
 
-_MOST_IDS = 10_000_000
 _BYTES_KEPT = 1 << 26  # of perturbed inputs that custom functions made, at a time
 
 
@@ -408,7 +408,7 @@ class Lime(LimeBase):
         limit = check_limit(perturbations_per_eval)
         is_known = self.perturb_func is fair_coins and isinstance(self.similarity_func, ExpKernel)
         if not (is_known and return_input_shape):
-            _check_ids(groups)
+            check_ids(groups)
         bits = None
         if self.perturb_func is fair_coins:
             bits = bernoulli_pairs(groups.count, n, check_seed(seed))
@@ -644,12 +644,6 @@ def _shifted_ids(groups: FeatureGroups, device: torch.device) -> Tensor:  # [M] 
     if groups.ids is None:
         return torch.arange(groups.count, device=device)
     return (groups.ids - groups.ids[0]).to(device)
-
-
-def _check_ids(groups: FeatureGroups) -> None:
-    span = groups.count if groups.ids is None else int(groups.ids[-1] - groups.ids[0]) + 1
-    expected = "ids within {} of each other, as there is a number for each"
-    check(span <= _MOST_IDS, "feature_mask", expected, f"{span} apart", _MOST_IDS)
 
 
 def _check_callable(value: Any, name: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from contextlib import suppress
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from .rows import Rows, length, part
 # to a ResNet-18 (22 MB, 10 rows) with one K, and is flat around it.
 _K = {"cpu": 4.2e9, "cuda": 1e12}  # bytes·rows²; cuda: not tuned yet
 _MOST_KEPT = 200_000_000  # bytes, on a CPU
+_REPEATS = 64  # in a block at least, where there are so many
+_FREED = 31 << 20  # bytes; glibc learns from what it frees below 32 MiB
 # Before the first block has shown what a row keeps, assume this many times its input, less for
 # flat rows than for images and sequences; and since it is a guess, not too many rows at once, least
 # of all where indices (of words, say) tell nothing about what becomes of them.
@@ -229,13 +232,18 @@ def _for_each_block(
     if rows.batch == 0 or rows.repeats == 0:
         return
     device = rows.device
+    if device.type == "cpu":
+        _let_malloc_keep_memory()
     together = rows.together or model.whole_batch  # all examples in every block
     size = rows.batch if model.whole_batch else limit or _rows_in_call(model, rows)
     measure = measure and limit is None and model.bytes_a_row is None
+    # What is summed over repeats is read and written once a block: better few examples at a time
+    # than few repeats. A limit of the user's is for calls of all examples, as in Captum.
+    tall = 1 if limit else min(rows.repeats, _REPEATS)
     open_parts = [(0, rows.batch, 0)]  # examples first..last still need the repeats from r on
     while open_parts:
         first, last, r = open_parts.pop()
-        b = rows.batch if together else _even_share(last - first, size)
+        b = rows.batch if together else _even_share(last - first, max(1, size // tall))
         n = _even_share(rows.repeats - r, max(1, size // b))
         try:
             kept = visit(slice(r, r + n), slice(first, first + b), measure)
@@ -258,6 +266,18 @@ def _for_each_block(
         open_parts.append((first, last, r))
         if device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+@cache
+def _let_malloc_keep_memory() -> None:
+    """Has what one block frees stay in the process for the next.
+
+    glibc's malloc gives memory back to the system above a threshold, which grows with the largest
+    piece that was ever freed. A loop of small blocks stays below that, and then spends more time on
+    page faults than on the model. No page of the piece freed here is ever touched.
+    """
+    with suppress(RuntimeError, MemoryError):
+        torch.empty(_FREED, dtype=torch.uint8, device="cpu")
 
 
 def _even_share(count: int, size: int) -> int:

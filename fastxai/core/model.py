@@ -81,9 +81,12 @@ class Target:
         index: tuple[Any, ...] = (slice(None), *self.everywhere)
         if self.each is None:
             return output[index]
-        columns = self.each[examples].repeat(repeats, 1).to(output.device)  # [r * b, k]
+        columns = self.each[examples].to(output.device)  # [b, k]
         if output.dim() == 2:
-            return output.gather(1, columns % output.shape[1])[:, 0]  # % for negative indices
+            columns = columns % output.shape[1]  # for negative indices
+            by_repeat = output.reshape(repeats, len(columns), output.shape[1])
+            return by_repeat.gather(2, columns.expand(repeats, -1, -1)).flatten()
+        columns = columns.repeat(repeats, 1)
         rows = torch.arange(output.shape[0], device=output.device)
         index = (rows, *columns.unbind(1))
         return output[index]

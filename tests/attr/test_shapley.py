@@ -6,7 +6,8 @@ import warnings
 import pytest
 import torch
 
-from fastxai.attr import KernelShap, ShapleyValues, ShapleyValueSampling
+from fastxai.attr import KernelShap, ShapleyValues, ShapleyValueSampling, kernel_shap
+from fastxai.core.inputs import ArgumentError
 
 from .. import oracles
 from ..models import Logged, ResidualCNN, TwoInputs, mlp, one_number
@@ -550,3 +551,34 @@ def test_kernel_shap_takes_more_features_than_a_matrix_of_their_pairs_has_room_f
     with pytest.warns(UserWarning, match="do not determine"):
         found = explainer.explain(x, n_samples=25, seed=0)
     torch.testing.assert_close(found.values.sum(1), found.outputs, rtol=1e-4, atol=1e-4)
+
+
+def test_numbers_by_group_are_one_tensor_also_when_explained():
+    x = (torch.randn(2, 3), torch.randn(2, 2))
+    shap = KernelShap(lambda a, b: a.sum(1) * b.sum(1))
+    options = {"n_samples": 32, "seed": 0, "return_input_shape": False}
+    found = shap.explain(x, **options)
+    assert torch.equal(found.values, shap.attribute(x, **options))
+    assert found.standard_errors.shape == (2, 5)
+
+
+def test_ids_too_far_apart_for_one_number_each_are_told_before_any_call():
+    logged = Logged(lambda x: x.sum(1))
+    with pytest.raises(ArgumentError, match=r"feature_mask: expected ids within 10000000 .*"):
+        KernelShap(logged).attribute(
+            torch.randn(1, 2), feature_mask=torch.tensor([[0, 1 << 40]]), return_input_shape=False
+        )
+    assert not logged.rows
+
+
+def test_a_design_of_an_earlier_call_is_taken_again_and_only_that(monkeypatch):
+    made = []
+    real = kernel_shap.designs.shapley_design
+    monkeypatch.setattr(
+        kernel_shap.designs, "shapley_design", lambda *a: made.append(a) or real(*a)
+    )
+    kernel_shap._kept_regression.cache_clear()
+    shap, x = KernelShap(mlp()), torch.randn(2, 7)
+    first, again, other = (shap.attribute(x, target=1, n_samples=40, seed=s) for s in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert [a[2] for a in made] == [1, 2]

@@ -1,5 +1,8 @@
 """The engine: blocks, their size, out-of-memory, and what is computed at all."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -365,3 +368,40 @@ def test_the_progress_bar_counts_rows(monkeypatch, capsys, function, limit):
     (bar,) = bars
     assert bar.n == bar.total == 60
     assert "Some attribution: 100%" in capsys.readouterr().err
+
+
+def test_a_large_batch_comes_a_few_examples_at_a_time():
+    logged = Logged(nn.Linear(7, 3).double())
+    rows = path(batch=30_000, steps=70)
+    seen = []
+    engine.stream(
+        Model(logged, 30_000), rows, lambda y, r, e: seen.append((r.stop - r.start, len(y[0])))
+    )
+    assert sum(n * b for n, b in seen) == 70 * 30_000
+    assert min(n for n, _ in seen) >= 35 and max(b for _, b in seen) < 1000
+
+
+def test_a_limit_of_the_users_takes_all_examples_first():
+    logged = Logged(mlp().double())
+    engine.stream(Model(logged, 6), path(), lambda y, r, e: None, limit=12)
+    assert logged.rows == [12] * 5
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts page faults")
+def test_memory_of_one_block_serves_the_next():
+    # In a process of its own, whose malloc has not seen large tensors.
+    code = """
+import resource, torch
+from torch import nn
+from fastxai.attr import KernelShap
+model = nn.Sequential(nn.Linear(30, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
+x = torch.randn(1000, 30)
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    KernelShap(model).attribute(x, target=0, n_samples=512, seed=0)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(child.stdout) < 10_000  # 80,000 if every block takes its pages anew
