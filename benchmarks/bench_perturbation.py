@@ -19,6 +19,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
 import fastxai
+from fastxai.core import designs
+from fastxai.core.surrogate import ShapleyRegression
 
 MLP, RESNET, _, TABULAR = models.MODELS
 CHUNKS = (1, 10, 50, 100, 250, 1000)
@@ -193,6 +195,56 @@ def test_resnet(benchmark: BenchmarkFixture, method: str, device: str) -> None:
         reference="bare",
         tolerance=1e-2,
     )
+
+
+@pytest.mark.benchmark(
+    group="KernelShap without a model, 100,000 samples of 49 groups of 784 features: time"
+)
+def test_stages(benchmark: BenchmarkFixture) -> None:
+    """What each stage adds to a model's time, beside writing as many bytes as the rows have."""
+    players, n, block = 49, 100_000, 1000
+    plan = designs.shapley_design(players, n, 0)
+    x, baseline = torch.randn(1, 784), torch.zeros(1, 1, 784)
+    mask = models.tiles(28, 4).reshape(1, 784)
+    values = torch.randn(len(plan.bits), 1)
+    blocks = range(0, len(plan.bits), block)
+
+    def perturb() -> None:
+        for first in blocks:
+            last = min(first + block, len(plan.bits))
+            fastxai.ops.perturb(x, baseline, plan.bits, mask.int(), first, last)
+
+    def moments() -> None:
+        for first in blocks:
+            part = slice(first, first + block)
+            fastxai.ops.coalition_rhs(plan.bits[part], players, plan.weights[part], values[part])
+
+    def copy() -> None:
+        rows = x.expand(block, -1).contiguous()
+        for _ in blocks:
+            rows.clone()
+
+    shap = fastxai.attr.KernelShap(lambda rows: rows[:, 0])
+    whole = f"a whole call, {fastxai_name()}"
+    record(
+        benchmark,
+        [
+            Competitor("copying the rows", copy),
+            Competitor("design", lambda: _nothing(designs.shapley_design(players, n, 0))),
+            Competitor("Gram matrix and factor", lambda: _nothing(ShapleyRegression(plan))),
+            Competitor("rows", perturb),
+            Competitor("moments", moments),
+            Competitor(whole, lambda: shap.attribute(x, feature_mask=mask, n_samples=n, seed=0)),
+        ],
+        case=f"{n * 784 * 4 / 1e6:.0f} MB of rows",
+        target=whole,
+        reference="copying the rows",
+        tolerance=0,
+    )
+
+
+def _nothing(result: object) -> None:
+    """For competitors whose result is not to be compared."""
 
 
 @pytest.mark.benchmark(group="KernelShap: peak memory above the loaded model")
