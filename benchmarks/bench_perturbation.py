@@ -65,6 +65,7 @@ def test_mlp(benchmark: BenchmarkFixture, method: str, device: str) -> None:
             for lasso in (fastxai.attr.Lasso, SkLearnLasso)
         )
     ours = getattr(fastxai.attr, method)(model, **fits[0])
+    all_rows = getattr(fastxai.attr, method)(model, **fits[0], affine_prefix=False)
     theirs = getattr(captum.attr, method)(model, **fits[1])
     seed = {} if same_numbers else {"seed": 0}
 
@@ -81,6 +82,7 @@ def test_mlp(benchmark: BenchmarkFixture, method: str, device: str) -> None:
             explain,
             CHUNKS,
             same_numbers,
+            all_rows=lambda: all_rows.attribute(inputs, target=target, **options, **seed),
         ),
         case=case(f"{method}, {rows} rows", device),
         target=fastxai_name(),

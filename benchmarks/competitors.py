@@ -13,6 +13,8 @@ from torch import Tensor, nn
 import fastxai
 from fastxai.ops import native, reference
 
+ALL_ROWS = "without affine prefix"
+
 
 def chunk_sizes(batch: int, n_steps: int) -> dict[int, int]:
     """Number of equal chunks -> rows in each; a chunk holds whole steps, as Captum's do."""
@@ -57,9 +59,12 @@ def integrated_gradients(
     if find_spec("captum"):
         competitors += captum_integrated_gradients(model, inputs, target, n_steps, chunks)
     ours = fastxai.IntegratedGradients(model)
-    return competitors + with_and_without_kernels(
-        lambda: ours.attribute(inputs, target=target, n_steps=n_steps)
-    )
+    all_rows = fastxai.IntegratedGradients(model, affine_prefix=False)
+    return [
+        *competitors,
+        Competitor(ALL_ROWS, lambda: all_rows.attribute(inputs, target=target, n_steps=n_steps)),
+        *with_and_without_kernels(lambda: ours.attribute(inputs, target=target, n_steps=n_steps)),
+    ]
 
 
 def with_and_without_kernels(explain: Callable[[], Tensor]) -> list[Competitor]:
@@ -95,6 +100,7 @@ def perturbation(
     their_chunks: Iterable[int] = (),
     same_numbers: bool = True,
     parts: Iterable[int] = (1, 2, 4, 8, 16, 64, 256),
+    all_rows: Callable[[], Tensor] | None = None,
 ) -> list[Competitor]:
     """Everyone who can run here, the best chunks searched for: bare first, fastxai last.
 
@@ -108,6 +114,7 @@ def perturbation(
         same_numbers: whether Captum's result must equal ours; else (it draws other samples) it is
             only held to the same target, within half of the largest attribution.
         parts: into how many chunks to cut the bare model's rows, of which the best is taken.
+        all_rows: explains as ours, without the affine prefix; None to leave it out.
     """
     run = bare_forward(model, inputs, rows)
     chunks = sorted({-(-rows // count) for count in parts})
@@ -123,6 +130,8 @@ def perturbation(
             Competitor("Captum", lambda: _no_result(theirs, 1)),
             Competitor("Captum tuned", lambda: _no_result(theirs, tuned)),
         ]
+    if all_rows is not None:
+        competitors.append(Competitor(ALL_ROWS, all_rows))
     return competitors + with_and_without_kernels(ours)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core import engine
+from ..core.affine import Prefix
 from ..core.inputs import (
     ArgumentError,
     FeatureGroups,
@@ -113,6 +114,9 @@ class Attribution:
     Args:
         forward_func: a module or any callable that takes the inputs (then the extra arguments) and
             returns one tensor with the rows first.
+        affine_prefix: whether affine operations at the model's beginning may be done on the few
+            tensors that its rows are made of rather than on all rows, where that is less work. The
+            results are equal up to rounding.
 
     Raises:
         ArgumentError: if it cannot be called.
@@ -121,9 +125,10 @@ class Attribution:
     attribute: Callable[..., Any]
     _differentiates = False  # whether the inputs must be floating-point
 
-    def __init__(self, forward_func: Callable[..., Any]):
+    def __init__(self, forward_func: Callable[..., Any], *, affine_prefix: bool = True):
         check(callable(forward_func), "forward_func", "a module or callable", repr(forward_func))
         self.forward_func = forward_func
+        self._prefix = Prefix(affine_prefix)
 
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """Attributes, and tells what the attributions are about.
@@ -200,7 +205,12 @@ class Attribution:
         checked = checked.in_dtypes_of(checked_baselines)
         forward_args = check_forward_args(additional_forward_args, self._differentiates)
         model = Model(
-            self.forward_func, checked.batch, target, forward_args, row_by_row=self._differentiates
+            self.forward_func,
+            checked.batch,
+            target,
+            forward_args,
+            row_by_row=self._differentiates,
+            prefix=self._prefix,
         )
         return Query(checked, checked_baselines, model)
 
@@ -328,7 +338,7 @@ def coalition_rows(query: Query, groups: FeatureGroups, bits: Tensor) -> Coaliti
         baselines = tuple(baseline[:, None] for baseline in query.baselines)  # [B, 1, *F_i]
     else:
         baselines = tuple(rows[None] for rows in query.background)  # [1, K, *F_i]
-    return Coalitions(query.inputs.tensors, baselines, bits, groups.masks)
+    return Coalitions(query.inputs.tensors, baselines, bits, groups.masks, groups.count)
 
 
 def arranged(

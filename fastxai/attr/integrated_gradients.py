@@ -28,10 +28,19 @@ class IntegratedGradients(GradientAttribution):
             returns one tensor with the rows first.
         multiply_by_inputs: whether to multiply by x − x'. Without it, the mean gradient is
             returned: local sensitivities rather than contributions.
+        affine_prefix: whether affine operations at the model's beginning may be done on two rows
+            for each example rather than on all points of its path. The results are equal up to
+            rounding.
     """
 
-    def __init__(self, forward_func: Callable[..., Any], multiply_by_inputs: bool = True):
-        super().__init__(forward_func)
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        multiply_by_inputs: bool = True,
+        *,
+        affine_prefix: bool = True,
+    ):
+        super().__init__(forward_func, affine_prefix=affine_prefix)
         self._multiply_by_inputs = multiply_by_inputs
 
     @captum_compatible

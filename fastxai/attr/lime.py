@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from ..core import engine
+from ..core.affine import Calls
 from ..core.designs import bernoulli_pairs, unpack
 from ..core.inputs import (
     FeatureGroups,
@@ -114,6 +115,8 @@ class LimeBase(PerturbationAttribution):
             inputs it stands for. Needed for samples in the interpretable space.
         to_interp_rep_transform: takes (perturbed inputs, inputs, **kwargs), returns their
             interpretable form [1, M]. Needed for samples of model inputs.
+        affine_prefix: whether affine operations at the model's beginning may be done on a row
+            for each group rather than for each coalition.
 
     Raises:
         ArgumentError: one of them is not what is documented.
@@ -128,8 +131,10 @@ class LimeBase(PerturbationAttribution):
         perturb_interpretable_space: bool,
         from_interp_rep_transform: Callable[..., Any] | None,
         to_interp_rep_transform: Callable[..., Any] | None,
+        *,
+        affine_prefix: bool = True,
     ):
-        super().__init__(forward_func)
+        super().__init__(forward_func, affine_prefix=affine_prefix)
         if perturb_interpretable_space:
             needed, name = from_interp_rep_transform, "from_interp_rep_transform"
         else:
@@ -310,6 +315,8 @@ class Lime(LimeBase):
             returns is worked out for all samples at once; any other is called for each.
         perturb_func: as for :class:`LimeBase`, for samples [1, num_interp_features] of zeros and
             ones; None for fair coins.
+        affine_prefix: whether affine operations at the model's beginning may be done on a row
+            for each group rather than for each coalition.
 
     The two functions are called for one example at a time, with the keywords ``baselines``,
     ``feature_mask`` (ids from 0 on) and ``num_interp_features``. With neither of them, fits with
@@ -327,6 +334,8 @@ class Lime(LimeBase):
         interpretable_model: Any = None,
         similarity_func: Callable[..., Any] | None = None,
         perturb_func: Callable[..., Any] | None = None,
+        *,
+        affine_prefix: bool = True,
     ):
         super().__init__(
             forward_func,
@@ -336,6 +345,7 @@ class Lime(LimeBase):
             True,
             at_coalition,
             None,
+            affine_prefix=affine_prefix,
         )
 
     @captum_compatible
@@ -575,8 +585,14 @@ class _OneOf(Model):
         vars(self).update(vars(model))
         self._example = slice(example, example + 1)
 
-    def __call__(self, rows: tuple[Tensor, ...], repeats: int, examples: slice) -> Tensor:
-        return super().__call__(rows, repeats, self._example)
+    def __call__(
+        self,
+        rows: tuple[Tensor, ...],
+        repeats: int,
+        examples: slice,
+        calls: Calls | None = None,
+    ) -> Tensor:
+        return super().__call__(rows, repeats, self._example, calls)
 
 
 def _one_example(query: Query, example: int) -> Query:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from .affine import AffineRows, Calls, NotAffine, may_follow, most_multiplications
 from .model import Model, NotRowByRow, scalars
 from .progress import bar
-from .rows import Rows, length, part
+from .rows import Coalitions, Path, Rows, length, part
 
 # How many rows to give to the model at once. A call costs a fixed time a, and cache pressure costs
 # a time c·n·b a row for n rows that keep b bytes each for the backward pass. a/n + c·n·b is least
@@ -22,6 +23,9 @@ from .rows import Rows, length, part
 _K = {"cpu": 4.2e9, "cuda": 1e12}  # bytes·rows²; cuda: not tuned yet
 _MOST_KEPT = 200_000_000  # bytes, on a CPU
 _REPEATS = 64  # in a block at least, where there are so many
+# Calling the model with rows that stay affine costs some 0.3 ms a block. The model does as many
+# multiplications in that time.
+_WORTH = 2e7
 _FREED = 31 << 20  # bytes; glibc learns from what it frees below 32 MiB
 # Before the first block has shown what a row keeps, assume this many times its input, less for
 # flat rows than for images and sequences; and since it is a guess, not too many rows at once, least
@@ -86,14 +90,25 @@ def stream(
     """
     seen = 0
 
+    def call(repeats: slice, examples: slice, measure: bool) -> tuple[Tensor, int]:
+        if _prefix_pays(model, rows, repeats, examples):
+            try:
+                calls = Calls()
+                leaves = _affine_block(rows, repeats, examples, calls)
+                result = model(leaves, length(repeats), examples, calls)
+                model.affine_prefix, model.spared = True, (calls.spared, calls.width)
+                return result, 0
+            except NotAffine:
+                model.affine_prefix, model.prefix.refused = False, True
+        block = rows.block(repeats, examples)
+        if measure:
+            return _measured(model, block, length(repeats), examples)
+        return model(block, length(repeats), examples), 0
+
     def run(repeats: slice, examples: slice, measure: bool) -> int:
         nonlocal seen
         r, b = length(repeats), length(examples)
-        block = rows.block(repeats, examples)
-        if measure:
-            result, kept = _measured(model, block, r, examples)
-        else:
-            result, kept = model(block, r, examples), 0
+        result, kept = call(repeats, examples, measure)
         result = result[None] if model.whole_batch else result.reshape(r, b, *result.shape[1:])
         visit(result, repeats, examples)
         seen += r * b
@@ -103,6 +118,7 @@ def stream(
     if model.mixes_rows:  # what shares statistics is one repeat, unless the user wants otherwise
         limit = limit or rows.batch
     total = rows.repeats * rows.batch
+    model.affine_prefix, model.spared = (None if _may_have_prefix(model, rows) else False), None
     with torch.no_grad(), model.statistics_kept(), bar(progress, total) as advance:
         try:
             _for_each_block(model, rows, limit, run, measure)
@@ -133,7 +149,29 @@ def gradient_sum(
     weights = weights.to(rows.device)
     totals: list[Tensor] = []
 
+    def prefix_visit(repeats: slice, examples: slice, measure: bool) -> int:
+        r, b = length(repeats), length(examples)
+        calls = Calls()
+        with torch.enable_grad():
+            zeros = [x.new_zeros(b, *x.shape[1:]).requires_grad_() for x in rows.inputs]
+            leaves = _affine_block(rows, repeats, examples, calls, zeros)
+            output = scalars(model(leaves, r, examples, calls))
+        model.affine_prefix, model.spared = True, (calls.spared, calls.width)
+        kept = _bytes_kept(output) if measure and r * b < rows.repeats * rows.batch else 0
+        weight = part(weights, repeats).to(output.dtype).repeat_interleave(b)
+        sums = calls.gradients(output, zeros, weight)
+        if not totals:
+            totals.extend(_zeros(rows))
+        for total, new in zip(totals, sums, strict=True):
+            total[examples] += new
+        return kept
+
     def visit(repeats: slice, examples: slice, measure: bool) -> int:
+        if _prefix_pays(model, rows, repeats, examples):
+            try:
+                return prefix_visit(repeats, examples, measure)
+            except NotAffine:
+                model.affine_prefix, model.prefix.refused = False, True
         r, b = length(repeats), length(examples)
         leaves = tuple(row.detach().requires_grad_() for row in rows.block(repeats, examples))
         with torch.enable_grad():
@@ -158,8 +196,66 @@ def gradient_sum(
     if model.mixes_rows:  # all rows share statistics, unless the user wants otherwise
         limit = limit or rows.batch * rows.repeats
     with torch.inference_mode(False), torch.no_grad(), model.statistics_kept():
+        model.affine_prefix, model.spared = (None if _may_have_prefix(model, rows) else False), None
         _for_each_block(model, rows, limit, visit, measure=True)
         return tuple(totals or _zeros(rows))
+
+
+def _may_have_prefix(model: Model, rows: Rows) -> bool:
+    if model.prefix.refused or not model.prefix.wanted or model.mixes_rows or model.whole_batch:
+        return False
+    if not isinstance(rows, Path | Coalitions) or rows.device.type != "cpu":
+        return False
+    if isinstance(rows, Coalitions) and rows.baselines[0].shape[1] > 1:
+        return False
+    wide = (torch.float32, torch.float64)
+    if any(x.dim() < 2 or x.dtype not in wide for x in (*rows.inputs, *rows.baselines)):
+        return False
+    most = most_multiplications(model.forward_func, rows.inputs)
+    if most * rows.repeats * rows.batch < _WORTH or not may_follow(model.forward_func):
+        return False
+    # An infinite number in a group that is absent must leave no trace: 0 · ∞ would.
+    return all(math.isfinite(x.sum()) for x in (*rows.inputs, *rows.baselines))
+
+
+def _prefix_pays(model: Model, rows: Rows, repeats: slice, examples: slice) -> bool:
+    """Whether it pays for a block, or may, as far as is known."""
+    if model.affine_prefix is False or not isinstance(rows, Path | Coalitions):
+        return False
+    anchors = (1 + rows.directions) * length(examples)
+    return _saving(model, rows, length(repeats) * length(examples), anchors) >= _WORTH
+
+
+def _saving(model: Model, rows: Path | Coalitions, count: int, anchors: int) -> float:
+    """Multiplications that the prefix saves for so many rows.
+
+    Infinitely many if that is not known yet and they are clearly more than their anchors. What is
+    known is from this call alone: the same call must give the same bits whatever was before.
+    """
+    if model.spared is None:
+        return math.inf if count > 1.5 * anchors else 0
+    spared, width = model.spared
+    return spared * (count - anchors) - (rows.directions - 1) * width * count
+
+
+def _affine_block(
+    rows: Rows,
+    repeats: slice,
+    examples: slice,
+    calls: Calls,
+    zeros: list[Tensor] | None = None,  # each [b, *F_i]
+) -> tuple[AffineRows, ...]:
+    """The rows of a block, none of them made; with zeros added whose gradient is that of all."""
+    assert isinstance(rows, Path | Coalitions)
+    bases, deltas, coefficients = rows.affine(repeats, examples)
+    if zeros is not None:
+        bases = [base + zero for base, zero in zip(bases, zeros, strict=True)]
+    # Clones, as what was made under inference mode cannot be differentiated through.
+    own = {id(c): c.clone() for c in coefficients}
+    return tuple(
+        AffineRows.make(base, delta, own[id(c)], calls)
+        for base, delta, c in zip(bases, deltas, coefficients, strict=True)
+    )
 
 
 def _zeros(rows: Rows) -> list[Tensor]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .affine import Calls, Prefix
 from .inputs import ArgumentError, check
 
 
@@ -128,6 +129,7 @@ class Model:
         forward_args: extra arguments. Tensors whose first dimension is B belong to the examples,
             and are repeated along with the rows; others pass through.
         row_by_row: whether every row must have an output of its own.
+        prefix: whether the function may be called with rows that stay affine.
 
     Attributes:
         mixes_rows: whether rows influence one another (batch norm in train mode).
@@ -135,6 +137,10 @@ class Model:
             rather than row by row: it must then see every example just once in each call, and its
             answer, of any shape, stands where the outputs of the rows would.
         bytes_a_row: what a row makes the model keep for a backward pass; None if not known yet.
+        affine_prefix: whether the function is called with rows that stay affine; None if that is
+            not known yet.
+        spared: how many multiplications that did without for each row, and how many numbers each
+            has where it was made; None if not known yet.
     """
 
     def __init__(
@@ -144,6 +150,7 @@ class Model:
         target: Any = None,
         forward_args: tuple[Any, ...] = (),
         row_by_row: bool = True,
+        prefix: Prefix | None = None,
     ):
         self.forward_func = forward_func
         self.row_by_row = row_by_row
@@ -153,10 +160,19 @@ class Model:
         self.mixes_rows = any(_uses_batch_statistics(m) for m in _modules(forward_func))
         self.whole_batch = False
         self.bytes_a_row: int | None = None
+        self.prefix = prefix or Prefix()
+        self.affine_prefix: bool | None = None
+        self.spared: tuple[int, int] | None = None
         self._row_shape: torch.Size | None = None  # of the raw output of a row, or of the batch
         self._batch_shape: torch.Size | None = None  # of the raw output for all examples, once
 
-    def __call__(self, rows: tuple[Tensor, ...], repeats: int, examples: slice) -> Tensor:
+    def __call__(
+        self,
+        rows: tuple[Tensor, ...],
+        repeats: int,
+        examples: slice,
+        calls: Calls | None = None,
+    ) -> Tensor:
         """The chosen outputs [r * b, *C] for a block of rows, each [r * b, *F_i].
 
         The whole answer, [*C], of a function that answers for the batch; a number is one of one.
@@ -171,6 +187,8 @@ class Model:
                 f"forward_func: expected it to return one torch.Tensor, got a "
                 f"{type(output).__name__}; wrap it in a function that returns the tensor to explain"
             )
+        if calls is not None:
+            output = calls.check(output)
         count = rows[0].shape[0]
         if self._batch_shape is None and repeats == 1 and count == self.batch:
             self._batch_shape = output.shape

@@ -35,6 +35,11 @@ class Rows(Protocol):
         ...
 
 
+# Of a block of rows, for each input: base [b, *F_i], deltas [K, b, *F_i] and coefficients [r, K].
+# Row (n, e) is base[e] + Σ_k coefficients[n, k] deltas[k, e].
+Anchors = tuple[list[Tensor], list[Tensor], list[Tensor]]
+
+
 class Given:
     """The inputs themselves, once."""
 
@@ -66,6 +71,16 @@ class Path:
         self.batch = inputs[0].shape[0]
         self.row_bytes, self.device = row_bytes(inputs), inputs[0].device
 
+    @property
+    def directions(self) -> int:
+        return 1
+
+    def affine(self, repeats: slice, examples: slice) -> Anchors:
+        given = [part(x, examples) for x in self.inputs]
+        bases = [part(b, examples).expand_as(x) for x, b in zip(given, self.baselines, strict=True)]
+        deltas = [(x - b)[None] for x, b in zip(given, bases, strict=True)]
+        return bases, deltas, _in_dtypes(part(self.alphas, repeats)[:, None], given)
+
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
         alphas = part(self.alphas, repeats)
         return tuple(
@@ -88,12 +103,39 @@ class Coalitions:
         baselines: tuple[Tensor, ...],  # each [B, K, *F_i] or [1, K, *F_i]
         bits: Tensor,  # [N, W] int64
         masks: tuple[Tensor, ...],  # each [B, *F_i] or [1, *F_i] int32: the player of each feature
+        players: int,  # M
     ):
         self.inputs, self.baselines, self.masks = inputs, baselines, masks
+        self.players = players
+        self._anchors: tuple[slice, list[Tensor], list[Tensor]] | None = None  # used last
         self.bits = bits.to(inputs[0].device)
         self.repeats = bits.shape[0] * baselines[0].shape[1]
         self.batch = inputs[0].shape[0]
         self.row_bytes, self.device = row_bytes(inputs), inputs[0].device
+
+    @property
+    def directions(self) -> int:
+        return self.players
+
+    def affine(self, repeats: slice, examples: slice) -> Anchors:
+        player = torch.arange(self.players, device=self.device)
+        z = (self.bits[repeats][:, player // 64] >> player % 64) & 1  # [r, M]
+        if self._anchors is None or self._anchors[0] != examples:
+            self._anchors = examples, *self._bases_and_deltas(examples)
+        _, bases, deltas = self._anchors
+        return bases, deltas, _in_dtypes(z, bases)
+
+    def _bases_and_deltas(self, examples: slice) -> tuple[list[Tensor], list[Tensor]]:
+        given = [part(x, examples) for x in self.inputs]
+        bases = [
+            part(b, examples)[:, 0].expand_as(x) for x, b in zip(given, self.baselines, strict=True)
+        ]
+        deltas = []
+        for x, base, mask in zip(given, bases, self.masks, strict=True):
+            of_player = part(mask, examples).expand_as(x)[None].long()
+            delta = x.new_zeros(self.players, *x.shape)
+            deltas.append(delta.scatter_(0, of_player, (x - base)[None]))
+        return bases, deltas
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
         return tuple(
@@ -207,6 +249,12 @@ def part(tensor: Tensor, span: slice) -> Tensor:
     """``tensor[span]``; a tensor with one row for all, or taken whole, is itself."""
     size = tensor.shape[0]
     return tensor if size == 1 or span == slice(0, size) else tensor[span]
+
+
+def _in_dtypes(coefficients: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+    """In each input's dtype: one and the same tensor for inputs of one dtype."""
+    by_dtype = {x.dtype: coefficients.to(x.dtype) for x in inputs}
+    return [by_dtype[x.dtype] for x in inputs]
 
 
 def length(span: slice) -> int:

@@ -140,7 +140,7 @@ def test_coalitions(per_row, baselines_per_row, players, background):
             chosen = present[n][mask[b % len(mask)].long()]
             whole[n * background + k, b] = torch.where(chosen, x[b], baseline[b % lead, k])
         expected.append(whole)
-    assert_blocks(Coalitions(inputs, baselines, bits, masks), expected)
+    assert_blocks(Coalitions(inputs, baselines, bits, masks, players), expected)
 
 
 @pytest.mark.parametrize("per_row", [False, True])

@@ -357,6 +357,7 @@ def test_a_generator_that_ends():
 
 @pytest.mark.parametrize("name", ["Lime", "LimeBase"])
 def test_what_captum_code_asks_of_a_method(name):
+    own = ("seed", "affine_prefix")
     ours, theirs = getattr(fastxai.attr, name), getattr(captum.attr, name)
     if name == "Lime":
         ours_made, theirs_made = ours(mlp()), theirs(mlp())
@@ -370,9 +371,9 @@ def test_what_captum_code_asks_of_a_method(name):
     for function in ("__init__", "attribute"):
         mine = inspect.signature(getattr(ours, function)).parameters
         other = inspect.signature(getattr(theirs, function)).parameters
-        assert [p for p in mine if p != "seed"] == list(other)
+        assert [p for p in mine if p not in own] == list(other)
         for parameter in mine:
-            if parameter not in ("seed", "perturbations_per_eval"):
+            if parameter not in (*own, "perturbations_per_eval"):
                 assert mine[parameter].default == other[parameter].default
     for attribute in ("interpretable_model", "similarity_func", "perturb_func"):
         assert hasattr(ours_made, attribute) and hasattr(theirs_made, attribute)
