@@ -11,7 +11,7 @@ It is exactly right or raises :class:`NotAffine`, upon which the rows must be ma
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -404,9 +404,8 @@ def may_follow(forward_func: Callable[..., Any]) -> bool:
         return False
     if torch.is_autocast_enabled("cpu"):
         return False
-    owner = getattr(forward_func, "__self__", forward_func)
-    modules = owner.modules() if isinstance(owner, torch.nn.Module) else ()
-    return not _is_compiled(forward_func) and not any(_is_special(m) for m in modules)
+    special = any(_is_special(module) for module in modules_of(forward_func))
+    return not special and not _is_compiled(forward_func)
 
 
 def most_multiplications(forward_func: Callable[..., Any], inputs: tuple[Tensor, ...]) -> float:
@@ -414,8 +413,22 @@ def most_multiplications(forward_func: Callable[..., Any], inputs: tuple[Tensor,
     owner = getattr(forward_func, "__self__", forward_func)
     if not isinstance(owner, torch.nn.Module):
         return math.inf
+    weights = (p for module in modules_of(owner) for p in module._parameters.values())
     places = max(x.shape[1:].numel() // max(1, min(x.shape[1], x.shape[-1])) for x in inputs)
-    return places * sum(p.numel() for p in owner.parameters() if p.dim() > 1)
+    return places * sum(p.numel() for p in weights if p is not None and p.dim() > 1)
+
+
+def modules_of(forward_func: Callable[..., Any]) -> Iterator[torch.nn.Module]:
+    """The modules of a module, or of one whose method this is; of other functions none."""
+    owner = getattr(forward_func, "__self__", forward_func)  # of a bound method
+    todo: list[torch.nn.Module | None] = [owner] if isinstance(owner, torch.nn.Module) else []
+    seen = set()
+    while todo:  # as Module.modules() without the names, which take most of its time
+        module = todo.pop()
+        if module is not None and module not in seen:
+            seen.add(module)
+            yield module
+            todo.extend(module._modules.values())
 
 
 def _is_compiled(function: Any) -> bool:

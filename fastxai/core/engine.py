@@ -212,7 +212,8 @@ def _may_have_prefix(model: Model, rows: Rows) -> bool:
     if any(x.dim() < 2 or x.dtype not in wide for x in (*rows.inputs, *rows.baselines)):
         return False
     most = most_multiplications(model.forward_func, rows.inputs)
-    if most * rows.repeats * rows.batch < _WORTH or not may_follow(model.forward_func):
+    count = min(rows.repeats * rows.batch, _rows_in_call(model, rows))
+    if most * count < _WORTH or not may_follow(model.forward_func):
         return False
     # An infinite number in a group that is absent must leave no trace: 0 · ∞ would.
     return all(math.isfinite(x.sum()) for x in (*rows.inputs, *rows.baselines))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .affine import Calls, Prefix
+from .affine import Calls, Prefix, modules_of
 from .inputs import ArgumentError, check
 
 
@@ -157,7 +157,7 @@ class Model:
         self.batch = batch
         self.target = Target(target, batch)
         self.forward_args = forward_args
-        self.mixes_rows = any(_uses_batch_statistics(m) for m in _modules(forward_func))
+        self.mixes_rows = any(_uses_batch_statistics(m) for m in modules_of(forward_func))
         self.whole_batch = False
         self.bytes_a_row: int | None = None
         self.prefix = prefix or Prefix()
@@ -233,7 +233,7 @@ class Model:
         if not self.mixes_rows:
             yield
             return
-        tracked = [m for m in _modules(self.forward_func) if _uses_batch_statistics(m)]
+        tracked = [m for m in modules_of(self.forward_func) if _uses_batch_statistics(m)]
         before = [(b, b.clone()) for m in tracked for b in m.buffers(recurse=False)]
         try:
             yield
@@ -251,18 +251,6 @@ def scalars(output: Tensor) -> Tensor:
             f"{tuple(output.shape[1:])} numbers a row; choose one of them with target"
         )
     return output if output.dim() == 1 else output.reshape(-1)
-
-
-def _modules(forward_func: Callable[..., Any]) -> Iterator[torch.nn.Module]:
-    owner = getattr(forward_func, "__self__", forward_func)  # of a bound method
-    todo: list[torch.nn.Module | None] = [owner] if isinstance(owner, torch.nn.Module) else []
-    seen = set()
-    while todo:  # as Module.modules() without the names, which take most of its time
-        module = todo.pop()
-        if module is not None and module not in seen:
-            seen.add(module)
-            yield module
-            todo.extend(module._modules.values())
 
 
 def _uses_batch_statistics(module: torch.nn.Module) -> bool:
