@@ -152,12 +152,6 @@ class AffineRows(Tensor):
             found = follow(*args, **kwargs)
             if found is not NotImplemented:
                 return found
-        name = getattr(func, "__name__", "")
-        writes = (name.endswith("_") and not name.endswith("__")) or kwargs.get("inplace")
-        if writes or name in _WRITES:
-            first = args[0]
-            if not isinstance(first, AffineRows) or len(first.aliases) > 1:
-                raise NotAffine
         args, kwargs = tree_map_only(AffineRows, AffineRows.rows, (args, kwargs))
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **kwargs)
@@ -176,8 +170,6 @@ def _constant(value: Any, like: AffineRows) -> bool:
     if not isinstance(value, Tensor):
         return True
     if isinstance(value, AffineRows) or value.requires_grad or value.dim() > like.dim():
-        return False
-    if value.dim() == like.dim() and value.shape[0] != 1:
         return False
     one = (1, *like.base.shape[1:])
     try:
@@ -391,7 +383,6 @@ _REFUSED: set[Any] = {
     Tensor.register_hook,
     Tensor.retain_grad,
 }
-_WRITES = {"__setitem__", "__set__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__"}
 
 
 def may_follow(forward_func: Callable[..., Any]) -> bool:

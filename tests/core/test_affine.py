@@ -197,6 +197,13 @@ def test_a_custom_function_after_the_first_layer():
     assert both(lambda x: head(Cube.apply(F.linear(x, W))), randn(5, 7), target=1) is False
 
 
+def test_a_custom_function_of_the_input_beside_a_layer():
+    def function(x):
+        return head(F.linear(x, W)) + Cube.apply(x)[:, :4]
+
+    assert not both(function, randn(5, 7), target=1)
+
+
 def test_part_of_it_follows():
     def h(x):
         return head(torch.cat([F.linear(x, W)[:, :3], torch.relu(F.linear(x, W))[:, 3:]], 1))
