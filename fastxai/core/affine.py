@@ -44,6 +44,15 @@ class Calls:
         self.width = 0  # numbers in a row where it was made
         self.made: list[AffineRows] = []
 
+    def __enter__(self) -> Calls:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        # They refer to each other: without this their memory would wait for the garbage collector.
+        for x in self.made:
+            x.aliases.clear()
+        self.made.clear()
+
     def check(self, output: Tensor) -> Tensor:
         """The model's output, as plain rows.
 

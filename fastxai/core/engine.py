@@ -93,9 +93,9 @@ def stream(
     def call(repeats: slice, examples: slice, measure: bool) -> tuple[Tensor, int]:
         if _prefix_pays(model, rows, repeats, examples):
             try:
-                calls = Calls()
-                leaves = _affine_block(rows, repeats, examples, calls)
-                result = model(leaves, length(repeats), examples, calls)
+                with Calls() as calls:
+                    leaves = _affine_block(rows, repeats, examples, calls)
+                    result = model(leaves, length(repeats), examples, calls)
                 model.affine_prefix, model.spared = True, (calls.spared, calls.width)
                 return result, 0
             except NotAffine:
@@ -149,9 +149,8 @@ def gradient_sum(
     weights = weights.to(rows.device)
     totals: list[Tensor] = []
 
-    def prefix_visit(repeats: slice, examples: slice, measure: bool) -> int:
+    def prefix_visit(repeats: slice, examples: slice, measure: bool, calls: Calls) -> int:
         r, b = length(repeats), length(examples)
-        calls = Calls()
         with torch.enable_grad():
             zeros = [x.new_zeros(b, *x.shape[1:]).requires_grad_() for x in rows.inputs]
             leaves = _affine_block(rows, repeats, examples, calls, zeros)
@@ -169,7 +168,8 @@ def gradient_sum(
     def visit(repeats: slice, examples: slice, measure: bool) -> int:
         if _prefix_pays(model, rows, repeats, examples):
             try:
-                return prefix_visit(repeats, examples, measure)
+                with Calls() as calls:
+                    return prefix_visit(repeats, examples, measure, calls)
             except NotAffine:
                 model.affine_prefix, model.prefix.refused = False, True
         r, b = length(repeats), length(examples)

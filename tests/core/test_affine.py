@@ -1,6 +1,9 @@
 """Rows that stay affine: the same gradients as of rows that are made, or not used at all."""
 
+import contextlib
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -310,6 +313,27 @@ def test_what_needs_the_memory_of_rows_is_refused():
         with pytest.raises(NotAffine):
             touch()
     assert rows.shape == (8, 3) and torch.equal(rows.rows(), torch.cat([2 * x] * 4))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_rows_do_not_wait_for_the_garbage_collector(fails, monkeypatch):
+    kept = []
+    real = AffineRows.rows
+    monkeypatch.setattr(
+        AffineRows, "rows", lambda self: kept.append(weakref.ref(self)) or real(self)
+    )
+
+    def function(x):
+        y = head(F.linear(x.view(len(x), 7), W))
+        return y.missing if fails else y
+
+    gc.disable()
+    try:
+        with pytest.raises(AttributeError) if fails else contextlib.nullcontext():
+            IntegratedGradients(function).attribute(randn(5, 7), target=1)
+        assert kept and all(ref() is None for ref in kept)
+    finally:
+        gc.enable()
 
 
 def test_threads_do_not_meet():
