@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from ..core import engine
-from ..core.affine import Calls
 from ..core.designs import bernoulli_pairs, unpack
 from ..core.inputs import (
     FeatureGroups,
@@ -585,14 +584,8 @@ class _OneOf(Model):
         vars(self).update(vars(model))
         self._example = slice(example, example + 1)
 
-    def __call__(
-        self,
-        rows: tuple[Tensor, ...],
-        repeats: int,
-        examples: slice,
-        calls: Calls | None = None,
-    ) -> Tensor:
-        return super().__call__(rows, repeats, self._example, calls)
+    def __call__(self, rows: tuple[Tensor, ...], repeats: int, examples: slice) -> Tensor:
+        return super().__call__(rows, repeats, self._example)
 
 
 def _one_example(query: Query, example: int) -> Query:

@@ -5,7 +5,9 @@ sums to sums: f(base + Σ c δ) = f(base) + Σ c Lδ, with L the linear part of 
 called with an :class:`AffineRows`, on which affine operations act on base and deltas, a few rows;
 the first other operation makes the rows, and all after it is as without.
 
-It is exactly right or raises :class:`NotAffine`, upon which the rows must be made beforehand.
+What an operation gave is kept, so that in the next block of rows with the same base and deltas it
+is not done again. It is exactly right or raises :class:`NotAffine`, upon which the rows must be
+made beforehand.
 """
 
 from __future__ import annotations
@@ -13,12 +15,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
+
+from .. import ops
+
+T = TypeVar("T")
+
+_MOST_KEPT = (
+    8  # results of operations on one tensor, lest a model with ever new weights fill memory
+)
 
 
 class NotAffine(BaseException):
@@ -36,22 +46,194 @@ class Prefix:
     refused: bool = False  # it did what they cannot follow: it is not asked again
 
 
+class Kept(Generic[T]):
+    """A base or deltas, and what operations made of them."""
+
+    def __init__(self, value: T, inputs: frozenset[int] = frozenset()):
+        self.value = value
+        self.inputs = inputs  # which of the model's inputs its gradient reaches
+        self.slope: Tensor | None = None  # what gradient has come for it so far
+        self._next: dict[Any, Kept[T]] = {}
+
+    def then(self, key: Any, function: Callable[[T], T], inputs: frozenset[int]) -> Kept[T]:
+        found = None if key is None else self._next.get(key)
+        if found is None:
+            found = Kept(function(self.value), inputs)
+            if len(self._next) >= _MOST_KEPT:
+                self._next.clear()
+            if key is not None:
+                self._next[key] = found
+        return found
+
+
+class Dense:
+    """Deltas [K, b, *S] as they are."""
+
+    def __init__(self, values: Tensor):
+        self.values, self.count = values, values.shape[0]
+
+    def dense(self) -> Tensor:
+        return self.values
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> Dense:
+        """A linear function of every row."""
+        flat = function(self.values.flatten(0, 1))
+        return Dense(flat.reshape(*self.values.shape[:2], *flat.shape[1:]))
+
+    def linear(self, weight: Tensor) -> Dense:
+        return Dense(F.linear(self.values, weight))
+
+    def reshaped(self, shape: torch.Size) -> Dense:
+        return Dense(self.values.reshape(*self.values.shape[:2], *shape))
+
+    def scaled(self, factor: Callable[[Tensor], Tensor]) -> Dense:
+        return Dense(factor(self.values))
+
+
+class Sparse:
+    """Deltas that are zero but in the features of their group: K groups of b examples.
+
+    Group g of example e has ``values[e, i]`` in feature ``positions[e, i]``, for i from
+    ``offsets[e, g]`` to ``offsets[e, g + 1]``.
+
+    Args:
+        values: [b, P].
+        positions: [b, P] or [1, P] int64, into the features as one row.
+        offsets: [b, K + 1] or [1, K + 1] int64.
+        shape: the features' shape.
+        few: whether the groups are few beside the rows, so that they may become dense.
+    """
+
+    def __init__(
+        self, values: Tensor, positions: Tensor, offsets: Tensor, shape: torch.Size, few: bool
+    ):
+        self.values, self.positions, self.offsets = values, positions, offsets
+        self.shape, self.few = shape, few
+        self.count = offsets.shape[1] - 1
+
+    def dense(self) -> Tensor:
+        if not self.few:
+            raise NotAffine
+        b, groups = len(self.values), self.count
+        made = self.values.new_zeros(groups + 1, b, self.shape.numel())  # the last one for nobody
+        example = torch.arange(b, device=self.values.device)[:, None]
+        of = group_of_entries(self.offsets, self.values.shape[1])
+        made[of, example, self.positions] = self.values
+        return made[:groups].unflatten(2, self.shape)
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> Dense:
+        return Dense(self.dense()).each(function)
+
+    def linear(self, weight: Tensor) -> Dense:
+        if len(self.shape) > 1:
+            return Dense(self.dense()).linear(weight)
+        return Dense(ops.group_linear(self.values, self.positions, self.offsets, weight))
+
+    def reshaped(self, shape: torch.Size) -> Sparse:
+        return Sparse(self.values, self.positions, self.offsets, shape, self.few)
+
+    def scaled(self, factor: Callable[[Tensor], Tensor]) -> Sparse:
+        one = factor(self.values.new_ones(1, *self.shape)).expand(1, *self.shape).flatten()
+        values = self.values * one[self.positions]
+        return Sparse(values, self.positions, self.offsets, self.shape, self.few)
+
+
+Deltas = Dense | Sparse
+
+
+def group_of_entries(offsets: Tensor, count: int) -> Tensor:  # [b, G + 1] -> [b, count]
+    """Of which group entries 0 to count - 1 are; G for those of none."""
+    entries = torch.arange(count, device=offsets.device).expand(len(offsets), -1).contiguous()
+    found = torch.searchsorted(offsets.contiguous(), entries, right=True) - 1
+    return torch.where(found >= 0, found, offsets.shape[1] - 1)
+
+
+class Mixing(Protocol):
+    """Which rows base and deltas make."""
+
+    count: int  # r
+
+    def rows(self, base: Tensor, deltas: Tensor) -> Tensor:
+        """[r, b, *S], of base [b, *S] and deltas [K, b, *S]."""
+        ...
+
+
+class Mixed:
+    """Row n is the base and deltas by row n of coefficients [r, K]."""
+
+    def __init__(self, coefficients: Tensor):
+        self.coefficients, self.count = coefficients, coefficients.shape[0]
+
+    def rows(self, base: Tensor, deltas: Tensor) -> Tensor:
+        c = self.coefficients.to(base.dtype)
+        r, k = c.shape
+        if k == 1:
+            return torch.addcmul(base, c.reshape(r, *[1] * base.dim()), deltas)
+        made = torch.addmm(base.reshape(1, -1), c, deltas.reshape(k, -1))
+        return made.reshape(r, *base.shape)
+
+
+class Each:
+    """Row n is the base and delta n."""
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def rows(self, base: Tensor, deltas: Tensor) -> Tensor:
+        return base + deltas
+
+
+class Running:
+    """Rows along orders of the deltas: each adds one to the row before, or begins an order."""
+
+    def __init__(self, orders: Tensor, first: int, last: int):  # [n, K]; of n · (K - 1) rows
+        self.orders, self.first, self.count = orders, first, last - first
+
+    def rows(self, base: Tensor, deltas: Tensor) -> Tensor:
+        made = base.new_empty(self.count, *base.shape)
+        length = self.orders.shape[1] - 1
+        row = 0
+        while row < self.count:
+            order, at = divmod(self.first + row, length)
+            n = min(length - at, self.count - row)
+            start = base
+            if at:
+                start = base + deltas[self.orders[order, :at]].sum(0)
+            steps = deltas[self.orders[order, at : at + n]]
+            torch.cumsum(steps, 0, out=made[row : row + n]).add_(start)
+            row += n
+        return made
+
+
 class Calls:
-    """What one call of the model did to its rows."""
+    """What the model does to its rows in calls with the same bases and deltas.
 
-    def __init__(self) -> None:
-        self.spared = 0  # multiplications of the model for a row, which anchors took instead
-        self.width = 0  # numbers in a row where it was made
+    Args:
+        gathers: whether gradients are wanted, which are gathered where rows are made.
+    """
+
+    def __init__(self, gathers: bool = False) -> None:
+        self.gathers = gathers
+        self.reached: dict[Kept[Tensor], None] = {}  # what has a slope
         self.made: list[AffineRows] = []
+        self.leaves: list[tuple[Kept[Tensor], Tensor]] = []  # whose gradients are to be gathered
+        self.begin()
 
-    def __enter__(self) -> Calls:
-        return self
+    def begin(self) -> None:
+        """A call, of which then is known:"""
+        self.spared = 0  # multiplications of the model for a row, which anchors took instead
+        self.anchored = 0  # and how many those took, the first time
+        self.width = 0  # numbers in a row where it was made
+        self.followed: list[str] = []  # the operations on anchors
+        self.stopped: list[str] = []  # those that had the rows made
 
-    def __exit__(self, *error: object) -> None:
+    def end(self) -> None:
+        """Of a call, also of one that failed."""
         # They refer to each other: without this their memory would wait for the garbage collector.
         for x in self.made:
             x.aliases.clear()
         self.made.clear()
+        self.leaves.clear()
 
     def check(self, output: Tensor) -> Tensor:
         """The model's output, as plain rows.
@@ -65,29 +247,45 @@ class Calls:
             raise NotAffine
         return output
 
-    def gradients(self, output: Tensor, leaves: list[Tensor], weights: Tensor) -> list[Tensor]:
-        """The gradients of Σ weights · output for the leaves.
+    def gather(self, output: Tensor, weights: Tensor, inputs: int) -> None:  # [r * b] twice
+        """Adds the gradients of Σ weights · output where its rows were made.
 
         Raises:
-            NotAffine: some of the output depends on rows in a way that torch knows and we do not.
+            NotAffine: some of the output depends on rows in a way that torch knows and we do not,
+                or it does not depend on all of the inputs.
         """
         if not output.requires_grad:
             raise NotAffine  # the plain path tells what is wrong
         wrappers = [x for x in self.made if x.requires_grad]
+        leaves = [leaf for _, leaf in self.leaves]
         with torch._C.DisableTorchFunctionSubclass():
             found = torch.autograd.grad(output, [*leaves, *wrappers], weights, allow_unused=True)
-        ours, theirs = found[: len(leaves)], found[len(leaves) :]
-        if any(g is None for g in ours) or any(g is not None for g in theirs):
+        slopes: dict[Kept[Tensor], Tensor] = {}
+        for (at, _), g in zip(self.leaves, found, strict=False):
+            if g is None:
+                continue
+            g = g if g.dtype == torch.float64 else g.float()
+            before = slopes.get(at, at.slope)
+            slopes[at] = g if before is None else before + g
+        reached = frozenset[int]().union(*(at.inputs for at in slopes))
+        if len(reached) < inputs or any(g is not None for g in found[len(leaves) :]):
             raise NotAffine
-        return [g for g in ours if g is not None]
+        for at, slope in slopes.items():  # takes no memory: a block counts as a whole or not at all
+            at.slope, self.reached[at] = slope, None
+
+    def pull_back(self, leaves: list[Tensor]) -> list[Tensor]:
+        """What was gathered, as gradients for the leaves."""
+        at = list(self.reached)
+        slopes = [x.slope.to(x.value.dtype) for x in at if x.slope is not None]
+        return list(torch.autograd.grad([x.value for x in at], leaves, slopes))
 
 
 class AffineRows(Tensor):
-    """Rows [r * b, *S]: row (n, e) is base[e] + Σ_k coefficients[n, k] deltas[k, e]."""
+    """Rows [r * b, *S]: row (n, e) is base[e] with deltas[:, e] mixed in by n."""
 
-    base: Tensor  # [b, *S]
-    deltas: Tensor  # [K, b, *S]
-    coefficients: Tensor  # [r, K]
+    base: Kept[Tensor]  # [b, *S]
+    deltas: Kept[Deltas]  # [K, b, *S]
+    mixing: Mixing
     calls: Calls
     aliases: list[AffineRows]  # that would share memory, this one among them
     _rows: Tensor | None
@@ -95,21 +293,21 @@ class AffineRows(Tensor):
 
     @staticmethod
     def make(
-        base: Tensor,
-        deltas: Tensor,
-        coefficients: Tensor,
+        base: Kept[Tensor],
+        deltas: Kept[Deltas],
+        mixing: Mixing,
         calls: Calls,
         view_of: AffineRows | None = None,
     ) -> AffineRows:
-        shape = (coefficients.shape[0] * base.shape[0], *base.shape[1:])
+        value = base.value
         self: AffineRows = Tensor._make_wrapper_subclass(
             AffineRows,
-            shape,
-            dtype=base.dtype,
-            device=base.device,
-            requires_grad=base.requires_grad,
+            (mixing.count * value.shape[0], *value.shape[1:]),
+            dtype=value.dtype,
+            device=value.device,
+            requires_grad=value.requires_grad,
         )
-        self.base, self.deltas, self.coefficients = base, deltas, coefficients
+        self.base, self.deltas, self.mixing = base, deltas, mixing
         self.calls, self._rows = calls, None
         self.aliases = [] if view_of is None else view_of.aliases
         self.aliases.append(self)
@@ -119,14 +317,12 @@ class AffineRows(Tensor):
     def rows(self) -> Tensor:
         """The rows themselves; the same tensor every time."""
         if self._rows is None:
-            r, k = self.coefficients.shape
-            base, deltas, c = self.base, self.deltas, self.coefficients
-            if k == 1:
-                c = c.reshape(r, *[1] * base.dim())
-                made = torch.addcmul(base, c, deltas)
-            else:
-                made = torch.addmm(base.reshape(1, -1), c, deltas.reshape(k, -1))
-            self._rows = made.reshape(r * base.shape[0], *base.shape[1:])
+            base = self.base.value
+            if self.calls.gathers and base.requires_grad and torch.is_grad_enabled():
+                base = base.detach().requires_grad_()
+                self.calls.leaves.append((self.base, base))
+            made = self.mixing.rows(base, self.deltas.value.dense())
+            self._rows = made.reshape(self.mixing.count * base.shape[0], *base.shape[1:])
             self.calls.width += base[:1].numel()
             self._version_made = 0 if self._rows.is_inference() else self._rows._version
         return self._rows
@@ -137,14 +333,22 @@ class AffineRows(Tensor):
             return False
         return self._rows.is_inference() or self._rows._version != self._version_made
 
-    def like(self, base: Tensor, deltas: Tensor, view: bool = False) -> AffineRows:
-        return self.make(base, deltas, self.coefficients, self.calls, self if view else None)
-
-    def of_each(self, function: Callable[[Tensor], Tensor], view: bool = False) -> AffineRows:
-        """A linear function of every row."""
-        flat = function(self.deltas.flatten(0, 1))
-        deltas = flat.reshape(*self.deltas.shape[:2], *flat.shape[1:])
-        return self.like(function(self.base), deltas, view)
+    def follow(self, step: Step, name: str, key: Any) -> AffineRows:
+        """What an operation makes of the rows."""
+        base, deltas = self.base, self.deltas
+        if step.base is None:
+            return self
+        inputs = base.inputs if step.other is None else base.inputs | step.other.base.inputs
+        base = base.then(key, step.base, inputs)
+        if step.deltas is not None:
+            deltas = deltas.then(key, step.deltas, frozenset())
+        found = self.make(base, deltas, self.mixing, self.calls, self if step.view else None)
+        self.calls.followed.append(name)
+        work = base.value[:1].numel() * step.per_output
+        once = isinstance(self.deltas.value, Sparse) and self.dim() == 2
+        self.calls.spared += work
+        self.calls.anchored += work * (2 if once else 1 + deltas.value.count) * len(base.value)
+        return found
 
     @classmethod
     def __torch_function__(
@@ -158,10 +362,10 @@ class AffineRows(Tensor):
             raise NotAffine
         follow = _FOLLOWS.get(func)
         if follow is not None and not any(_is_written(a) for a in args):
-            found = follow(*args, **kwargs)
-            if found is not NotImplemented:
-                return found
-        args, kwargs = tree_map_only(AffineRows, AffineRows.rows, (args, kwargs))
+            step = follow(*args, **kwargs)
+            if step is not NotImplemented:
+                return step.of.follow(step, func.__name__, _key(step.of, func, args, kwargs))
+        args, kwargs = tree_map_only(AffineRows, _made_for(func), (args, kwargs))
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **kwargs)
 
@@ -172,6 +376,58 @@ class AffineRows(Tensor):
         raise NotAffine  # something reached for the memory that is not there
 
 
+@dataclass(frozen=True)
+class Step:
+    """What an affine operation does to the base of some rows and to their deltas."""
+
+    of: AffineRows
+    base: Callable[[Tensor], Tensor] | None  # None: nothing
+    deltas: Callable[[Deltas], Deltas] | None = None  # None: nothing
+    per_output: int = 0  # multiplications for each number that it gives
+    view: bool = False  # whether the result would share memory with the rows
+    other: AffineRows | None = None  # that comes in as well
+
+
+@dataclass(frozen=True, eq=False)
+class _Same:
+    """A tensor as it is now, to be recognised."""
+
+    tensor: Any
+    version: int
+
+    def __hash__(self) -> int:
+        return hash((id(self.tensor), self.version))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Same):
+            return False
+        return self.tensor is other.tensor and self.version == other.version
+
+
+def _key(rows: AffineRows, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What an operation's result depends on beside the rows; None if that cannot be told."""
+    try:
+        parts = [_part_of_key(rows, value) for value in (*args, *kwargs.items())]
+        modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        key = (func, *parts, *modes, torch.is_autocast_enabled("cpu"))
+        hash(key)
+        return key
+    except (RuntimeError, TypeError):  # inference tensors have no version; what has no hash
+        return None
+
+
+def _part_of_key(rows: AffineRows, value: Any) -> Any:
+    if value is rows:
+        return None
+    if isinstance(value, AffineRows):
+        return value.base, value.deltas
+    if isinstance(value, Tensor):
+        return _Same(value, value._version)
+    if isinstance(value, list | tuple):
+        return tuple(_part_of_key(rows, v) for v in value)
+    return type(value), value
+
+
 def _constant(value: Any, like: AffineRows) -> bool:
     """Whether this is the same for every row, and leaves shape and dtype of rows as they are."""
     if isinstance(value, bool) or not isinstance(value, int | float | Tensor):
@@ -180,12 +436,12 @@ def _constant(value: Any, like: AffineRows) -> bool:
         return True
     if isinstance(value, AffineRows) or value.requires_grad or value.dim() > like.dim():
         return False
-    one = (1, *like.base.shape[1:])
+    one = (1, *like.base.value.shape[1:])
     try:
         fits = torch.broadcast_shapes(value.shape, one) == one
     except RuntimeError:
         return False
-    return fits and torch.result_type(value, like.base) == like.dtype
+    return fits and torch.result_type(value, like.base.value) == like.dtype
 
 
 def _weights(*values: Any) -> bool:
@@ -195,19 +451,17 @@ def _weights(*values: Any) -> bool:
     )
 
 
-def _count(result: AffineRows, per_output: int) -> None:
-    """Notes an operation that multiplies so often for each number that it gives."""
-    result.calls.spared += result.base[:1].numel() * per_output
-
-
 def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
     if not (isinstance(x, AffineRows) and _weights(weight, bias)):
         return NotImplemented
     if x.dim() < 2 or weight.dim() != 2:
         return NotImplemented
-    found = x.like(F.linear(x.base, weight, bias), F.linear(x.deltas, weight))
-    _count(found, weight.shape[1])
-    return found
+    return Step(
+        x,
+        lambda base: F.linear(base, weight, bias),
+        lambda deltas: deltas.linear(weight),
+        weight.shape[1],
+    )
 
 
 def _convolution(convolve: Callable[..., Tensor], dims: int) -> Callable[..., Any]:
@@ -215,11 +469,12 @@ def _convolution(convolve: Callable[..., Tensor], dims: int) -> Callable[..., An
         batched = isinstance(x, AffineRows) and x.dim() == dims + 2
         if not (batched and _weights(weight, bias)):
             return NotImplemented
-        flat = convolve(x.deltas.flatten(0, 1), weight, None, *args, **kwargs)
-        deltas = flat.reshape(*x.deltas.shape[:2], *flat.shape[1:])
-        found = x.like(convolve(x.base, weight, bias, *args, **kwargs), deltas)
-        _count(found, weight[0].numel())
-        return found
+        return Step(
+            x,
+            lambda base: convolve(base, weight, bias, *args, **kwargs),
+            lambda deltas: deltas.each(lambda d: convolve(d, weight, None, *args, **kwargs)),
+            weight[0].numel(),
+        )
 
     return follow
 
@@ -237,23 +492,33 @@ def _batch_norm(
     known = not training and mean is not None and variance is not None
     if not (isinstance(x, AffineRows) and known and _weights(mean, variance, weight, bias)):
         return NotImplemented
-    base = F.batch_norm(x.base, mean, variance, weight, bias, False, momentum, eps)
-    zero, flat = torch.zeros_like(mean), x.deltas.flatten(0, 1)
-    deltas = F.batch_norm(flat, zero, variance, weight, None, False, momentum, eps)
-    return x.like(base, deltas.reshape(x.deltas.shape))
+
+    def norm(rows: Tensor, mean: Tensor, bias: Tensor | None) -> Tensor:
+        return F.batch_norm(rows, mean, variance, weight, bias, False, momentum, eps)
+
+    return Step(
+        x,
+        lambda base: norm(base, mean, bias),
+        lambda deltas: deltas.each(lambda d: norm(d, torch.zeros_like(mean), None)),
+    )
 
 
 def _pool(pool: Callable[..., Tensor], dims: int) -> Callable[..., Any]:
     def follow(x: Any, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(x, AffineRows) or x.dim() != dims + 2:
             return NotImplemented
-        return x.of_each(lambda rows: pool(rows, *args, **kwargs))
+        return _of_each(x, lambda rows: pool(rows, *args, **kwargs))
 
     return follow
 
 
+def _of_each(x: AffineRows, function: Callable[[Tensor], Tensor], view: bool = False) -> Step:
+    """A linear function of every row."""
+    return Step(x, function, lambda deltas: deltas.each(function), view=view)
+
+
 def _dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
-    return NotImplemented if training else x
+    return NotImplemented if training or not isinstance(x, AffineRows) else Step(x, None)
 
 
 def _reshaped(shape_of: Callable[..., Tensor]) -> Callable[..., Any]:
@@ -265,7 +530,12 @@ def _reshaped(shape_of: Callable[..., Tensor]) -> Callable[..., Any]:
         shape = shape_of(torch.empty(x.shape, device="meta"), *args, **kwargs).shape
         if len(shape) == 0 or shape[0] != x.shape[0]:
             return NotImplemented
-        return x.of_each(lambda rows: rows.reshape(len(rows), *shape[1:]), view=True)
+        return Step(
+            x,
+            lambda base: base.reshape(len(base), *shape[1:]),
+            lambda deltas: deltas.reshaped(shape[1:]),
+            view=True,
+        )
 
     return follow
 
@@ -274,24 +544,32 @@ def _permute(x: Any, *dims: Any) -> Any:
     order = dims[0] if len(dims) == 1 and not isinstance(dims[0], int) else dims
     if not isinstance(x, AffineRows) or not order or order[0] != 0:
         return NotImplemented
-    return x.of_each(lambda rows: rows.permute(order), view=True)
+    return _of_each(x, lambda rows: rows.permute(order), view=True)
 
 
 def _transpose(x: Any, first: int, second: int) -> Any:
     if not isinstance(x, AffineRows) or first % x.dim() == 0 or second % x.dim() == 0:
         return NotImplemented
-    return x.of_each(lambda rows: rows.transpose(first, second), view=True)
+    return _of_each(x, lambda rows: rows.transpose(first, second), view=True)
 
 
 def _sum(x: Any, y: Any, sign: int) -> Any:
     if isinstance(x, AffineRows) and isinstance(y, AffineRows):
-        same = x.shape == y.shape and x.coefficients is y.coefficients and x.dtype == y.dtype
+        same = x.shape == y.shape and x.mixing is y.mixing and x.dtype == y.dtype
         if not same:
             return NotImplemented
-        return x.like(x.base + sign * y.base, x.deltas + sign * y.deltas)
+        other = y.base.value, y.deltas.value
+        return Step(
+            x,
+            lambda base: base + sign * other[0],
+            lambda deltas: Dense(deltas.dense() + sign * other[1].dense()),
+            other=y,
+        )
     if isinstance(x, AffineRows):
-        return x.like(x.base + sign * y, x.deltas) if _constant(y, x) else NotImplemented
-    return y.like(x + sign * y.base, sign * y.deltas) if _constant(x, y) else NotImplemented
+        return Step(x, lambda base: base + sign * y) if _constant(y, x) else NotImplemented
+    if not _constant(x, y):
+        return NotImplemented
+    return Step(y, lambda base: x + sign * base, lambda deltas: deltas.scaled(lambda d: sign * d))
 
 
 def _add(x: Any, y: Any) -> Any:
@@ -309,13 +587,17 @@ def _subtract_from(x: Any, y: Any) -> Any:
 def _multiply(x: Any, y: Any) -> Any:
     if not isinstance(x, AffineRows):
         x, y = y, x
-    return x.like(x.base * y, x.deltas * y) if _constant(y, x) else NotImplemented
+    return _scaled(x, lambda value: value * y) if _constant(y, x) else NotImplemented
 
 
 def _divide(x: Any, y: Any) -> Any:
     if not (isinstance(x, AffineRows) and _constant(y, x)):
         return NotImplemented
-    return x.like(x.base / y, x.deltas / y)
+    return _scaled(x, lambda value: value / y)
+
+
+def _scaled(x: AffineRows, factor: Callable[[Tensor], Tensor]) -> Step:
+    return Step(x, factor, lambda deltas: deltas.scaled(factor))
 
 
 _FOLLOWS: dict[Any, Callable[..., Any]] = {
@@ -449,3 +731,13 @@ def _is_special(module: torch.nn.Module) -> bool:
 
 def _is_written(value: Any) -> bool:
     return isinstance(value, AffineRows) and value.is_written()
+
+
+def _made_for(func: Any) -> Callable[[AffineRows], Tensor]:
+    """What makes the rows that an operation needs, and notes that it did."""
+
+    def rows(x: AffineRows) -> Tensor:
+        x.calls.stopped.append(func.__name__)
+        return x.rows()
+
+    return rows

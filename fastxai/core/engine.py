@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from .affine import AffineRows, Calls, NotAffine, may_follow, most_multiplications
-from .model import Model, NotRowByRow, scalars
+from .model import Model, NotRowByRow, Run, scalars
+from .prefix import Shortcut
 from .progress import bar
-from .rows import Coalitions, Path, Rows, length, part
+from .rows import Rows, is_affine, length, part
 
 # How many rows to give to the model at once. A call costs a fixed time a, and cache pressure costs
 # a time c·n·b a row for n rows that keep b bytes each for the backward pass. a/n + c·n·b is least
@@ -23,9 +23,6 @@ from .rows import Coalitions, Path, Rows, length, part
 _K = {"cpu": 4.2e9, "cuda": 1e12}  # bytes·rows²; cuda: not tuned yet
 _MOST_KEPT = 200_000_000  # bytes, on a CPU
 _REPEATS = 64  # in a block at least, where there are so many
-# Calling the model with rows that stay affine costs some 0.3 ms a block. The model does as many
-# multiplications in that time.
-_WORTH = 2e7
 _FREED = 31 << 20  # bytes; glibc learns from what it frees below 32 MiB
 # Before the first block has shown what a row keeps, assume this many times its input, less for
 # flat rows than for images and sequences; and since it is a guess, not too many rows at once, least
@@ -89,17 +86,13 @@ def stream(
         measure: whether to find out what a row takes, for the calls that come after this one.
     """
     seen = 0
+    shortcut = Shortcut(model, rows, limit or _rows_in_call(model, rows))
 
     def call(repeats: slice, examples: slice, measure: bool) -> tuple[Tensor, int]:
-        if _prefix_pays(model, rows, repeats, examples):
-            try:
-                with Calls() as calls:
-                    leaves = _affine_block(rows, repeats, examples, calls)
-                    result = model(leaves, length(repeats), examples, calls)
-                model.affine_prefix, model.spared = True, (calls.spared, calls.width)
-                return result, 0
-            except NotAffine:
-                model.affine_prefix, model.prefix.refused = False, True
+        affine = shortcut.block(repeats, examples)
+        if affine is not None:
+            with shortcut:
+                return shortcut.checked(model(affine, length(repeats), examples)), 0
         block = rows.block(repeats, examples)
         if measure:
             return _measured(model, block, length(repeats), examples)
@@ -118,15 +111,14 @@ def stream(
     if model.mixes_rows:  # what shares statistics is one repeat, unless the user wants otherwise
         limit = limit or rows.batch
     total = rows.repeats * rows.batch
-    model.affine_prefix, model.spared = (None if _may_have_prefix(model, rows) else False), None
     with torch.no_grad(), model.statistics_kept(), bar(progress, total) as advance:
         try:
-            _for_each_block(model, rows, limit, run, measure)
+            _for_each_block(model, rows, limit, run, measure, shortcut.run)
         except NotRowByRow as error:
             if seen:  # an earlier block was row by row
                 raise
             model.take_for_whole_batch(error)
-            _for_each_block(model, rows, limit, run, measure)
+            _for_each_block(model, rows, limit, run, measure, shortcut.run)
 
 
 def gradient_sum(
@@ -149,29 +141,19 @@ def gradient_sum(
     weights = weights.to(rows.device)
     totals: list[Tensor] = []
 
-    def prefix_visit(repeats: slice, examples: slice, measure: bool, calls: Calls) -> int:
+    def by_shortcut(affine: tuple[Tensor, ...], repeats: slice, examples: slice) -> int:
         r, b = length(repeats), length(examples)
         with torch.enable_grad():
-            zeros = [x.new_zeros(b, *x.shape[1:]).requires_grad_() for x in rows.inputs]
-            leaves = _affine_block(rows, repeats, examples, calls, zeros)
-            output = scalars(model(leaves, r, examples, calls))
-        model.affine_prefix, model.spared = True, (calls.spared, calls.width)
-        kept = _bytes_kept(output) if measure and r * b < rows.repeats * rows.batch else 0
-        weight = part(weights, repeats).to(output.dtype).repeat_interleave(b)
-        sums = calls.gradients(output, zeros, weight)
-        if not totals:
-            totals.extend(_zeros(rows))
-        for total, new in zip(totals, sums, strict=True):
-            total[examples] += new
+            output = scalars(shortcut.checked(model(affine, r, examples)))
+        kept = _bytes_kept(output) if r * b < rows.repeats * rows.batch else 0
+        shortcut.gather(output, part(weights, repeats).to(output.dtype).repeat_interleave(b))
         return kept
 
     def visit(repeats: slice, examples: slice, measure: bool) -> int:
-        if _prefix_pays(model, rows, repeats, examples):
-            try:
-                with Calls() as calls:
-                    return prefix_visit(repeats, examples, measure, calls)
-            except NotAffine:
-                model.affine_prefix, model.prefix.refused = False, True
+        affine = shortcut.block(repeats, examples)
+        if affine is not None:
+            with shortcut:
+                return by_shortcut(affine, repeats, examples)
         r, b = length(repeats), length(examples)
         leaves = tuple(row.detach().requires_grad_() for row in rows.block(repeats, examples))
         with torch.enable_grad():
@@ -196,67 +178,12 @@ def gradient_sum(
     if model.mixes_rows:  # all rows share statistics, unless the user wants otherwise
         limit = limit or rows.batch * rows.repeats
     with torch.inference_mode(False), torch.no_grad(), model.statistics_kept():
-        model.affine_prefix, model.spared = (None if _may_have_prefix(model, rows) else False), None
-        _for_each_block(model, rows, limit, visit, measure=True)
-        return tuple(totals or _zeros(rows))
-
-
-def _may_have_prefix(model: Model, rows: Rows) -> bool:
-    if model.prefix.refused or not model.prefix.wanted or model.mixes_rows or model.whole_batch:
-        return False
-    if not isinstance(rows, Path | Coalitions) or rows.device.type != "cpu":
-        return False
-    if isinstance(rows, Coalitions) and rows.baselines[0].shape[1] > 1:
-        return False
-    wide = (torch.float32, torch.float64)
-    if any(x.dim() < 2 or x.dtype not in wide for x in (*rows.inputs, *rows.baselines)):
-        return False
-    most = most_multiplications(model.forward_func, rows.inputs)
-    count = min(rows.repeats * rows.batch, _rows_in_call(model, rows))
-    if most * count < _WORTH or not may_follow(model.forward_func):
-        return False
-    # An infinite number in a group that is absent must leave no trace: 0 · ∞ would.
-    return all(math.isfinite(x.sum()) for x in (*rows.inputs, *rows.baselines))
-
-
-def _prefix_pays(model: Model, rows: Rows, repeats: slice, examples: slice) -> bool:
-    """Whether it pays for a block, or may, as far as is known."""
-    if model.affine_prefix is False or not isinstance(rows, Path | Coalitions):
-        return False
-    anchors = (1 + rows.directions) * length(examples)
-    return _saving(model, rows, length(repeats) * length(examples), anchors) >= _WORTH
-
-
-def _saving(model: Model, rows: Path | Coalitions, count: int, anchors: int) -> float:
-    """Multiplications that the prefix saves for so many rows.
-
-    Infinitely many if that is not known yet and they are clearly more than their anchors. What is
-    known is from this call alone: the same call must give the same bits whatever was before.
-    """
-    if model.spared is None:
-        return math.inf if count > 1.5 * anchors else 0
-    spared, width = model.spared
-    return spared * (count - anchors) - (rows.directions - 1) * width * count
-
-
-def _affine_block(
-    rows: Rows,
-    repeats: slice,
-    examples: slice,
-    calls: Calls,
-    zeros: list[Tensor] | None = None,  # each [b, *F_i]
-) -> tuple[AffineRows, ...]:
-    """The rows of a block, none of them made; with zeros added whose gradient is that of all."""
-    assert isinstance(rows, Path | Coalitions)
-    bases, deltas, coefficients = rows.affine(repeats, examples)
-    if zeros is not None:
-        bases = [base + zero for base, zero in zip(bases, zeros, strict=True)]
-    # Clones, as what was made under inference mode cannot be differentiated through.
-    own = {id(c): c.clone() for c in coefficients}
-    return tuple(
-        AffineRows.make(base, delta, own[id(c)], calls)
-        for base, delta, c in zip(bases, deltas, coefficients, strict=True)
-    )
+        shortcut = Shortcut(model, rows, limit or _rows_in_call(model, rows), gathers=True)
+        _for_each_block(model, rows, limit, visit, True, shortcut.run)
+        gathered = shortcut.sums()
+        if totals and gathered:
+            return tuple(one + other for one, other in zip(totals, gathered, strict=True))
+        return tuple(totals or gathered or _zeros(rows))
 
 
 def _zeros(rows: Rows) -> list[Tensor]:
@@ -318,6 +245,7 @@ def _for_each_block(
     limit: int | None,
     visit: Callable[[slice, slice, bool], int],
     measure: bool,
+    record: Run,
 ) -> None:
     """Visits all repeats × examples in blocks; halves the blocks when memory runs out.
 
@@ -336,12 +264,15 @@ def _for_each_block(
     measure = measure and limit is None and model.bytes_a_row is None
     # What is summed over repeats is read and written once a block: better few examples at a time
     # than few repeats. A limit of the user's is for calls of all examples, as in Captum.
-    tall = 1 if limit else min(rows.repeats, _REPEATS)
+    grain = rows.grain if is_affine(rows) else 1
+    tall = 1 if limit else min(rows.repeats, _REPEATS * grain)
+    known, most = (model.bytes_a_row, model.affine_prefix), rows.repeats * rows.batch
     open_parts = [(0, rows.batch, 0)]  # examples first..last still need the repeats from r on
     while open_parts:
         first, last, r = open_parts.pop()
         b = rows.batch if together else _even_share(last - first, max(1, size // tall))
         n = _even_share(rows.repeats - r, max(1, size // b))
+        n -= n % grain if n > grain else 0
         try:
             kept = visit(slice(r, r + n), slice(first, first + b), measure)
         except Exception as error:
@@ -349,17 +280,21 @@ def _for_each_block(
             if not divisible or not _is_out_of_memory(error):
                 raise
         else:
+            record.blocks.append(n * b)
             if first + b < last:
                 open_parts.append((first + b, last, r))
             if r + n < rows.repeats:
                 open_parts.append((first, first + b, r + n))
             if kept:
                 model.bytes_a_row = kept // (n * b)
-                size = _rows_in_call(model, rows)
+            if limit is None and known != (model.bytes_a_row, model.affine_prefix):
+                known = model.bytes_a_row, model.affine_prefix
+                size = min(most, _rows_in_call(model, rows))
             measure = False
             continue
         # Here, out of the except clause, nothing of the failed block is referred to any more.
-        size, measure = n * b // 2, False
+        size = most = n * b // 2
+        measure = False
         open_parts.append((first, last, r))
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -385,7 +320,8 @@ def _even_share(count: int, size: int) -> int:
 
 def _rows_in_call(model: Model, rows: Rows) -> int:
     if model.bytes_a_row is not None:
-        return _rows_a_call(rows.row_bytes + model.bytes_a_row, rows.device)
+        made = 0 if model.affine_prefix else rows.row_bytes
+        return _rows_a_call(made + model.bytes_a_row, rows.device)
     if not all(x.is_floating_point() for x in rows.inputs):
         kind = "indices"
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import numbers
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .affine import Calls, Prefix, modules_of
+from .affine import Prefix, modules_of
 from .inputs import ArgumentError, check
 
 
@@ -118,6 +119,21 @@ class NotRowByRow(ArgumentError):
         self.shape = shape
 
 
+@dataclass
+class Run:
+    """What became of some rows in the model."""
+
+    rows: str  # their kind
+    count: int  # R · B
+    blocks: list[int] = field(default_factory=list)  # how many rows each had
+    followed: list[str] = field(default_factory=list)  # the operations done on anchors
+    stopped: list[str] = field(default_factory=list)  # those that had the rows made
+    spared: int = 0  # multiplications for each of these rows, which anchors took instead
+    anchored: int = 0  # and how many those took
+    anchors: int = 0  # how many there were for all examples
+    width: int = 0  # numbers of a row where it was made
+
+
 class Model:
     """Calls the user's forward function on blocks of rows.
 
@@ -139,8 +155,7 @@ class Model:
         bytes_a_row: what a row makes the model keep for a backward pass; None if not known yet.
         affine_prefix: whether the function is called with rows that stay affine; None if that is
             not known yet.
-        spared: how many multiplications that did without for each row, and how many numbers each
-            has where it was made; None if not known yet.
+        runs: what became of the rows so far.
     """
 
     def __init__(
@@ -162,7 +177,7 @@ class Model:
         self.bytes_a_row: int | None = None
         self.prefix = prefix or Prefix()
         self.affine_prefix: bool | None = None
-        self.spared: tuple[int, int] | None = None
+        self.runs: list[Run] = []
         self._row_shape: torch.Size | None = None  # of the raw output of a row, or of the batch
         self._batch_shape: torch.Size | None = None  # of the raw output for all examples, once
 
@@ -171,7 +186,6 @@ class Model:
         rows: tuple[Tensor, ...],
         repeats: int,
         examples: slice,
-        calls: Calls | None = None,
     ) -> Tensor:
         """The chosen outputs [r * b, *C] for a block of rows, each [r * b, *F_i].
 
@@ -187,8 +201,6 @@ class Model:
                 f"forward_func: expected it to return one torch.Tensor, got a "
                 f"{type(output).__name__}; wrap it in a function that returns the tensor to explain"
             )
-        if calls is not None:
-            output = calls.check(output)
         count = rows[0].shape[0]
         if self._batch_shape is None and repeats == 1 and count == self.batch:
             self._batch_shape = output.shape

@@ -8,13 +8,17 @@ in each of R repeats (the steps of a path, say). A block is a rectangle of that 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor
 
 from .. import ops
+from .affine import Deltas, Dense, Each, Kept, Mixed, Mixing, Running, Sparse, group_of_entries
+from .designs import unpack
 from .inputs import check
+
+_MOST_MIXED = 128  # deltas that a product adds up faster than a running sum does
 
 
 class Rows(Protocol):
@@ -35,9 +39,25 @@ class Rows(Protocol):
         ...
 
 
-# Of a block of rows, for each input: base [b, *F_i], deltas [K, b, *F_i] and coefficients [r, K].
-# Row (n, e) is base[e] + Σ_k coefficients[n, k] deltas[k, e].
-Anchors = tuple[list[Tensor], list[Tensor], list[Tensor]]
+class Affine(Rows, Protocol):
+    """Rows that are bases with deltas mixed in: the first of few examples are enough for many."""
+
+    others: tuple[Tensor, ...]  # what is in the rows beside the inputs, of their dtypes
+    grain: int  # a block's repeats must begin and end at multiples of this
+    anchors: int  # about as many rows for each example cost what base and deltas cost
+    mixed: int  # how many deltas are added for one row
+
+    def bases(self, examples: slice) -> list[Tensor]:
+        """For each input [b, *F_i]."""
+        ...
+
+    def deltas(self, repeats: slice, examples: slice) -> list[Kept[Deltas]]:
+        """For each input [K, b, *F_i]; the same objects as before if they are the same."""
+        ...
+
+    def mixing(self, repeats: slice) -> Mixing:
+        """How the rows of these repeats are made of bases and deltas."""
+        ...
 
 
 class Given:
@@ -59,6 +79,7 @@ class Path:
     """Points on the straight path from the baseline (α = 0) to the input (α = 1)."""
 
     together = False
+    grain, anchors, mixed = 1, 2, 1
 
     def __init__(
         self,
@@ -66,20 +87,25 @@ class Path:
         baselines: tuple[Tensor, ...],  # each [B, *F_i] or [1, *F_i]
         alphas: Tensor,  # [S] float64
     ):
-        self.inputs, self.baselines, self.alphas = inputs, baselines, alphas
+        self.inputs, self.alphas = inputs, alphas
+        self.baselines = self.others = baselines
+        self._deltas: tuple[slice, list[Kept[Deltas]]] | None = None  # used last
         self.repeats = alphas.shape[0]
         self.batch = inputs[0].shape[0]
         self.row_bytes, self.device = row_bytes(inputs), inputs[0].device
 
-    @property
-    def directions(self) -> int:
-        return 1
+    def bases(self, examples: slice) -> list[Tensor]:
+        pairs = zip(self.inputs, self.baselines, strict=True)
+        return [part(b, examples).expand_as(part(x, examples)) for x, b in pairs]
 
-    def affine(self, repeats: slice, examples: slice) -> Anchors:
-        given = [part(x, examples) for x in self.inputs]
-        bases = [part(b, examples).expand_as(x) for x, b in zip(given, self.baselines, strict=True)]
-        deltas = [(x - b)[None] for x, b in zip(given, bases, strict=True)]
-        return bases, deltas, _in_dtypes(part(self.alphas, repeats)[:, None], given)
+    def deltas(self, repeats: slice, examples: slice) -> list[Kept[Deltas]]:
+        if self._deltas is None or self._deltas[0] != examples:
+            pairs = zip(self.inputs, self.bases(examples), strict=True)
+            self._deltas = examples, [Kept(Dense((part(x, examples) - b)[None])) for x, b in pairs]
+        return self._deltas[1]
+
+    def mixing(self, repeats: slice) -> Mixing:
+        return Mixed(part(self.alphas, repeats)[:, None])
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
         alphas = part(self.alphas, repeats)
@@ -105,37 +131,51 @@ class Coalitions:
         masks: tuple[Tensor, ...],  # each [B, *F_i] or [1, *F_i] int32: the player of each feature
         players: int,  # M
     ):
-        self.inputs, self.baselines, self.masks = inputs, baselines, masks
-        self.players = players
-        self._anchors: tuple[slice, list[Tensor], list[Tensor]] | None = None  # used last
+        self.inputs, self.masks, self.players = inputs, masks, players
+        self.baselines = self.others = baselines
+        self._deltas: tuple[slice, list[Kept[Deltas]]] | None = None  # used last
+        self._pieces: tuple[MaskPieces, ...] | None = None
         self.bits = bits.to(inputs[0].device)
-        self.repeats = bits.shape[0] * baselines[0].shape[1]
+        self.grain = baselines[0].shape[1]
+        self.repeats = bits.shape[0] * self.grain
+        self.anchors, self.mixed = self.grain * (1 + players), players
         self.batch = inputs[0].shape[0]
         self.row_bytes, self.device = row_bytes(inputs), inputs[0].device
 
-    @property
-    def directions(self) -> int:
-        return self.players
+    # With K baselines the rows of a coalition are those of K · b examples.
 
-    def affine(self, repeats: slice, examples: slice) -> Anchors:
-        player = torch.arange(self.players, device=self.device)
-        z = (self.bits[repeats][:, player // 64] >> player % 64) & 1  # [r, M]
-        if self._anchors is None or self._anchors[0] != examples:
-            self._anchors = examples, *self._bases_and_deltas(examples)
-        _, bases, deltas = self._anchors
-        return bases, deltas, _in_dtypes(z, bases)
+    def bases(self, examples: slice) -> list[Tensor]:  # each [K * b, *F_i]
+        found = []
+        for x, baseline in zip(self.inputs, self.baselines, strict=True):
+            count = part(x, examples).shape[0]
+            base = part(baseline, examples).expand(count, *baseline.shape[1:])
+            found.append(base.transpose(0, 1).flatten(0, 1))
+        return found
 
-    def _bases_and_deltas(self, examples: slice) -> tuple[list[Tensor], list[Tensor]]:
-        given = [part(x, examples) for x in self.inputs]
-        bases = [
-            part(b, examples)[:, 0].expand_as(x) for x, b in zip(given, self.baselines, strict=True)
-        ]
-        deltas = []
-        for x, base, mask in zip(given, bases, self.masks, strict=True):
-            of_player = part(mask, examples).expand_as(x)[None].long()
-            delta = x.new_zeros(self.players, *x.shape)
-            deltas.append(delta.scatter_(0, of_player, (x - base)[None]))
-        return bases, deltas
+    def deltas(self, repeats: slice, examples: slice) -> list[Kept[Deltas]]:
+        if self._deltas is None or self._deltas[0] != examples:
+            self._deltas = examples, self._new_deltas(examples)
+        return self._deltas[1]
+
+    def _new_deltas(self, examples: slice) -> list[Kept[Deltas]]:
+        if self._pieces is None:
+            self._pieces = tuple(MaskPieces(mask, self.players) for mask in self.masks)
+        found: list[Kept[Deltas]] = []
+        everyone = slice(0, self.players)
+        for x, base, pieces in zip(self.inputs, self.bases(examples), self._pieces, strict=True):
+            positions, offsets = (
+                p if p.shape[0] == 1 else p.repeat(self.grain, 1)
+                for p in pieces.positions(everyone, examples)
+            )
+            given = part(x, examples)
+            apart = (given - base.unflatten(0, (self.grain, -1))).flatten(0, 1).flatten(1)
+            values = apart.gather(1, positions.expand(len(apart), -1))
+            found.append(Kept(Sparse(values, positions, offsets, x.shape[1:], few=True)))
+        return found
+
+    def mixing(self, repeats: slice) -> Mixing:
+        which = slice(repeats.start // self.grain, repeats.stop // self.grain)
+        return Mixed(unpack(self.bits[which], self.players))
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
         return tuple(
@@ -149,6 +189,31 @@ class Coalitions:
             ).flatten(0, 1)
             for x, baseline, mask in zip(self.inputs, self.baselines, self.masks, strict=True)
         )
+
+
+class Prefixes(Coalitions):
+    """Coalitions that grow by one player at a time, along orders of the players.
+
+    Repeat n · (M - 1) + j is the first j + 1 players of order n.
+    """
+
+    def __init__(
+        self,
+        inputs: tuple[Tensor, ...],  # each [B, *F_i]
+        baselines: tuple[Tensor, ...],  # each [B, 1, *F_i] or [1, 1, *F_i]
+        bits: Tensor,  # [n (M - 1), W] int64
+        masks: tuple[Tensor, ...],  # each [B, *F_i] or [1, *F_i] int32: the player of each feature
+        orders: Tensor,  # [n, M] int64
+    ):
+        super().__init__(inputs, baselines, bits, masks, orders.shape[1])
+        self.orders = orders.to(self.device)
+        if self.players > _MOST_MIXED:
+            self.mixed = 1
+
+    def mixing(self, repeats: slice) -> Mixing:
+        if self.mixed == self.players:
+            return super().mixing(repeats)
+        return Running(self.orders, repeats.start, repeats.stop)
 
 
 class Pieces(Protocol):
@@ -183,6 +248,7 @@ class OneOff:
     """
 
     together = False
+    grain, anchors, mixed = 1, 3, 1
 
     def __init__(
         self,
@@ -192,10 +258,32 @@ class OneOff:
         pieces: tuple[Pieces, ...],
         groups: int,
     ):
-        self.inputs, self.replacements, self.sources = inputs, replacements, sources
+        self.inputs, self.sources = inputs, sources
+        self.replacements = self.others = replacements
         self.pieces, self.repeats = pieces, groups
         self.batch = inputs[0].shape[0]
         self.row_bytes, self.device = row_bytes(inputs), inputs[0].device
+
+    def bases(self, examples: slice) -> list[Tensor]:
+        return [part(x, examples) for x in self.inputs]
+
+    def deltas(self, repeats: slice, examples: slice) -> list[Kept[Deltas]]:
+        found: list[Kept[Deltas]] = []
+        for x, replacement, source, pieces in zip(
+            self.bases(examples), self.replacements, self.sources, self.pieces, strict=True
+        ):
+            positions, offsets = _own_entries(*pieces.positions(repeats, examples))
+            row = part(source, repeats)[:, examples].T  # [b, g] or [b, 1]
+            if row.shape[1] > 1:
+                group = group_of_entries(offsets, positions.shape[1]).clamp(max=row.shape[1] - 1)
+                row = row.gather(1, group.expand(len(row), -1))
+            there = replacement.flatten(1)[row, positions]  # [b, P]
+            values = there - x.flatten(1).gather(1, positions.expand(len(x), -1))
+            found.append(Kept(Sparse(values, positions, offsets, x.shape[1:], few=False)))
+        return found
+
+    def mixing(self, repeats: slice) -> Mixing:
+        return Each(length(repeats))
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
         count = repeats.stop - repeats.start
@@ -251,10 +339,16 @@ def part(tensor: Tensor, span: slice) -> Tensor:
     return tensor if size == 1 or span == slice(0, size) else tensor[span]
 
 
-def _in_dtypes(coefficients: Tensor, inputs: list[Tensor]) -> list[Tensor]:
-    """In each input's dtype: one and the same tensor for inputs of one dtype."""
-    by_dtype = {x.dtype: coefficients.to(x.dtype) for x in inputs}
-    return [by_dtype[x.dtype] for x in inputs]
+def is_affine(rows: Rows) -> TypeGuard[Affine]:
+    return isinstance(rows, Path | Coalitions | OneOff)
+
+
+def _own_entries(positions: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """Without the positions of other groups, where all examples have the same."""
+    if len(offsets) > 1:
+        return positions, offsets
+    begin, end = int(offsets[0, 0]), int(offsets[0, -1])
+    return positions[:, begin:end], offsets - begin
 
 
 def length(span: slice) -> int:

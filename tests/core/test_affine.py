@@ -14,8 +14,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from fastxai.attr import IntegratedGradients, KernelShap
-from fastxai.core import engine
-from fastxai.core.affine import AffineRows, NotAffine
+from fastxai.core import engine, prefix
+from fastxai.core.affine import AffineRows, Calls, Dense, Kept, Mixed, NotAffine
 from fastxai.core.model import Model
 from fastxai.core.rows import Coalitions, Path
 
@@ -24,7 +24,7 @@ from ..models import EmbeddingModel, Logged, ResidualCNN, TwoInputs, mlp, one_nu
 
 @pytest.fixture(autouse=True)
 def small_models_are_worth_it(monkeypatch):
-    monkeypatch.setattr(engine, "_WORTH", 1)
+    monkeypatch.setattr(prefix, "WORTH", 1)
 
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
@@ -47,7 +47,7 @@ def both(function, *inputs, extra=(), target=None, steps=9, limit=None):
     found = engine.gradient_sum(model, path, weights, limit)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, **EXACT)
-    return model.affine_prefix and model.spared[0] > 0
+    return model.affine_prefix and model.runs[-1].spared > 0
 
 
 W, V = randn(6, 7), randn(4, 6)
@@ -307,8 +307,9 @@ def test_errors_of_the_model_come_through_once():
 
 
 def test_what_needs_the_memory_of_rows_is_refused():
-    x, calls = randn(2, 3), engine.Calls()
-    rows = AffineRows.make(x, x[None], torch.ones(4, 1).double(), calls)
+    x = randn(2, 3)
+    ones = Mixed(torch.ones(4, 1).double())
+    rows = AffineRows.make(Kept(x), Kept(Dense(x[None])), ones, Calls())
     for touch in (lambda: rows.numpy(), lambda: rows.data_ptr(), lambda: rows.data):
         with pytest.raises(NotAffine):
             touch()
@@ -368,7 +369,7 @@ def of_coalitions(function, *inputs, n=200, batch_mask=False, limit=None, extra=
     plain.prefix.wanted = False
     expected = engine.values(plain, rows, limit)
     torch.testing.assert_close(engine.values(model, rows, limit), expected, **EXACT)
-    return model.affine_prefix and model.spared[0] > 0
+    return model.affine_prefix and model.runs[-1].spared > 0
 
 
 @pytest.mark.parametrize("inference", [False, True])
@@ -392,7 +393,7 @@ def test_coalitions_of_images_and_pairs():
 
 
 def test_few_coalitions_are_not_worth_it():
-    assert of_coalitions(mlp().double(), randn(3, 7), limit=12) in (None, False)
+    assert of_coalitions(mlp().double(), randn(3, 7), n=8) in (None, False)
 
 
 def test_an_infinite_number_that_is_absent_leaves_no_trace():
@@ -413,7 +414,7 @@ def test_what_cannot_pay_is_not_tried(monkeypatch):
     monkeypatch.setattr(AffineRows, "make", staticmethod(lambda *a: made.append(1) or real(*a)))
     ig, x = IntegratedGradients(mlp()), torch.randn(5, 7)
     for worth, tried in ((1e9, False), (1, True)):
-        monkeypatch.setattr(engine, "_WORTH", worth)
+        monkeypatch.setattr(prefix, "WORTH", worth)
         ig.attribute(x, target=1)
         assert bool(made) is tried
 

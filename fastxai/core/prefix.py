@@ -1,0 +1,161 @@
+"""The affine prefix of one run of the engine: which blocks take it, and what they share."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .affine import AffineRows, Calls, Kept, NotAffine, may_follow, most_multiplications
+from .model import Model, Run
+from .rows import Affine, Rows, is_affine, length
+
+# Calling the model with rows that stay affine costs some 0.3 ms a block. The model does as many
+# multiplications in that time.
+WORTH = 2e7
+
+
+class Shortcut:
+    """Calls the model with rows that stay affine where that is possible and pays.
+
+    Used as a context around a call, it ends it: what the rows could not follow is not raised, and
+    the caller does without.
+
+    Args:
+        model: the bound model.
+        rows: what will be asked of it.
+        most: about how many rows will be in a block.
+        gathers: whether gradients are wanted.
+    """
+
+    def __init__(self, model: Model, rows: Rows, most: int, gathers: bool = False):
+        self.model = model
+        self.rows: Affine | None = None
+        if is_affine(rows) and _may_have_prefix(model, rows, most):
+            self.rows = rows
+        model.affine_prefix = False if self.rows is None else None
+        self.calls = Calls(gathers)
+        self.run = Run(type(rows).__name__, rows.repeats * rows.batch)
+        model.runs.append(self.run)
+        self._known = False
+        self._examples: slice | None = None  # of the bases at hand
+        self._bases: list[Kept[Tensor]] = []
+        self._leaves: list[Tensor] = []
+        self._sums: list[Tensor] = []
+
+    def block(self, repeats: slice, examples: slice) -> tuple[AffineRows, ...] | None:
+        """Rows for the model; None where they had better be made."""
+        if self.rows is None or not self._pays(self.rows, repeats, examples):
+            return None
+        if examples != self._examples:
+            self._pull_back()
+            self._begin(self.rows, examples)
+        mixing = self.rows.mixing(repeats)
+        self.calls.begin()
+        with torch.no_grad():
+            deltas = self.rows.deltas(repeats, examples)
+        return tuple(
+            AffineRows.make(base, delta, mixing, self.calls)
+            for base, delta in zip(self._bases, deltas, strict=True)
+        )
+
+    def checked(self, output: Tensor) -> Tensor:
+        """The model's output as plain rows, if it can be trusted."""
+        return self.calls.check(output)
+
+    def gather(self, output: Tensor, weights: Tensor) -> None:  # [r * b] twice
+        """Adds the gradients of Σ weights · output to the sums."""
+        self.calls.gather(output, weights, len(self._bases))
+
+    def sums(self) -> list[Tensor]:
+        """What was gathered for each input [B, *F_i], in float32 at least; or nothing."""
+        self._pull_back()
+        return self._sums
+
+    def __enter__(self) -> Shortcut:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
+        made = self.calls
+        if kind is None:
+            self._note()
+        made.end()
+        if kind is None or not (kind is NotAffine or _wants_memory(error)):
+            return False
+        self.model.affine_prefix, self.model.prefix.refused, self.rows = False, True, None
+        return True
+
+    def _begin(self, rows: Affine, examples: slice) -> None:
+        bases = rows.bases(examples)
+        self._leaves = []
+        if self.calls.gathers:
+            # Added to the bases, as those may come from inference mode.
+            self._leaves = [torch.zeros_like(base).requires_grad_() for base in bases]
+            with torch.enable_grad():
+                bases = [b + zero for b, zero in zip(bases, self._leaves, strict=True)]
+        self._bases = [Kept(base, frozenset((i,))) for i, base in enumerate(bases)]
+        self._examples = examples
+
+    def _pull_back(self) -> None:
+        """From where rows were made to the inputs, once for all blocks of these examples."""
+        if not self.calls.reached or self.rows is None or self._examples is None:
+            return
+        if not self._sums:
+            wide = (torch.promote_types(x.dtype, torch.float32) for x in self.rows.inputs)
+            self._sums = [
+                torch.zeros((self.rows.batch, *x.shape[1:]), dtype=dtype, device=x.device)
+                for x, dtype in zip(self.rows.inputs, wide, strict=True)
+            ]
+        gradients = self.calls.pull_back(self._leaves)
+        for total, gradient in zip(self._sums, gradients, strict=True):
+            total[self._examples] += gradient
+        self.calls.reached.clear()
+
+    def _pays(self, rows: Affine, repeats: slice, examples: slice) -> bool:
+        """Whether it pays for these examples, or may, as far as is known.
+
+        What is known is from this run alone: the same call must give the same bits whatever was
+        before.
+        """
+        grain = rows.grain
+        if self.model.whole_batch or repeats.start % grain or repeats.stop % grain:
+            return False
+        if not self._known:  # clearly more than their anchors
+            return rows.repeats > 1.5 * rows.anchors
+        b, blocks = length(examples), rows.repeats / length(repeats)
+        run = self.run
+        for_each = rows.repeats * (run.spared - (rows.mixed - 1) * run.width)
+        saved = (for_each - run.anchored / max(1, run.anchors)) * b
+        return saved * (2 if self.calls.gathers else 1) >= WORTH * blocks
+
+    def _note(self) -> None:
+        """What the model did in the call that ends."""
+        self._known, self.model.affine_prefix = True, True
+        run, calls = self.run, self.calls
+        run.followed, run.stopped = list(calls.followed), list(calls.stopped)
+        run.spared, run.anchored, run.width = calls.spared, calls.anchored, calls.width
+        assert self._examples is not None
+        run.anchors = length(self._examples)
+
+
+def _may_have_prefix(model: Model, rows: Affine, most: int) -> bool:
+    if model.prefix.refused or not model.prefix.wanted or model.mixes_rows or model.whole_batch:
+        return False
+    if rows.device.type != "cpu":
+        return False
+    wide = (torch.float32, torch.float64)
+    if any(x.dim() < 2 or x.dtype not in wide for x in (*rows.inputs, *rows.others)):
+        return False
+    multiplications = most_multiplications(model.forward_func, rows.inputs)
+    if multiplications * min(rows.repeats * rows.batch, most) < WORTH:
+        return False
+    if not may_follow(model.forward_func):
+        return False
+    # An infinite number in a group that is absent must leave no trace: 0 · ∞ would.
+    return all(math.isfinite(x.sum()) for x in (*rows.inputs, *rows.others))
+
+
+def _wants_memory(error: object) -> bool:
+    """Whether compiled code was handed rows that have no memory."""
+    return isinstance(error, RuntimeError) and "storage" in str(error)
