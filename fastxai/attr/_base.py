@@ -26,7 +26,7 @@ from ..core.inputs import (
     check_inputs,
 )
 from ..core.model import Model, scalars
-from ..core.rows import Coalitions, Given, Rows
+from ..core.rows import Coalitions, Given, Prefixes, Rows
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -332,12 +332,22 @@ class PerturbationAttribution(Attribution):
         return f"{self.get_name()} attribution" if show_progress else None
 
 
-def coalition_rows(query: Query, groups: FeatureGroups, bits: Tensor) -> Coalitions:
-    """Rows for coalitions [N, W] of the groups, over the background or else the baselines."""
+def coalition_rows(
+    query: Query,
+    groups: FeatureGroups,
+    bits: Tensor,  # [N, W] int64
+    orders: Tensor | None = None,  # [n, M] int64
+) -> Coalitions:
+    """Rows for coalitions of the groups, over the background or else the baselines.
+
+    With orders, the coalitions are their beginnings.
+    """
     if query.background is None:
         baselines = tuple(baseline[:, None] for baseline in query.baselines)  # [B, 1, *F_i]
     else:
         baselines = tuple(rows[None] for rows in query.background)  # [1, K, *F_i]
+    if orders is not None:
+        return Prefixes(query.inputs.tensors, baselines, bits, groups.masks, orders)
     return Coalitions(query.inputs.tensors, baselines, bits, groups.masks, groups.count)
 
 

@@ -188,7 +188,7 @@ class ShapleyValueSampling(ShapleyValues):
         n = check_count(n_samples, "n_samples")
         limit = check_limit(perturbations_per_eval, query.inputs.batch)
         orders = designs.permutations(m, n, check_seed(seed))  # [n, M]
-        rows = coalition_rows(query, groups, designs.prefixes(orders))
+        rows = coalition_rows(query, groups, designs.prefixes(orders), orders)
         device = rows.device
         joined = orders[:, :-1].flatten().to(device)  # who came last into each prefix, [n (M - 1)]
         joins = orders[:, 1:].flatten().to(device)  # and who comes next

@@ -69,6 +69,8 @@ class Kept(Generic[T]):
 class Dense:
     """Deltas [K, b, *S] as they are."""
 
+    few = True
+
     def __init__(self, values: Tensor):
         self.values, self.count = values, values.shape[0]
 
@@ -101,7 +103,7 @@ class Sparse:
         positions: [b, P] or [1, P] int64, into the features as one row.
         offsets: [b, K + 1] or [1, K + 1] int64.
         shape: the features' shape.
-        few: whether the groups are few beside the rows, so that they may become dense.
+        few: whether the groups are few beside the rows, so that it is worth making them dense.
     """
 
     def __init__(
@@ -112,8 +114,6 @@ class Sparse:
         self.count = offsets.shape[1] - 1
 
     def dense(self) -> Tensor:
-        if not self.few:
-            raise NotAffine
         b, groups = len(self.values), self.count
         made = self.values.new_zeros(groups + 1, b, self.shape.numel())  # the last one for nobody
         example = torch.arange(b, device=self.values.device)[:, None]
@@ -287,6 +287,7 @@ class AffineRows(Tensor):
     deltas: Kept[Deltas]  # [K, b, *S]
     mixing: Mixing
     calls: Calls
+    origin: Callable[[], Tensor] | None  # makes the rows otherwise
     aliases: list[AffineRows]  # that would share memory, this one among them
     _rows: Tensor | None
     _version_made: int
@@ -298,6 +299,7 @@ class AffineRows(Tensor):
         mixing: Mixing,
         calls: Calls,
         view_of: AffineRows | None = None,
+        origin: Callable[[], Tensor] | None = None,
     ) -> AffineRows:
         value = base.value
         self: AffineRows = Tensor._make_wrapper_subclass(
@@ -308,7 +310,7 @@ class AffineRows(Tensor):
             requires_grad=value.requires_grad,
         )
         self.base, self.deltas, self.mixing = base, deltas, mixing
-        self.calls, self._rows = calls, None
+        self.calls, self.origin, self._rows = calls, origin, None
         self.aliases = [] if view_of is None else view_of.aliases
         self.aliases.append(self)
         calls.made.append(self)
@@ -317,15 +319,18 @@ class AffineRows(Tensor):
     def rows(self) -> Tensor:
         """The rows themselves; the same tensor every time."""
         if self._rows is None:
-            base = self.base.value
-            if self.calls.gathers and base.requires_grad and torch.is_grad_enabled():
-                base = base.detach().requires_grad_()
-                self.calls.leaves.append((self.base, base))
-            made = self.mixing.rows(base, self.deltas.value.dense())
-            self._rows = made.reshape(self.mixing.count * base.shape[0], *base.shape[1:])
-            self.calls.width += base[:1].numel()
+            self._rows = self._new_rows() if self.origin is None else self.origin()
+            self.calls.width += self._rows[:1].numel()
             self._version_made = 0 if self._rows.is_inference() else self._rows._version
         return self._rows
+
+    def _new_rows(self) -> Tensor:
+        base = self.base.value
+        if self.calls.gathers and base.requires_grad and torch.is_grad_enabled():
+            base = base.detach().requires_grad_()
+            self.calls.leaves.append((self.base, base))
+        made = self.mixing.rows(base, self.deltas.value.dense())
+        return made.reshape(self.mixing.count * base.shape[0], *base.shape[1:])
 
     def is_written(self) -> bool:
         """Whether the rows were made and then written to, or may have been."""
@@ -342,13 +347,20 @@ class AffineRows(Tensor):
         base = base.then(key, step.base, inputs)
         if step.deltas is not None:
             deltas = deltas.then(key, step.deltas, frozenset())
-        found = self.make(base, deltas, self.mixing, self.calls, self if step.view else None)
+        view_of, origin = (self, self._view_of_origin(step)) if step.view else (None, None)
+        found = self.make(base, deltas, self.mixing, self.calls, view_of, origin)
         self.calls.followed.append(name)
         work = base.value[:1].numel() * step.per_output
         once = isinstance(self.deltas.value, Sparse) and self.dim() == 2
         self.calls.spared += work
         self.calls.anchored += work * (2 if once else 1 + deltas.value.count) * len(base.value)
         return found
+
+    def _view_of_origin(self, step: Step) -> Callable[[], Tensor] | None:
+        view = step.base
+        if self.origin is None or view is None:
+            return None
+        return lambda: view(self.rows())
 
     @classmethod
     def __torch_function__(
@@ -363,7 +375,7 @@ class AffineRows(Tensor):
         follow = _FOLLOWS.get(func)
         if follow is not None and not any(_is_written(a) for a in args):
             step = follow(*args, **kwargs)
-            if step is not NotImplemented:
+            if step is not NotImplemented and (step.of.deltas.value.few or not step.spreads):
                 return step.of.follow(step, func.__name__, _key(step.of, func, args, kwargs))
         args, kwargs = tree_map_only(AffineRows, _made_for(func), (args, kwargs))
         with torch._C.DisableTorchFunctionSubclass():
@@ -384,6 +396,7 @@ class Step:
     base: Callable[[Tensor], Tensor] | None  # None: nothing
     deltas: Callable[[Deltas], Deltas] | None = None  # None: nothing
     per_output: int = 0  # multiplications for each number that it gives
+    spreads: bool = False  # whether what is zero in the deltas does not stay so
     view: bool = False  # whether the result would share memory with the rows
     other: AffineRows | None = None  # that comes in as well
 
@@ -461,6 +474,7 @@ def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
         lambda base: F.linear(base, weight, bias),
         lambda deltas: deltas.linear(weight),
         weight.shape[1],
+        spreads=x.dim() > 2,
     )
 
 
@@ -474,6 +488,7 @@ def _convolution(convolve: Callable[..., Tensor], dims: int) -> Callable[..., An
             lambda base: convolve(base, weight, bias, *args, **kwargs),
             lambda deltas: deltas.each(lambda d: convolve(d, weight, None, *args, **kwargs)),
             weight[0].numel(),
+            spreads=True,
         )
 
     return follow
@@ -500,6 +515,7 @@ def _batch_norm(
         x,
         lambda base: norm(base, mean, bias),
         lambda deltas: deltas.each(lambda d: norm(d, torch.zeros_like(mean), None)),
+        spreads=True,
     )
 
 
@@ -514,7 +530,7 @@ def _pool(pool: Callable[..., Tensor], dims: int) -> Callable[..., Any]:
 
 def _of_each(x: AffineRows, function: Callable[[Tensor], Tensor], view: bool = False) -> Step:
     """A linear function of every row."""
-    return Step(x, function, lambda deltas: deltas.each(function), view=view)
+    return Step(x, function, lambda deltas: deltas.each(function), spreads=True, view=view)
 
 
 def _dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
@@ -563,6 +579,7 @@ def _sum(x: Any, y: Any, sign: int) -> Any:
             x,
             lambda base: base + sign * other[0],
             lambda deltas: Dense(deltas.dense() + sign * other[1].dense()),
+            spreads=True,
             other=y,
         )
     if isinstance(x, AffineRows):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -55,9 +57,16 @@ class Shortcut:
         self.calls.begin()
         with torch.no_grad():
             deltas = self.rows.deltas(repeats, examples)
+        block = functools.cache(functools.partial(self.rows.block, repeats, examples))
         return tuple(
-            AffineRows.make(base, delta, mixing, self.calls)
-            for base, delta in zip(self._bases, deltas, strict=True)
+            AffineRows.make(
+                base,
+                delta,
+                mixing,
+                self.calls,
+                origin=None if self.calls.gathers else functools.partial(_nth, block, i),
+            )
+            for i, (base, delta) in enumerate(zip(self._bases, deltas, strict=True))
         )
 
     def checked(self, output: Tensor) -> Tensor:
@@ -156,6 +165,11 @@ def _may_have_prefix(model: Model, rows: Affine, most: int) -> bool:
     return all(math.isfinite(x.sum()) for x in (*rows.inputs, *rows.others))
 
 
+def _nth(block: Callable[[], tuple[Tensor, ...]], i: int) -> Tensor:
+    return block()[i]
+
+
 def _wants_memory(error: object) -> bool:
     """Whether compiled code was handed rows that have no memory."""
-    return isinstance(error, RuntimeError) and "storage" in str(error)
+    said = ("doesn't have storage", "data is not allocated")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)

@@ -16,8 +16,10 @@ from torch.utils.checkpoint import checkpoint
 from fastxai.attr import IntegratedGradients, KernelShap
 from fastxai.core import engine, prefix
 from fastxai.core.affine import AffineRows, Calls, Dense, Kept, Mixed, NotAffine
+from fastxai.core.designs import permutations, prefixes
 from fastxai.core.model import Model
-from fastxai.core.rows import Coalitions, Path
+from fastxai.core.rows import Coalitions, MaskPieces, OneOff, Path, Prefixes
+from fastxai.core.windows import Windows
 
 from ..models import EmbeddingModel, Logged, ResidualCNN, TwoInputs, mlp, one_number
 
@@ -356,20 +358,39 @@ def test_threads_do_not_meet():
     assert not failed
 
 
-def of_coalitions(function, *inputs, n=200, batch_mask=False, limit=None, extra=(), target=None):
-    """Outputs for coalitions with the prefix and without agree; whether the prefix was used."""
-    batch, players = len(inputs[0]), 5
-    torch.manual_seed(7)
-    count = batch if batch_mask else 1
-    masks = tuple(torch.randint(5, (count, *x.shape[1:]), dtype=torch.int32) for x in inputs)
-    baselines = tuple(0.1 * randn(1, 1, *x.shape[1:]) for x in inputs)
-    bits = torch.randint(1 << players, (n, 1))
-    rows = Coalitions(inputs, baselines, bits, masks, players)
-    model, plain = (Model(function, batch, target, extra, row_by_row=False) for _ in range(2))
+def agree(function, rows, extra=(), target=None, limit=None):
+    """Outputs with the prefix and without agree; whether the prefix was used."""
+    model, plain = (Model(function, rows.batch, target, extra, row_by_row=False) for _ in range(2))
     plain.prefix.wanted = False
     expected = engine.values(plain, rows, limit)
     torch.testing.assert_close(engine.values(model, rows, limit), expected, **EXACT)
     return model.affine_prefix and model.runs[-1].spared > 0
+
+
+def of_coalitions(function, *inputs, n=200, batch_mask=False, backgrounds=1, **options):
+    batch, players = len(inputs[0]), 5
+    torch.manual_seed(7)
+    count = batch if batch_mask else 1
+    masks = tuple(torch.randint(5, (count, *x.shape[1:]), dtype=torch.int32) for x in inputs)
+    baselines = tuple(0.1 * randn(1, backgrounds, *x.shape[1:]) for x in inputs)
+    bits = torch.randint(1 << players, (n, 1))
+    return agree(function, Coalitions(inputs, baselines, bits, masks, players), **options)
+
+
+def one_off(function, *inputs, sources=1, batch_mask=False, groups=60, **options):
+    """The same for rows with one of many groups replaced."""
+    batch = len(inputs[0])
+    torch.manual_seed(7)
+    count = batch if batch_mask else 1
+    masks = (torch.randint(groups, (count, *x.shape[1:]), dtype=torch.int32) for x in inputs)
+    pieces = tuple(MaskPieces(mask, groups) for mask in masks)
+    replacements = tuple(randn(batch, *x.shape[1:]) for x in inputs)
+    of = (torch.randint(batch, (groups if sources > 1 else 1, batch)),) * len(inputs)
+    return agree(function, OneOff(inputs, replacements, of, pieces, groups), **options)
+
+
+def wide(x):
+    return head(torch.tanh(F.linear(x, randn(6, 90))))
 
 
 @pytest.mark.parametrize("inference", [False, True])
@@ -392,6 +413,112 @@ def test_coalitions_of_images_and_pairs():
     assert of_coalitions(EmbeddingModel().double(), randn(2, 6, 8)) is False
 
 
+@pytest.mark.parametrize("limit", [None, 3, 12, 100])
+def test_several_backgrounds(limit):
+    used = None if limit == 3 else True  # a coalition over part of its backgrounds is made
+    assert of_coalitions(wide, randn(4, 90), backgrounds=3, limit=limit) is used
+    both_inputs = TwoInputs().double()
+    inputs = randn(2, 4), randn(2, 2, 3)
+    options = {"backgrounds": 3, "target": 1, "limit": limit}
+    assert of_coalitions(both_inputs, *inputs, **options) is used
+
+
+@pytest.mark.parametrize("players", [2, 5, 70, 150])
+@pytest.mark.parametrize("limit", [None, 7])
+def test_orders(players, limit):
+    inputs = (randn(2, 160),)
+    baselines = (randn(1, 1, 160),)
+    masks = ((torch.arange(160) % players).int()[None],)
+    orders = permutations(players, 40, seed=3)
+    rows = Prefixes(inputs, baselines, prefixes(orders), masks, orders)
+    used = agree(lambda x: head(torch.tanh(F.linear(x, randn(6, 160)))), rows, limit=limit)
+    assert used is True or players == 70  # as many to mix as the layer has to multiply
+
+
+@pytest.mark.parametrize("limit", [None, 40])
+@pytest.mark.parametrize("sources", [1, 2])
+@pytest.mark.parametrize("batch_mask", [False, True])
+def test_one_group_off(batch_mask, sources, limit):
+    options = {"batch_mask": batch_mask, "sources": sources, "limit": limit}
+    assert one_off(wide, randn(4, 90), **options) is True
+    assert one_off(lambda x: wide((x - 0.5) * 2), randn(4, 90), **options) is True
+    assert one_off(lambda x: wide(x.flatten(1) / randn(90)), randn(4, 9, 10), **options) is True
+    assert one_off(TwoInputs().double(), randn(2, 4), randn(2, 2, 3), target=1, **options) is True
+
+
+@pytest.mark.parametrize("name", [n for n in (*USED, *NOT_USED) if n not in NEED_A_GRAPH])
+@pytest.mark.filterwarnings("ignore")
+def test_one_group_off_of_any_model(name):
+    one_off({**USED, **NOT_USED}[name], randn(3, 7), groups=7)
+
+
+def test_one_group_off_of_images_is_made():
+    made = Logged(ResidualCNN().double())
+    assert not one_off(made, randn(2, 2, 8, 8), limit=24)
+    assert sum(made.rows) == 2 * 120 and made.tried == len(made.rows)  # nothing tried in vain
+
+
+def test_one_window_off():
+    window = Windows((9, 10), (3, 4), (2, 2), 0, torch.device("cpu"))
+    x, other = randn(2, 9, 10), randn(1, 9, 10)
+    rows = OneOff((x,), (other,), (torch.zeros(1, 2).long(),), (window,), window.count)
+    assert agree(lambda x: wide(x.flatten(1)), rows) is True
+
+
+def test_what_reads_the_memory_of_rows():
+    def by_pointer(x):  # as compiled code does that torch does not know
+        return head(torch.from_dlpack(torch._C._to_dlpack(x)) @ W.T)
+
+    assert of_coalitions(by_pointer, randn(3, 7)) is False
+    assert of_coalitions(lambda x: by_pointer(F.linear(x, V.T @ V, V.sum(0))), randn(3, 6)) is False
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_parallel_and_quantised_modules():
+    x = randn(20, 7)
+    assert both(nn.DataParallel(mlp().double()), x, target=1) is False
+    quantised = torch.ao.quantization.quantize_dynamic(mlp(), {nn.Linear})
+    arguments = {"target": 1, "n_samples": 100, "seed": 0}
+    found, expected = (
+        KernelShap(quantised, affine_prefix=wanted).attribute(x[:2].float(), **arguments)
+        for wanted in (True, False)
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_model_moved_and_loaded_between_calls():
+    model, other = mlp(), mlp()
+    ig, x = IntegratedGradients(model), randn(20, 7)
+    for change in (
+        lambda: model.double(),
+        lambda: model.load_state_dict({k: 2 * v for k, v in other.state_dict().items()}),
+        lambda: setattr(model[0], "weight", nn.Parameter(randn(16, 7))),
+        lambda: model.__setitem__(0, nn.Linear(7, 16).double()),
+    ):
+        change()
+        expected = IntegratedGradients(model, affine_prefix=False).attribute(x, target=1)
+        torch.testing.assert_close(ig.attribute(x, target=1), expected, **EXACT)
+
+
+def test_weights_changed_in_the_forward():
+    weight = randn(6, 7)
+
+    def function(x):
+        weight.mul_(-1)
+        return head(F.linear(x, weight)) + head(F.linear(x, weight.mul_(-1)))
+
+    assert of_coalitions(function, randn(5, 7), limit=60) is True
+
+
+def test_integers_are_left_alone():
+    table, x = randn(9, 6), torch.randint(9, (3, 7))
+    found, expected = (
+        KernelShap(lambda x: head(table[x]).sum(1), affine_prefix=wanted).attribute(x, target=1)
+        for wanted in (True, False)
+    )
+    torch.testing.assert_close(found, expected, **EXACT)
+
+
 def test_few_coalitions_are_not_worth_it():
     assert of_coalitions(mlp().double(), randn(3, 7), n=8) in (None, False)
 
@@ -411,7 +538,9 @@ def test_an_infinite_number_that_is_absent_leaves_no_trace():
 def test_what_cannot_pay_is_not_tried(monkeypatch):
     made = []
     real = AffineRows.make
-    monkeypatch.setattr(AffineRows, "make", staticmethod(lambda *a: made.append(1) or real(*a)))
+    monkeypatch.setattr(
+        AffineRows, "make", staticmethod(lambda *a, **k: made.append(1) or real(*a, **k))
+    )
     ig, x = IntegratedGradients(mlp()), torch.randn(5, 7)
     for worth, tried in ((1e9, False), (1, True)):
         monkeypatch.setattr(prefix, "WORTH", worth)
@@ -466,3 +595,4 @@ def test_any_composition(names):
 
     both(function, randn(3, 8), steps=4)
     of_coalitions(function, randn(3, 8), n=40)
+    one_off(function, randn(3, 8), groups=8)
