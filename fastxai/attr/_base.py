@@ -26,6 +26,7 @@ from ..core.inputs import (
     check_inputs,
 )
 from ..core.model import Model, scalars
+from ..core.plan import Plan, together
 from ..core.rows import Coalitions, Given, Prefixes, Rows
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -139,11 +140,7 @@ class Attribution:
             An :class:`Explanation` with the attributions, the model's outputs, the convergence
             delta where the method has one, and the time taken.
         """
-        call = signature(self.attribute).bind(*args, **kwargs)
-        call.apply_defaults()
-        options = dict(call.arguments)
-        options.pop("return_convergence_delta", None)
-        options.update(options.pop("kwargs", {}))
+        options = self._options(*args, **kwargs)
         has_baselines = "baselines" in options
         # Numbers by group come as one tensor, whatever the inputs are.
         pack = Inputs.pack if options.get("return_input_shape", True) else _only
@@ -174,6 +171,33 @@ class Attribution:
             method=self.get_name(),
             seconds=seconds,
         )
+
+    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+        """Tells what :meth:`attribute` asks of the model, by doing it once.
+
+        Takes the arguments of :meth:`attribute`.
+
+        Returns:
+            A :class:`~fastxai.core.plan.Plan`. Printed, it is a table: how many rows of which
+            kind, in how many calls; which operations at the model's beginning were done on the few
+            tensors that the rows are made of, and what the rows were made for; and the
+            multiplications that remain, as a share of the model's for as many rows.
+        """
+        options = self._options(*args, **kwargs)
+        query = self._query(**{name: options.pop(name) for name in _QUESTION if name in options})
+        self._find(query, detailed=False, **options)
+        runs = together(query.model.runs)
+        each = engine.multiplications(query.model, query.inputs.tensors)
+        return Plan(self.get_name(), runs, each)
+
+    def _options(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The arguments of ``attribute`` by name, but for what it returns beside."""
+        call = signature(self.attribute).bind(*args, **kwargs)
+        call.apply_defaults()
+        options = dict(call.arguments)
+        options.pop("return_convergence_delta", None)
+        options.update(options.pop("kwargs", {}))
+        return options
 
     def has_convergence_delta(self) -> bool:
         """Whether the attributions promise to add up to the difference of the outputs."""

@@ -566,6 +566,7 @@ class _Samples:
 class _Perturbed:
     """Rows that a function of the user's made: every repeat is of all examples."""
 
+    kind = "samples"
     together = True
 
     def __init__(self, inputs: Inputs, samples: list[tuple[Tensor, ...]]):  # each [B, *F_i]

@@ -9,6 +9,7 @@ from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from .. import ops
 from .model import Model, NotRowByRow, Run, scalars
@@ -184,6 +185,15 @@ def gradient_sum(
         if totals and gathered:
             return tuple(one + other for one, other in zip(totals, gathered, strict=True))
         return tuple(totals or gathered or _zeros(rows))
+
+
+def multiplications(model: Model, inputs: tuple[Tensor, ...]) -> int:  # each [B, *F_i]
+    """Those of the model for one row, in its matrix products and convolutions."""
+    one = slice(0, 1)
+    rows = tuple(part(x, one) for x in inputs)
+    with torch.no_grad(), model.statistics_kept(), FlopCounterMode(display=False) as counter:
+        model(rows, 1, one)
+    return int(counter.get_total_flops()) // 2
 
 
 def _zeros(rows: Rows) -> list[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import numbers
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -126,12 +126,24 @@ class Run:
     rows: str  # their kind
     count: int  # R · B
     blocks: list[int] = field(default_factory=list)  # how many rows each had
+    by_prefix: int = 0  # rows that stayed affine at first
+    slices: int = 0  # of examples, each with anchors of its own
     followed: list[str] = field(default_factory=list)  # the operations done on anchors
     stopped: list[str] = field(default_factory=list)  # those that had the rows made
     spared: int = 0  # multiplications for each of these rows, which anchors took instead
-    anchored: int = 0  # and how many those took
-    anchors: int = 0  # how many there were for all examples
+    anchored: int = 0  # and how many those took for a slice
+    anchors: int = 0  # how many examples that had
     width: int = 0  # numbers of a row where it was made
+    mixed: int = 1  # anchors that are added up in it
+
+    def and_also(self, other: Run) -> Run:
+        return replace(
+            self,
+            count=self.count + other.count,
+            blocks=self.blocks + other.blocks,
+            by_prefix=self.by_prefix + other.by_prefix,
+            slices=self.slices + other.slices,
+        )
 
 
 class Model:

@@ -36,11 +36,14 @@ class Shortcut:
         self.rows: Affine | None = None
         if is_affine(rows) and _may_have_prefix(model, rows, most):
             self.rows = rows
-        model.affine_prefix = False if self.rows is None else None
         self.calls = Calls(gathers)
-        self.run = Run(type(rows).__name__, rows.repeats * rows.batch)
+        self.run = Run(rows.kind, rows.repeats * rows.batch)
         model.runs.append(self.run)
+        if self.rows is not None:
+            self.run.mixed = self.rows.mixed
+        model.affine_prefix = False if self.rows is None else None
         self._known = False
+        self._count = 0  # rows in the call at hand
         self._examples: slice | None = None  # of the bases at hand
         self._bases: list[Kept[Tensor]] = []
         self._leaves: list[Tensor] = []
@@ -55,6 +58,7 @@ class Shortcut:
             self._begin(self.rows, examples)
         mixing = self.rows.mixing(repeats)
         self.calls.begin()
+        self._count = length(repeats) * length(examples)
         with torch.no_grad():
             deltas = self.rows.deltas(repeats, examples)
         block = functools.cache(functools.partial(self.rows.block, repeats, examples))
@@ -105,6 +109,7 @@ class Shortcut:
                 bases = [b + zero for b, zero in zip(bases, self._leaves, strict=True)]
         self._bases = [Kept(base, frozenset((i,))) for i, base in enumerate(bases)]
         self._examples = examples
+        self.run.slices += 1
 
     def _pull_back(self) -> None:
         """From where rows were made to the inputs, once for all blocks of these examples."""
@@ -146,6 +151,7 @@ class Shortcut:
         run.spared, run.anchored, run.width = calls.spared, calls.anchored, calls.width
         assert self._examples is not None
         run.anchors = length(self._examples)
+        run.by_prefix += self._count
 
 
 def _may_have_prefix(model: Model, rows: Affine, most: int) -> bool:

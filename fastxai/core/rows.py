@@ -24,6 +24,7 @@ _MOST_MIXED = 128  # deltas that a product adds up faster than a running sum doe
 class Rows(Protocol):
     """R × B rows for the model."""
 
+    kind: str  # in words
     repeats: int  # R
     batch: int  # B
     inputs: tuple[Tensor, ...]  # the examples, each [B, *F_i] or [1, *F_i]
@@ -63,6 +64,7 @@ class Affine(Rows, Protocol):
 class Given:
     """The inputs themselves, once."""
 
+    kind = "inputs"
     repeats = 1
     together = False
 
@@ -78,6 +80,7 @@ class Given:
 class Path:
     """Points on the straight path from the baseline (α = 0) to the input (α = 1)."""
 
+    kind = "points of paths"
     together = False
     grain, anchors, mixed = 1, 2, 1
 
@@ -121,6 +124,7 @@ class Coalitions:
     Repeat n·K + k is coalition n over baseline k.
     """
 
+    kind = "coalitions"
     together = False
 
     def __init__(
@@ -197,6 +201,8 @@ class Prefixes(Coalitions):
     Repeat n · (M - 1) + j is the first j + 1 players of order n.
     """
 
+    kind = "growing coalitions"
+
     def __init__(
         self,
         inputs: tuple[Tensor, ...],  # each [B, *F_i]
@@ -247,6 +253,7 @@ class OneOff:
     In group g, example b gets the values of row ``sources[i][g, b]`` of ``replacements[i]``.
     """
 
+    kind = "one group off"
     together = False
     grain, anchors, mixed = 1, 3, 1
 
@@ -305,6 +312,7 @@ class OneOff:
 class Permuted:
     """The input with one group of features permuted among the examples by the user's function."""
 
+    kind = "one group permuted"
     together = True
 
     def __init__(
