@@ -13,7 +13,7 @@ made beforehand.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -377,7 +377,7 @@ class AffineRows(Tensor):
             step = follow(*args, **kwargs)
             if step is not NotImplemented and (step.of.deltas.value.few or not step.spreads):
                 return step.of.follow(step, func.__name__, _key(step.of, func, args, kwargs))
-        args, kwargs = tree_map_only(AffineRows, _made_for(func), (args, kwargs))
+        args, kwargs = _with_rows_made(func, args, kwargs)
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **kwargs)
 
@@ -693,8 +693,13 @@ _REFUSED: set[Any] = {
 }
 
 
-def may_follow(forward_func: Callable[..., Any]) -> bool:
-    """Whether nothing outside a model's own operations would see its rows."""
+def may_follow(forward_func: Callable[..., Any], modules: list[torch.nn.Module]) -> bool:
+    """Whether nothing outside a model's own operations would see its rows.
+
+    Args:
+        forward_func: the model.
+        modules: its modules.
+    """
     if torch.overrides._len_torch_function_stack():
         return False
     if torch.utils._python_dispatch._len_torch_dispatch_stack():
@@ -703,36 +708,41 @@ def may_follow(forward_func: Callable[..., Any]) -> bool:
         return False
     if torch.is_autocast_enabled("cpu"):
         return False
-    special = any(_is_special(module) for module in modules_of(forward_func))
-    return not special and not _is_compiled(forward_func)
+    return not any(map(_is_special, modules)) and not _is_compiled(forward_func)
 
 
-def most_multiplications(forward_func: Callable[..., Any], inputs: tuple[Tensor, ...]) -> float:
-    """An upper bound of what a module's layers multiply for a row; infinite where it is unknown."""
-    owner = getattr(forward_func, "__self__", forward_func)
-    if not isinstance(owner, torch.nn.Module):
+def most_multiplications(modules: list[torch.nn.Module], inputs: tuple[Tensor, ...]) -> float:
+    """An upper bound of what layers multiply for a row; infinite where there are none to look at.
+
+    Args:
+        modules: the model's, with the layers among them.
+        inputs: each [B, *F_i].
+    """
+    if not modules:
         return math.inf
-    weights = (p for module in modules_of(owner) for p in module._parameters.values())
+    weights = (p for module in modules for p in module._parameters.values() if p is not None)
     places = max(x.shape[1:].numel() // max(1, min(x.shape[1], x.shape[-1])) for x in inputs)
-    return places * sum(p.numel() for p in weights if p is not None and p.dim() > 1)
+    return places * sum(p.numel() for p in weights if p.dim() > 1)
 
 
-def modules_of(forward_func: Callable[..., Any]) -> Iterator[torch.nn.Module]:
+def modules_of(forward_func: Callable[..., Any]) -> list[torch.nn.Module]:
     """The modules of a module, or of one whose method this is; of other functions none."""
     owner = getattr(forward_func, "__self__", forward_func)  # of a bound method
-    todo: list[torch.nn.Module | None] = [owner] if isinstance(owner, torch.nn.Module) else []
-    seen = set()
+    found = {owner: None} if isinstance(owner, torch.nn.Module) else {}
+    todo = list(found)
     while todo:  # as Module.modules() without the names, which take most of its time
-        module = todo.pop()
-        if module is not None and module not in seen:
-            seen.add(module)
-            yield module
-            todo.extend(module._modules.values())
+        for module in todo.pop()._modules.values():
+            if module is not None and module not in found:
+                found[module] = None
+                todo.append(module)
+    return list(found)
 
 
 def _is_compiled(function: Any) -> bool:
-    compiled = (torch.jit.ScriptFunction, torch._dynamo.OptimizedModule)
-    return isinstance(function, compiled) or hasattr(function, "_torchdynamo_orig_callable")
+    if isinstance(function, torch.nn.Module):  # looked at as one of the modules
+        return False
+    scripted = isinstance(function, torch.jit.ScriptFunction)
+    return scripted or hasattr(function, "_torchdynamo_orig_callable")
 
 
 def _is_special(module: torch.nn.Module) -> bool:
@@ -742,19 +752,22 @@ def _is_special(module: torch.nn.Module) -> bool:
         module._backward_hooks,
         module._backward_pre_hooks,
     )
-    special = (torch.jit.ScriptModule, torch.nn.DataParallel)
-    return any(hooks) or isinstance(module, special) or _is_compiled(module)
+    special = (torch.jit.ScriptModule, torch.nn.DataParallel, torch._dynamo.OptimizedModule)
+    compiled = module._compiled_call_impl is not None
+    return any(hooks) or compiled or isinstance(module, special)
 
 
 def _is_written(value: Any) -> bool:
     return isinstance(value, AffineRows) and value.is_written()
 
 
-def _made_for(func: Any) -> Callable[[AffineRows], Tensor]:
-    """What makes the rows that an operation needs, and notes that it did."""
+def _with_rows_made(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The arguments with the rows that the operation needs, which is noted."""
 
-    def rows(x: AffineRows) -> Tensor:
+    def made(x: AffineRows) -> Tensor:
         x.calls.stopped.append(func.__name__)
         return x.rows()
 
-    return rows
+    if kwargs or any(isinstance(a, list | tuple | dict) for a in args):
+        return tree_map_only(AffineRows, made, (args, kwargs))
+    return tuple(made(a) if isinstance(a, AffineRows) else a for a in args), kwargs

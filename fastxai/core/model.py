@@ -160,6 +160,7 @@ class Model:
         prefix: whether the function may be called with rows that stay affine.
 
     Attributes:
+        modules: those of the function.
         mixes_rows: whether rows influence one another (batch norm in train mode).
         whole_batch: whether the function answers for the batch as a whole (with a mean loss, say)
             rather than row by row: it must then see every example just once in each call, and its
@@ -184,7 +185,8 @@ class Model:
         self.batch = batch
         self.target = Target(target, batch)
         self.forward_args = forward_args
-        self.mixes_rows = any(_uses_batch_statistics(m) for m in modules_of(forward_func))
+        self.modules = modules_of(forward_func)
+        self.mixes_rows = any(map(_uses_batch_statistics, self.modules))
         self.whole_batch = False
         self.bytes_a_row: int | None = None
         self.prefix = prefix or Prefix()
@@ -257,7 +259,7 @@ class Model:
         if not self.mixes_rows:
             yield
             return
-        tracked = [m for m in modules_of(self.forward_func) if _uses_batch_statistics(m)]
+        tracked = [m for m in self.modules if _uses_batch_statistics(m)]
         before = [(b, b.clone()) for m in tracked for b in m.buffers(recurse=False)]
         try:
             yield

@@ -162,10 +162,10 @@ def _may_have_prefix(model: Model, rows: Affine, most: int) -> bool:
     wide = (torch.float32, torch.float64)
     if any(x.dim() < 2 or x.dtype not in wide for x in (*rows.inputs, *rows.others)):
         return False
-    multiplications = most_multiplications(model.forward_func, rows.inputs)
+    multiplications = most_multiplications(model.modules, rows.inputs)
     if multiplications * min(rows.repeats * rows.batch, most) < WORTH:
         return False
-    if not may_follow(model.forward_func):
+    if not may_follow(model.forward_func, model.modules):
         return False
     # An infinite number in a group that is absent must leave no trace: 0 · ∞ would.
     return all(math.isfinite(x.sum()) for x in (*rows.inputs, *rows.others))

@@ -161,6 +161,11 @@ def _hooked(make):
     return model
 
 
+def _compiled_in_place(model):
+    model.compile(backend="eager")
+    return model
+
+
 NOT_USED = {
     "item assignment to the input": _written_copy_of_input,
     "in place on the input": lambda x: head(F.linear(x.add_(1), W)),
@@ -178,6 +183,7 @@ NOT_USED = {
     "tensor hook": lambda x: (x.register_hook(lambda g: g), head(F.linear(x, W)))[1],
     "scripted": torch.jit.script(mlp().double()),
     "compiled": torch.compile(mlp().double(), backend="eager"),
+    "compiled in place": _compiled_in_place(mlp().double()),
     "vmap": lambda x: torch.func.vmap(lambda row: head(row @ W.T))(x),
     "checkpointed": lambda x: checkpoint(head, F.linear(x, W), use_reentrant=False),
     "nothing affine": one_number,
