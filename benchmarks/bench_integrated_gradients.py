@@ -18,7 +18,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 import fastxai
 
 N_STEPS = 50
-MLP, RESNET, TRANSFORMER, TABULAR = models.MODELS
+MLP, RESNET, TRANSFORMER, TABULAR, WIDE = models.MODELS
 
 
 def tolerance(name: str) -> float:
@@ -32,7 +32,10 @@ def tolerance(name: str) -> float:
 
 @pytest.mark.parametrize(
     ("name", "batch"),
-    [(MLP, 32), (MLP, 1), (RESNET, 1), (TRANSFORMER, 8), (TABULAR, 1), (TABULAR, 256)],
+    [
+        *((MLP, 32), (MLP, 1), (WIDE, 8), (WIDE, 1)),
+        *((RESNET, 1), (TRANSFORMER, 8), (TABULAR, 1), (TABULAR, 256)),
+    ],
 )
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 @pytest.mark.benchmark(group="Integrated Gradients: time")

@@ -22,7 +22,7 @@ import fastxai
 from fastxai.core import designs
 from fastxai.core.surrogate import ShapleyRegression
 
-MLP, RESNET, _, TABULAR = models.MODELS
+MLP, RESNET, _, TABULAR, WIDE = models.MODELS
 CHUNKS = (1, 10, 50, 100, 250, 1000)
 CUDA = pytest.param("cuda", marks=pytest.mark.cuda)
 
@@ -37,25 +37,28 @@ def case(name: str, device: str) -> str:
     return name if device == "cpu" else f"{name}, {device}"
 
 
-# method -> (model rows, whether Captum's numbers must be ours, options of attribute)
-ON_MLP: dict[str, tuple[int, bool, dict[str, object]]] = {
-    "KernelShap": (1000, False, {"n_samples": 1000, "feature_mask": "tiles"}),
-    "Lime": (1000, False, {"n_samples": 1000, "feature_mask": "tiles"}),
-    "FeatureAblation": (785, True, {}),
-    "ShapleyValueSampling": (25 * 48 + 2, False, {"n_samples": 25, "feature_mask": "tiles"}),
+TILES = models.tiles(28, 4).reshape(1, 784)
+HUNDREDS = (torch.arange(10_000) // 100)[None]
+# model, method -> (model rows, whether Captum's numbers must be ours, options of attribute)
+ON_MLP: dict[tuple[str, str], tuple[int, bool, dict[str, object]]] = {
+    (MLP, "KernelShap"): (1000, False, {"n_samples": 1000, "feature_mask": TILES}),
+    (MLP, "Lime"): (1000, False, {"n_samples": 1000, "feature_mask": TILES}),
+    (MLP, "FeatureAblation"): (785, True, {}),
+    (MLP, "ShapleyValueSampling"): (25 * 48 + 2, False, {"n_samples": 25, "feature_mask": TILES}),
+    (WIDE, "KernelShap"): (1000, False, {"n_samples": 1000, "feature_mask": HUNDREDS}),
+    (WIDE, "FeatureAblation"): (101, True, {"feature_mask": HUNDREDS}),
 }
 
 
-@pytest.mark.parametrize("method", ON_MLP)
+@pytest.mark.parametrize(("name", "method"), ON_MLP)
 @pytest.mark.parametrize("device", ["cpu", CUDA])
-@pytest.mark.benchmark(group="Perturbation methods on one row of MLP 784-512-256-10: time")
-def test_mlp(benchmark: BenchmarkFixture, method: str, device: str) -> None:
+@pytest.mark.benchmark(group="Perturbation methods on one row of an MLP: time")
+def test_mlp(benchmark: BenchmarkFixture, name: str, method: str, device: str) -> None:
     import captum.attr
 
-    model, inputs, target = load(MLP, 1, device)
-    rows, same_numbers, options = ON_MLP[method]
-    if "feature_mask" in options:
-        options = {**options, "feature_mask": models.tiles(28, 4).reshape(1, 784).to(device)}
+    model, inputs, target = load(name, 1, device)
+    rows, same_numbers, options = ON_MLP[name, method]
+    options = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in options.items()}
     fits = ({}, {})
     if method == "Lime":  # at Captum's default penalty this model's coefficients are all zero
         from captum._utils.models.linear_model import SkLearnLasso
@@ -84,7 +87,7 @@ def test_mlp(benchmark: BenchmarkFixture, method: str, device: str) -> None:
             same_numbers,
             all_rows=lambda: all_rows.attribute(inputs, target=target, **options, **seed),
         ),
-        case=case(f"{method}, {rows} rows", device),
+        case=case(f"{method}, {rows} rows, {name}", device),
         target=fastxai_name(),
         reference="bare",
         tolerance=1e-4,

@@ -79,6 +79,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "ResNet-18 224²": (ResNet18, (3, 224, 224)),
     "transformer, 2 layers": (Transformer, (32, 128)),
     "tabular MLP 30-64-64-2": (lambda: mlp(30, 64, 64, 2), (30,)),
+    "wide MLP 10000-256-64-2": (lambda: mlp(10_000, 256, 64, 2), (10_000,)),
 }
 
 

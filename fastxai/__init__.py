@@ -15,6 +15,7 @@ from .attr import (
     ShapleyValueSampling,
 )
 from .core.inputs import ArgumentError
+from .core.plan import Plan
 from .ops.native import LibraryLoadError, build_info
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "Lime",
     "LimeBase",
     "Occlusion",
+    "Plan",
     "Saliency",
     "ShapleyValueSampling",
     "ShapleyValues",

@@ -2,6 +2,8 @@ import pytest
 import torch
 
 from fastxai import InputXGradient, IntegratedGradients, Saliency
+from fastxai.attr import KernelShap
+from fastxai.core import prefix
 
 from ..models import TwoInputs, mlp
 
@@ -45,3 +47,24 @@ def test_empty_batch():
     found = IntegratedGradients(mlp()).explain(torch.empty(0, 7), target=0)
     assert found.values.shape == (0, 7) and found.outputs.shape == (0,)
     assert "(0, 7)" in repr(found)
+
+
+def test_a_plan_tells_what_is_done(monkeypatch):
+    monkeypatch.setattr(prefix, "WORTH", 1)
+    model, x = mlp(), torch.randn(3, 7)  # 7-16-12-4
+    whole, first = 7 * 16 + 16 * 12 + 12 * 4, 7 * 16
+    plan = IntegratedGradients(model).plan(x, target=1, n_steps=20)
+    (run,) = plan.runs
+    assert (run.rows, run.count, sum(run.blocks)) == ("points of paths", 60, 60)
+    assert (run.followed, run.stopped) == (["linear"], ["relu"])
+    assert plan.multiplications == whole and run.spared == first and run.anchored == 6 * first
+    assert plan.cost(run) == pytest.approx(1 - (60 - 6) * first / (60 * whole))
+    assert "60 rows of the model at 0.7" in str(plan) and "linear" in str(plan)
+
+    plan = IntegratedGradients(model, affine_prefix=False).plan(x, target=1, n_steps=20)
+    assert plan.cost(plan.runs[0]) == 1 and "linear" not in str(plan)
+
+    plan = KernelShap(model).plan(x, target=1, n_samples=100, return_input_shape=False)
+    assert sum(run.count for run in plan.runs) == 3 * 100
+    assert [run.rows for run in plan.runs] == ["inputs", "coalitions", "coalitions"]
+    assert plan.cost(plan.runs[-1]) < 1
