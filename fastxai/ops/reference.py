@@ -95,25 +95,26 @@ def group_linear(
     op, batch, groups = "group_linear", values.shape[0], offsets.shape[1] - 1
     outputs, features = weight.shape
     sums = values.new_zeros(groups * batch, outputs)
-    if sums.numel() > 0:
-        row, example, at = _group_entries(op, positions, offsets, batch)
-        position = positions.expand(batch, -1)[example, at]
-        _check_ids(op, "positions", position, features)
-        dtype = accumulation_dtype(values.dtype)
-        factors = values[example, at].to(dtype)
-        ends = torch.arange(groups * batch + 1, device=row.device)
-        ends = torch.searchsorted(row, ends)
-        first = 0
-        for block in weight.split(_rows_in_block(max(features, 1))):
-            sums[:, first : first + block.shape[0]] = torch.nn.functional.embedding_bag(
-                position,
-                block.to(dtype).t().contiguous(),
-                ends,
-                mode="sum",
-                per_sample_weights=factors,
-                include_last_offset=True,
-            )
-            first += block.shape[0]
+    if sums.numel() == 0:
+        return sums.view(groups, batch, outputs)
+    row, example, at = _group_entries(op, positions, offsets, batch)
+    position = positions.expand(batch, -1)[example, at]
+    _check_ids(op, "positions", position, features)
+    dtype = accumulation_dtype(values.dtype)
+    factors = values[example, at].to(dtype)
+    bounds = torch.searchsorted(row, torch.arange(groups * batch + 1, device=row.device))
+    first = 0
+    for block in weight.split(_rows_in_block(max(features, 1))):
+        columns = block.to(dtype).t().contiguous()
+        sums[:, first : first + len(block)] = torch.nn.functional.embedding_bag(
+            position,
+            columns,
+            bounds,
+            mode="sum",
+            per_sample_weights=factors,
+            include_last_offset=True,
+        )
+        first += len(block)
     return sums.view(groups, batch, outputs)
 
 
