@@ -32,6 +32,11 @@ STABLE_TORCH_LIBRARY(fastxai, m) {
       "ablate_one(Tensor input, Tensor baseline, Tensor source, Tensor positions, Tensor offsets, "
       "SymInt first, SymInt last) -> Tensor");
 
+  // A linear layer of rows that are zero but in one group's features: [B, P], [B or 1, P] int64,
+  // [B or 1, G + 1] int64, [H, F] -> [G, B, H].
+  m.def(
+      "group_linear(Tensor values, Tensor positions, Tensor offsets, Tensor weight) -> Tensor");
+
   // The instruction sets that the CPU kernels were built for, and the one that runs here.
   m.def("cpu_clones() -> str");
 }

@@ -18,14 +18,9 @@ struct Arguments {
   Tensor input, baseline, source, positions, offsets;  // contiguous
   int64_t first, last;
 
-  Table source_table() const { return table(source); }
-  Table positions_table() const { return table(positions); }
-  Table offsets_table() const { return table(offsets); }
-
- private:
-  static Table table(const Tensor& tensor) {
-    return {data<int64_t>(tensor), tensor.size(1), tensor.size(0) == 1};
-  }
+  Table source_table() const { return table_of(source); }
+  Table positions_table() const { return table_of(positions); }
+  Table offsets_table() const { return table_of(offsets); }
 };
 
 // False if an id in use is out of range.

@@ -5,16 +5,9 @@
 #include <cstdint>
 #include <cstring>
 
+#include "table.h"
+
 namespace fastxai {
-
-// A table with one row for each, or one for all.
-struct Table {
-  const int64_t* data;
-  int64_t columns;
-  bool one_for_all;
-
-  const int64_t* row(int64_t index) const { return data + (one_for_all ? 0 : index * columns); }
-};
 
 // Rows of groups first, first + 1, ... of all examples; U is an unsigned word as wide as an
 // element, since what is copied has no type.

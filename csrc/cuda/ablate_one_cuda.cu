@@ -2,6 +2,7 @@
 
 #include "../common/ablate_one.h"
 #include "launch.h"
+#include "table.h"
 
 namespace fastxai::cuda {
 namespace {
@@ -25,17 +26,6 @@ __global__ void copy_kernel(U* __restrict__ rows, const U* __restrict__ input, i
   const U word = input[thread % words];
   for (int64_t row = begin; row < end; ++row) rows[row * words + thread % words] = word;
 }
-
-// A table with one row for each, or one for all.
-struct Table {
-  const int64_t* data;
-  int64_t columns;
-  bool one_for_all;
-
-  __device__ const int64_t* row(int64_t index) const {
-    return data + (one_for_all ? 0 : index * columns);
-  }
-};
 
 struct Layout {
   Table source, positions, offsets;
@@ -104,13 +94,10 @@ Tensor ablate_one_cuda(const Tensor& input, const Tensor& baseline, const Tensor
   const Tensor rows = empty_rows(input, last - first);
   if (rows.numel() == 0) return rows;
   const Tensor tables[] = {as_contiguous(source), as_contiguous(positions), as_contiguous(offsets)};
-  const auto table = [](const Tensor& tensor) {
-    return Table{data<int64_t>(tensor), tensor.size(1), tensor.size(0) == 1};
-  };
   const Layout layout{
-      .source = table(tables[0]),
-      .positions = table(tables[1]),
-      .offsets = table(tables[2]),
+      .source = table_of(tables[0]),
+      .positions = table_of(tables[1]),
+      .offsets = table_of(tables[2]),
       .first = first,
       .last = last,
       .examples = input.size(0),

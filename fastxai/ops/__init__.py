@@ -14,6 +14,7 @@ __all__ = [
     "coalition_gram",
     "coalition_rhs",
     "coalitions",
+    "group_linear",
     "lasso",
     "path_points",
     "path_reduce",
@@ -148,6 +149,45 @@ def ablate_one(
         fastxai.ops.native.LibraryLoadError: a library was built but cannot be loaded here.
     """
     return native.backend().ablate_one(input, baseline, source, positions, offsets, first, last)
+
+
+def group_linear(
+    values: Tensor,  # [B, P]
+    positions: Tensor,  # [B, P] or [1, P] int64
+    offsets: Tensor,  # [B, G + 1] or [1, G + 1] int64
+    weight: Tensor,  # [H, F]
+) -> Tensor:  # [G, B, H]
+    """A linear layer of rows that are zero but in one group of features, group after group.
+
+    ``out[g, b]`` is ``weight @ row`` for the row [F] that has ``values[b, i]`` at position
+    ``positions[b, i]``, for ``i`` from ``offsets[b, g]`` to ``offsets[b, g + 1] - 1``, and zeros
+    elsewhere: the sum of ``values[b, i] * weight[:, positions[b, i]]``. Groups may overlap, and a
+    position may be named twice: its values add up. Columns of ``weight`` that are not named are
+    not read, whatever they hold. No row is made, and the cost does not grow with the number of
+    groups where they share out the features.
+
+    Sums are kept in float32 (float64 for float64 ``values``) and rounded once. On CPU they do not
+    depend on the number of threads, to the last bit. Not differentiable: the result never requires
+    a gradient.
+
+    Args:
+        values: what stands at the positions; float16, bfloat16, float32 or float64.
+        positions: the features of all groups, one group after the other, for each example or for
+            all; from 0 to F - 1.
+        offsets: where each group begins in ``positions``, and where the last one ends, for each
+            example or for all. A group whose end is not after its beginning is empty: zeros.
+        weight: the layer's weight, in ``values``' dtype, as ``torch.nn.Linear`` keeps it.
+
+    Returns:
+        A new contiguous tensor in ``values``' dtype.
+
+    Raises:
+        RuntimeError: an argument has the wrong dtype, shape, device or value; positions are looked
+            at where they are used. The CUDA kernel does not look for values out of range: it
+            leaves out what they name.
+        fastxai.ops.native.LibraryLoadError: a library was built but cannot be loaded here.
+    """
+    return native.backend().group_linear(values, positions, offsets, weight)
 
 
 def coalitions(

@@ -117,6 +117,7 @@ def _load() -> SimpleNamespace:
         path_reduce=_light(ops.path_reduce.default),
         perturb=ops.perturb.default,
         ablate_one=ops.ablate_one.default,
+        group_linear=ops.group_linear.default,
         coalitions=ops.coalitions.default,
         coalition_gram=ops.coalition_gram.default,
         coalition_rhs=ops.coalition_rhs.default,

@@ -72,22 +72,50 @@ def ablate_one(
     op, batch = "ablate_one", input.shape[0]
     if source.shape[0] > 1:
         source = source[first:last]
-    offsets = offsets[:, first : last + 1]
     _check_ids(op, "source", source, baseline.shape[0])
-    _check_ids(op, "offsets", offsets, positions.shape[1] + 1)
-    offsets = offsets.expand(batch, -1).t()
-    begins, lengths = offsets[:-1].flatten(), (offsets[1:] - offsets[:-1]).clamp(min=0).flatten()
-    # One entry for every value that is replaced: of which row, which example, which position.
-    row = torch.repeat_interleave(lengths)
-    group, example = row.div(batch, rounding_mode="floor"), row.remainder(batch)
-    within = torch.arange(len(row), device=row.device) - (lengths.cumsum(0) - lengths)[row]
-    position = positions.expand(batch, -1)[example, begins[row] + within]
+    row, example, at = _group_entries(op, positions, offsets[:, first : last + 1], batch)
+    group = row.div(batch, rounding_mode="floor")
+    position = positions.expand(batch, -1)[example, at]
     features = rows[0, 0].numel()
     _check_ids(op, "positions", position, features)
     values = baseline.detach().reshape(-1, features)
     drawn = source.expand(last - first, -1)[group, example]
     rows.view(-1, features)[row, position] = values[drawn, position]
     return rows
+
+
+@torch.no_grad()
+def group_linear(
+    values: Tensor,  # [B, P]
+    positions: Tensor,  # [B, P] or [1, P] int64
+    offsets: Tensor,  # [B, G + 1] or [1, G + 1] int64
+    weight: Tensor,  # [H, F]
+) -> Tensor:  # [G, B, H]
+    check_group_linear(values, positions, offsets, weight)
+    op, batch, groups = "group_linear", values.shape[0], offsets.shape[1] - 1
+    outputs, features = weight.shape
+    sums = values.new_zeros(groups * batch, outputs)
+    if sums.numel() == 0:
+        return sums.view(groups, batch, outputs)
+    row, example, at = _group_entries(op, positions, offsets, batch)
+    position = positions.expand(batch, -1)[example, at]
+    _check_ids(op, "positions", position, features)
+    dtype = accumulation_dtype(values.dtype)
+    factors = values[example, at].to(dtype)
+    bounds = torch.searchsorted(row, torch.arange(groups * batch + 1, device=row.device))
+    first = 0
+    for block in weight.split(_rows_in_block(max(features, 1))):
+        columns = block.to(dtype).t().contiguous()
+        sums[:, first : first + len(block)] = torch.nn.functional.embedding_bag(
+            position,
+            columns,
+            bounds,
+            mode="sum",
+            per_sample_weights=factors,
+            include_last_offset=True,
+        )
+        first += len(block)
+    return sums.view(groups, batch, outputs)
 
 
 def coalitions(
@@ -327,6 +355,18 @@ def _all_players(players: int, device: torch.device) -> Tensor:  # [W]
     return mask
 
 
+def _group_entries(
+    op: str, positions: Tensor, offsets: Tensor, batch: int
+) -> tuple[Tensor, Tensor, Tensor]:  # [E] each
+    """One entry for every feature of every group: of which row [G, B], which example, where in P."""
+    _check_ids(op, "offsets", offsets, positions.shape[1] + 1)
+    offsets = offsets.expand(batch, -1).t()
+    begins, lengths = offsets[:-1].flatten(), (offsets[1:] - offsets[:-1]).clamp(min=0).flatten()
+    row = torch.repeat_interleave(lengths)
+    within = torch.arange(len(row), device=row.device) - (lengths.cumsum(0) - lengths)[row]
+    return row, row.remainder(batch), begins[row] + within
+
+
 def _rows_in_block(width: int) -> int:
     """So many rows that `width` numbers for each take 16 MiB."""
     return max(1, 2**21 // width)
@@ -413,6 +453,27 @@ def check_ablate_one(
     _check_one_or_each(op, "offsets", offsets, batch, [groups + 1])
     _check_one_or_each(op, "source", source, groups, [batch])
     _check_range(op, first, last, groups)
+
+
+def check_group_linear(
+    values: Tensor, positions: Tensor, offsets: Tensor, weight: Tensor
+) -> None:
+    op = "group_linear"
+    _check_floating(op, "values", values)
+    _check_matrix(op, "values", values, "[B, P]")
+    batch, entries = values.shape
+    for name, table, layout in (
+        ("positions", positions, "[B, P] or [1, P]"),
+        ("offsets", offsets, "[B, G + 1] or [1, G + 1]"),
+    ):
+        _check_dtype(op, name, table, torch.int64)
+        _check_device(op, name, table, "values", values)
+        _check_matrix(op, name, table, layout)
+    _check_one_or_each(op, "positions", positions, batch, [entries])
+    _check_one_or_each(op, "offsets", offsets, batch, [max(offsets.shape[1], 1)])
+    _check_dtype(op, "weight", weight, values.dtype)
+    _check_device(op, "weight", weight, "values", values)
+    _check_matrix(op, "weight", weight, "[H, F]")
 
 
 def check_coalitions(players: int, sizes: Tensor, ranks: Tensor) -> None:

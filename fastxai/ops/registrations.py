@@ -40,6 +40,7 @@ def register() -> None:
         "lasso": _fake_lasso,
         "perturb": _fake_perturb,
         "ablate_one": _fake_ablate_one,
+        "group_linear": _fake_group_linear,
     }
     for name, fake in fakes.items():
         torch.library.register_fake(f"fastxai::{name}", fake)
@@ -97,6 +98,13 @@ def _fake_ablate_one(
 ) -> Tensor:
     reference.check_ablate_one(input, baseline, source, positions, offsets, first, last)
     return input.new_empty([last - first, *input.shape])
+
+
+def _fake_group_linear(
+    values: Tensor, positions: Tensor, offsets: Tensor, weight: Tensor
+) -> Tensor:
+    reference.check_group_linear(values, positions, offsets, weight)
+    return values.new_empty([offsets.shape[1] - 1, values.shape[0], weight.shape[0]])
 
 
 def _path_points_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:

@@ -13,6 +13,7 @@ OPS = (
     "lasso",
     "perturb",
     "ablate_one",
+    "group_linear",
 )
 
 
