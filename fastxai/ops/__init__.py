@@ -317,15 +317,3 @@ def lasso(
         fastxai.ops.native.LibraryLoadError: a library was built but cannot be loaded here.
     """
     return native.backend().lasso(gram, rhs, alpha, tolerance, max_sweeps)
-
-
-def group_linear(values: Tensor, positions: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
-    import torch
-
-    b, G, F = len(values), offsets.shape[1] - 1, weight.shape[1]
-    entries = torch.arange(values.shape[1]).expand(len(offsets), -1).contiguous()
-    of = torch.searchsorted(offsets.contiguous(), entries, right=True) - 1
-    of = torch.where(of >= 0, of, G)
-    d = values.new_zeros(G + 1, b, F)
-    d.index_put_((of, torch.arange(b)[:, None], positions), values, accumulate=True)
-    return torch.nn.functional.linear(d[:G], weight)
