@@ -51,11 +51,13 @@ class Kept(Generic[T]):
 
     def __init__(self, value: T, inputs: frozenset[int] = frozenset()):
         self.value = value
-        self.inputs = inputs  # which of the model's inputs its gradient reaches
+        self.inputs = inputs  # which of the model's inputs they come from
         self.slope: Tensor | None = None  # what gradient has come for it so far
         self._next: dict[Any, Kept[T]] = {}
 
-    def then(self, key: Any, function: Callable[[T], T], inputs: frozenset[int]) -> Kept[T]:
+    def then(
+        self, key: Any, function: Callable[[T], T], inputs: frozenset[int] = frozenset()
+    ) -> Kept[T]:
         found = None if key is None else self._next.get(key)
         if found is None:
             found = Kept(function(self.value), inputs)
@@ -72,7 +74,8 @@ class Dense:
     few = True
 
     def __init__(self, values: Tensor):
-        self.values, self.count = values, values.shape[0]
+        self.values = values
+        self.count, self.batch = values.shape[:2]
 
     def dense(self) -> Tensor:
         return self.values
@@ -111,10 +114,10 @@ class Sparse:
     ):
         self.values, self.positions, self.offsets = values, positions, offsets
         self.shape, self.few = shape, few
-        self.count = offsets.shape[1] - 1
+        self.count, self.batch = offsets.shape[1] - 1, len(values)
 
     def dense(self) -> Tensor:
-        b, groups = len(self.values), self.count
+        b, groups = self.batch, self.count
         made = self.values.new_zeros(groups + 1, b, self.shape.numel())  # the last one for nobody
         example = torch.arange(b, device=self.values.device)[:, None]
         of = group_of_entries(self.offsets, self.values.shape[1])
@@ -154,7 +157,7 @@ class Mixing(Protocol):
     count: int  # r
 
     def rows(self, base: Tensor, deltas: Tensor) -> Tensor:
-        """[r, b, *S], of base [b, *S] and deltas [K, b, *S]."""
+        """[r, b, *S], of base [b, *S] or [1, *S] and deltas [K, b, *S]."""
         ...
 
 
@@ -169,8 +172,8 @@ class Mixed:
         r, k = c.shape
         if k == 1:
             return torch.addcmul(base, c.reshape(r, *[1] * base.dim()), deltas)
-        made = torch.addmm(base.reshape(1, -1), c, deltas.reshape(k, -1))
-        return made.reshape(r, *base.shape)
+        start = base.expand(deltas.shape[1:]).reshape(1, -1)
+        return torch.addmm(start, c, deltas.reshape(k, -1)).reshape(r, *deltas.shape[1:])
 
 
 class Each:
@@ -190,7 +193,7 @@ class Running:
         self.orders, self.first, self.count = orders, first, last - first
 
     def rows(self, base: Tensor, deltas: Tensor) -> Tensor:
-        made = base.new_empty(self.count, *base.shape)
+        made = base.new_empty(self.count, *deltas.shape[1:])
         length = self.orders.shape[1] - 1
         row = 0
         while row < self.count:
@@ -206,17 +209,12 @@ class Running:
 
 
 class Calls:
-    """What the model does to its rows in calls with the same bases and deltas.
+    """What the model does to its rows in calls with the same bases and deltas."""
 
-    Args:
-        gathers: whether gradients are wanted, which are gathered where rows are made.
-    """
-
-    def __init__(self, gathers: bool = False) -> None:
-        self.gathers = gathers
-        self.reached: dict[Kept[Tensor], None] = {}  # what has a slope
+    def __init__(self) -> None:
+        self.reached: dict[Kept[Deltas], None] = {}  # what has a slope
         self.made: list[AffineRows] = []
-        self.leaves: list[tuple[Kept[Tensor], Tensor]] = []  # whose gradients are to be gathered
+        self.leaves: list[tuple[Kept[Deltas], Tensor]] = []  # whose gradients are to be gathered
         self.begin()
 
     def begin(self) -> None:
@@ -260,7 +258,7 @@ class Calls:
         leaves = [leaf for _, leaf in self.leaves]
         with torch._C.DisableTorchFunctionSubclass():
             found = torch.autograd.grad(output, [*leaves, *wrappers], weights, allow_unused=True)
-        slopes: dict[Kept[Tensor], Tensor] = {}
+        slopes: dict[Kept[Deltas], Tensor] = {}
         for (at, _), g in zip(self.leaves, found, strict=False):
             if g is None:
                 continue
@@ -274,16 +272,18 @@ class Calls:
             at.slope, self.reached[at] = slope, None
 
     def pull_back(self, leaves: list[Tensor]) -> list[Tensor]:
-        """What was gathered, as gradients for the leaves."""
-        at = list(self.reached)
-        slopes = [x.slope.to(x.value.dtype) for x in at if x.slope is not None]
-        return list(torch.autograd.grad([x.value for x in at], leaves, slopes))
+        """What was gathered, as gradients for the leaves, of deltas: a row changes as they do."""
+        ends = [x.value.dense() for x in self.reached]
+        slopes = (x.slope for x in self.reached if x.slope is not None)
+        along = [slope[None].to(end.dtype) for slope, end in zip(slopes, ends, strict=True)]
+        self.reached.clear()
+        return list(torch.autograd.grad(ends, leaves, along))
 
 
 class AffineRows(Tensor):
     """Rows [r * b, *S]: row (n, e) is base[e] with deltas[:, e] mixed in by n."""
 
-    base: Kept[Tensor]  # [b, *S]
+    base: Kept[Tensor]  # [b, *S] or [1, *S]
     deltas: Kept[Deltas]  # [K, b, *S]
     mixing: Mixing
     calls: Calls
@@ -304,10 +304,10 @@ class AffineRows(Tensor):
         value = base.value
         self: AffineRows = Tensor._make_wrapper_subclass(
             AffineRows,
-            (mixing.count * value.shape[0], *value.shape[1:]),
+            (mixing.count * deltas.value.batch, *value.shape[1:]),
             dtype=value.dtype,
             device=value.device,
-            requires_grad=value.requires_grad,
+            requires_grad=deltas.value.values.requires_grad,
         )
         self.base, self.deltas, self.mixing = base, deltas, mixing
         self.calls, self.origin, self._rows = calls, origin, None
@@ -325,12 +325,13 @@ class AffineRows(Tensor):
         return self._rows
 
     def _new_rows(self) -> Tensor:
-        base = self.base.value
-        if self.calls.gathers and base.requires_grad and torch.is_grad_enabled():
-            base = base.detach().requires_grad_()
-            self.calls.leaves.append((self.base, base))
-        made = self.mixing.rows(base, self.deltas.value.dense())
-        return made.reshape(self.mixing.count * base.shape[0], *base.shape[1:])
+        base, deltas = self.base.value, self.deltas.value.dense()
+        if deltas.requires_grad:
+            deltas = deltas.detach()
+            if torch.is_grad_enabled():
+                base = base.expand(deltas.shape[1:]).detach().requires_grad_()
+                self.calls.leaves.append((self.deltas, base))
+        return self.mixing.rows(base, deltas).reshape(self.shape)
 
     def is_written(self) -> bool:
         """Whether the rows were made and then written to, or may have been."""
@@ -343,17 +344,19 @@ class AffineRows(Tensor):
         base, deltas = self.base, self.deltas
         if step.base is None:
             return self
-        inputs = base.inputs if step.other is None else base.inputs | step.other.base.inputs
-        base = base.then(key, step.base, inputs)
+        inputs = deltas.inputs if step.other is None else deltas.inputs | step.other.deltas.inputs
+        with torch.no_grad():
+            base = base.then(key, step.base)
         if step.deltas is not None:
-            deltas = deltas.then(key, step.deltas, frozenset())
+            deltas = deltas.then(key, step.deltas, inputs)
         view_of, origin = (self, self._view_of_origin(step)) if step.view else (None, None)
         found = self.make(base, deltas, self.mixing, self.calls, view_of, origin)
         self.calls.followed.append(name)
         work = base.value[:1].numel() * step.per_output
-        once = isinstance(self.deltas.value, Sparse) and self.dim() == 2
+        in_groups = isinstance(self.deltas.value, Sparse) and not step.spreads
         self.calls.spared += work
-        self.calls.anchored += work * (2 if once else 1 + deltas.value.count) * len(base.value)
+        self.calls.anchored += work * len(base.value)
+        self.calls.anchored += work * (1 if in_groups else deltas.value.count) * deltas.value.batch
         return found
 
     def _view_of_origin(self, step: Step) -> Callable[[], Tensor] | None:
@@ -469,9 +472,16 @@ def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
         return NotImplemented
     if x.dim() < 2 or weight.dim() != 2:
         return NotImplemented
+
+    def of_base(base: Tensor) -> Tensor:
+        if len(base) > 1 or base.any():
+            return F.linear(base, weight, bias)
+        zeros = base.new_zeros(*base.shape[:-1], len(weight))  # as the default baseline is
+        return zeros if bias is None else zeros + bias
+
     return Step(
         x,
-        lambda base: F.linear(base, weight, bias),
+        of_base,
         lambda deltas: deltas.linear(weight),
         weight.shape[1],
         spreads=x.dim() > 2,
@@ -768,6 +778,7 @@ def _with_rows_made(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, 
         x.calls.stopped.append(func.__name__)
         return x.rows()
 
-    if kwargs or any(isinstance(a, list | tuple | dict) for a in args):
+    if any(isinstance(a, list | tuple | dict) for a in (*args, *kwargs.values())):
         return tree_map_only(AffineRows, made, (args, kwargs))
-    return tuple(made(a) if isinstance(a, AffineRows) else a for a in args), kwargs
+    plain = {k: made(a) if isinstance(a, AffineRows) else a for k, a in kwargs.items()}
+    return tuple(made(a) if isinstance(a, AffineRows) else a for a in args), plain

@@ -9,7 +9,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .affine import AffineRows, Calls, Kept, NotAffine, may_follow, most_multiplications
+from .affine import (
+    AffineRows,
+    Calls,
+    Deltas,
+    Dense,
+    Kept,
+    NotAffine,
+    may_follow,
+    most_multiplications,
+)
 from .model import Model, Run
 from .rows import Affine, Rows, is_affine, length
 
@@ -32,45 +41,48 @@ class Shortcut:
     """
 
     def __init__(self, model: Model, rows: Rows, most: int, gathers: bool = False):
-        self.model = model
-        self.rows: Affine | None = None
-        if is_affine(rows) and _may_have_prefix(model, rows, most):
-            self.rows = rows
-        self.calls = Calls(gathers)
+        self.model, self.rows, self.gathers = model, rows, gathers
+        self.calls = Calls()
         self.run = Run(rows.kind, rows.repeats * rows.batch)
         model.runs.append(self.run)
-        if self.rows is not None:
-            self.run.mixed = self.rows.mixed
-        model.affine_prefix = False if self.rows is None else None
+        model.affine_prefix = False
+        if is_affine(rows) and _may_have_prefix(model, rows, most):
+            model.affine_prefix, self.run.mixed = None, rows.mixed
         self._known = False
         self._count = 0  # rows in the call at hand
-        self._examples: slice | None = None  # of the bases at hand
+        self._examples = slice(0, 0)  # of the bases at hand
         self._bases: list[Kept[Tensor]] = []
-        self._leaves: list[Tensor] = []
+        self._deltas: list[Kept[Deltas]] = []
         self._sums: list[Tensor] = []
 
     def block(self, repeats: slice, examples: slice) -> tuple[AffineRows, ...] | None:
         """Rows for the model; None where they had better be made."""
-        if self.rows is None or not self._pays(self.rows, repeats, examples):
+        rows = self.rows
+        if not is_affine(rows) or not self._pays(rows, repeats, examples):
             return None
         if examples != self._examples:
             self._pull_back()
-            self._begin(self.rows, examples)
-        mixing = self.rows.mixing(repeats)
+            self._bases = [Kept(base) for base in rows.bases(examples)]
+            self._deltas.clear()
+            self._examples = examples
+            self.run.slices += 1
+        if not (self.gathers and self._deltas):
+            self._deltas = rows.deltas(repeats, examples)
+            if self.gathers:
+                self._deltas = [_leaf(delta, i) for i, delta in enumerate(self._deltas)]
+        mixing = rows.mixing(repeats)
         self.calls.begin()
         self._count = length(repeats) * length(examples)
-        with torch.no_grad():
-            deltas = self.rows.deltas(repeats, examples)
-        block = functools.cache(functools.partial(self.rows.block, repeats, examples))
+        block = functools.cache(functools.partial(rows.block, repeats, examples))
         return tuple(
             AffineRows.make(
                 base,
                 delta,
                 mixing,
                 self.calls,
-                origin=None if self.calls.gathers else functools.partial(_nth, block, i),
+                origin=None if self.gathers else functools.partial(_nth, block, i),
             )
-            for i, (base, delta) in enumerate(zip(self._bases, deltas, strict=True))
+            for i, (base, delta) in enumerate(zip(self._bases, self._deltas, strict=True))
         )
 
     def checked(self, output: Tensor) -> Tensor:
@@ -90,30 +102,17 @@ class Shortcut:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
-        made = self.calls
         if kind is None:
             self._note()
-        made.end()
+        self.calls.end()
         if kind is None or not (kind is NotAffine or _wants_memory(error)):
             return False
-        self.model.affine_prefix, self.model.prefix.refused, self.rows = False, True, None
+        self.model.affine_prefix, self.model.prefix.refused = False, True
         return True
-
-    def _begin(self, rows: Affine, examples: slice) -> None:
-        bases = rows.bases(examples)
-        self._leaves = []
-        if self.calls.gathers:
-            # Added to the bases, as those may come from inference mode.
-            self._leaves = [torch.zeros_like(base).requires_grad_() for base in bases]
-            with torch.enable_grad():
-                bases = [b + zero for b, zero in zip(bases, self._leaves, strict=True)]
-        self._bases = [Kept(base, frozenset((i,))) for i, base in enumerate(bases)]
-        self._examples = examples
-        self.run.slices += 1
 
     def _pull_back(self) -> None:
         """From where rows were made to the inputs, once for all blocks of these examples."""
-        if not self.calls.reached or self.rows is None or self._examples is None:
+        if not self.calls.reached:
             return
         if not self._sums:
             wide = (torch.promote_types(x.dtype, torch.float32) for x in self.rows.inputs)
@@ -121,10 +120,9 @@ class Shortcut:
                 torch.zeros((self.rows.batch, *x.shape[1:]), dtype=dtype, device=x.device)
                 for x, dtype in zip(self.rows.inputs, wide, strict=True)
             ]
-        gradients = self.calls.pull_back(self._leaves)
+        gradients = self.calls.pull_back([delta.value.dense() for delta in self._deltas])
         for total, gradient in zip(self._sums, gradients, strict=True):
-            total[self._examples] += gradient
-        self.calls.reached.clear()
+            total[self._examples] += gradient[0]
 
     def _pays(self, rows: Affine, repeats: slice, examples: slice) -> bool:
         """Whether it pays for these examples, or may, as far as is known.
@@ -133,7 +131,9 @@ class Shortcut:
         before.
         """
         grain = rows.grain
-        if self.model.whole_batch or repeats.start % grain or repeats.stop % grain:
+        if self.model.affine_prefix is False or self.model.whole_batch:
+            return False
+        if repeats.start % grain or repeats.stop % grain:
             return False
         if not self._known:  # clearly more than their anchors
             return rows.repeats > 1.5 * rows.anchors
@@ -141,7 +141,7 @@ class Shortcut:
         run = self.run
         for_each = rows.repeats * (run.spared - (rows.mixed - 1) * run.width)
         saved = (for_each - run.anchored / max(1, run.anchors)) * b
-        return saved * (2 if self.calls.gathers else 1) >= WORTH * blocks
+        return saved * (2 if self.gathers else 1) >= WORTH * blocks
 
     def _note(self) -> None:
         """What the model did in the call that ends."""
@@ -149,7 +149,6 @@ class Shortcut:
         run, calls = self.run, self.calls
         run.followed, run.stopped = list(calls.followed), list(calls.stopped)
         run.spared, run.anchored, run.width = calls.spared, calls.anchored, calls.width
-        assert self._examples is not None
         run.anchors = length(self._examples)
         run.by_prefix += self._count
 
@@ -169,6 +168,11 @@ def _may_have_prefix(model: Model, rows: Affine, most: int) -> bool:
         return False
     # An infinite number in a group that is absent must leave no trace: 0 · ∞ would.
     return all(math.isfinite(x.sum()) for x in (*rows.inputs, *rows.others))
+
+
+def _leaf(delta: Kept[Deltas], i: int) -> Kept[Deltas]:
+    """With a gradient: that of the rows."""
+    return Kept(Dense(delta.value.dense().detach().requires_grad_()), frozenset((i,)))
 
 
 def _nth(block: Callable[[], tuple[Tensor, ...]], i: int) -> Tensor:

@@ -49,7 +49,7 @@ class Affine(Rows, Protocol):
     mixed: int  # how many deltas are added for one row
 
     def bases(self, examples: slice) -> list[Tensor]:
-        """For each input [b, *F_i]."""
+        """For each input [b, *F_i] or [1, *F_i]."""
         ...
 
     def deltas(self, repeats: slice, examples: slice) -> list[Kept[Deltas]]:
@@ -98,8 +98,7 @@ class Path:
         self.row_bytes, self.device = row_bytes(inputs), inputs[0].device
 
     def bases(self, examples: slice) -> list[Tensor]:
-        pairs = zip(self.inputs, self.baselines, strict=True)
-        return [part(b, examples).expand_as(part(x, examples)) for x, b in pairs]
+        return [part(baseline, examples) for baseline in self.baselines]
 
     def deltas(self, repeats: slice, examples: slice) -> list[Kept[Deltas]]:
         if self._deltas is None or self._deltas[0] != examples:
@@ -148,11 +147,12 @@ class Coalitions:
 
     # With K baselines the rows of a coalition are those of K · b examples.
 
-    def bases(self, examples: slice) -> list[Tensor]:  # each [K * b, *F_i]
+    def bases(self, examples: slice) -> list[Tensor]:  # each [K * b, *F_i] or [1, *F_i]
         found = []
         for x, baseline in zip(self.inputs, self.baselines, strict=True):
-            count = part(x, examples).shape[0]
-            base = part(baseline, examples).expand(count, *baseline.shape[1:])
+            base = part(baseline, examples)
+            if self.grain > 1:
+                base = base.expand(part(x, examples).shape[0], *baseline.shape[1:])
             found.append(base.transpose(0, 1).flatten(0, 1))
         return found
 

@@ -455,9 +455,7 @@ def check_ablate_one(
     _check_range(op, first, last, groups)
 
 
-def check_group_linear(
-    values: Tensor, positions: Tensor, offsets: Tensor, weight: Tensor
-) -> None:
+def check_group_linear(values: Tensor, positions: Tensor, offsets: Tensor, weight: Tensor) -> None:
     op = "group_linear"
     _check_floating(op, "values", values)
     _check_matrix(op, "values", values, "[B, P]")

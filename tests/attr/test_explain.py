@@ -57,8 +57,8 @@ def test_a_plan_tells_what_is_done(monkeypatch):
     (run,) = plan.runs
     assert (run.rows, run.count, sum(run.blocks)) == ("points of paths", 60, 60)
     assert (run.followed, run.stopped) == (["linear"], ["relu"])
-    assert plan.multiplications == whole and run.spared == first and run.anchored == 6 * first
-    assert plan.cost(run) == pytest.approx(1 - (60 - 6) * first / (60 * whole))
+    assert plan.multiplications == whole and run.spared == first and run.anchored == 4 * first
+    assert plan.cost(run) == pytest.approx(1 - (60 - 4) * first / (60 * whole))
     assert "60 rows of the model at 0.7" in str(plan) and "linear" in str(plan)
 
     plan = IntegratedGradients(model, affine_prefix=False).plan(x, target=1, n_steps=20)
