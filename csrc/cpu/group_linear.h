@@ -67,7 +67,8 @@ FASTXAI_CLONES static PositionRange position_range(const Table& positions, const
     const int64_t* position = positions.row(b);
     for (int64_t g = 0; g + 1 < offsets.columns; ++g) {
       const int64_t begin = bounds[g], end = bounds[g + 1];
-      if (std::min(begin, end) < 0 || std::max(begin, end) > positions.columns) return {0, 0, false};
+      if (std::min(begin, end) < 0 || std::max(begin, end) > positions.columns)
+        return {0, 0, false};
       for (int64_t i = begin; i < end; ++i) {
         first = std::min(first, position[i]);
         last = std::max(last, position[i]);
@@ -211,9 +212,8 @@ FASTXAI_INLINE void group_linear_units(const GroupLinear<T>& op, Column<Accumula
 }
 
 #define FASTXAI_GROUP_LINEAR_LEAF(T)                                                            \
-  FASTXAI_CLONES static void group_linear_leaf(const GroupLinear<T>& op,                        \
-                                               Column<Accumulation<T>>* columns, int64_t begin, \
-                                               int64_t end) {                                   \
+  FASTXAI_CLONES static void group_linear_leaf(                                                 \
+      const GroupLinear<T>& op, Column<Accumulation<T>>* columns, int64_t begin, int64_t end) { \
     group_linear_units(op, columns, begin, end);                                                \
   }
 FASTXAI_GROUP_LINEAR_LEAF(Half)
