@@ -347,6 +347,7 @@ PYBIND11_MODULE(fastxai_harness, m) {
   m.def("ablate_4", &ablate<uint32_t>);
   m.def("position_range", &position_range);
   m.def("group_linear_half", &group_linear<fastxai::Half>);
+  m.def("group_linear_bfloat16", &group_linear<fastxai::BFloat16>);
   m.def("group_linear_float", &group_linear<float>);
   m.def("group_linear_double", &group_linear<double>);
   m.def("reduce_half", &reduce<fastxai::Half>);
