@@ -36,6 +36,13 @@ GROUPS = {
     "16x1x150528": (16, 1, 150_528),
     "30x1000x30": (30, 1000, 30),
 }
+# Features, outputs, groups and rows: a wide table, patches of 4x4 pixels, single pixels.
+LINEARS = {
+    "10000x256x100x1": (10_000, 256, 100, 1),
+    "784x512x49x1": (784, 512, 49, 1),
+    "784x512x784x1": (784, 512, 784, 1),
+    "784x512x49x32": (784, 512, 49, 32),
+}
 # Rows, players, and what their subsets are: sizes at random, or fair coins.
 DRAWS = {
     "1000x49 sized": (1000, 49, True),
@@ -139,6 +146,30 @@ def test_ablate_one(benchmark, device, size, dtype):
         "reference": lambda: reference.ablate_one(*arguments),
     }
     compare(benchmark, f"ablate_one {size} {dtype} {device}", calls, device, moved)
+
+
+@pytest.mark.benchmark(group="Ops: time, and a copy of the bytes they must move")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", LINEARS)
+def test_group_linear(benchmark, device, size, dtype):
+    """Beside BLAS on the rows, which are there already, with their zeros."""
+    features, outputs, groups, rows = LINEARS[size]
+    # Whole numbers: the sums are exact, and so are equal in every dtype.
+    weight = (3 * torch.randn(outputs, features)).round().to(device, DTYPES[dtype])
+    values = (3 * torch.randn(rows, features)).round().to(device, DTYPES[dtype])
+    positions = torch.arange(features, device=device)[None]
+    offsets = (torch.arange(groups + 1, device=device) * features // groups)[None]
+    of_group = torch.bucketize(positions[0], offsets[0, 1:], right=True)
+    dense = values * (of_group == torch.arange(groups, device=device)[:, None])[:, None]
+    calls = {
+        "native": lambda: native.backend().group_linear(values, positions, offsets, weight),
+        "reference": lambda: reference.group_linear(values, positions, offsets, weight),
+    }
+    if dtype == "float32":
+        calls["matmul"] = lambda: dense @ weight.T
+    moved = weight.numel() + values.numel() + groups * rows * outputs
+    moved *= weight.element_size()
+    compare(benchmark, f"group_linear {size} {dtype} {device}", calls, device, moved)
 
 
 @pytest.mark.benchmark(group="Ops: time, and a copy of the bytes they must move")

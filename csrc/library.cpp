@@ -34,8 +34,7 @@ STABLE_TORCH_LIBRARY(fastxai, m) {
 
   // A linear layer of rows that are zero but in one group's features: [B, P], [B or 1, P] int64,
   // [B or 1, G + 1] int64, [H, F] -> [G, B, H].
-  m.def(
-      "group_linear(Tensor values, Tensor positions, Tensor offsets, Tensor weight) -> Tensor");
+  m.def("group_linear(Tensor values, Tensor positions, Tensor offsets, Tensor weight) -> Tensor");
 
   // The instruction sets that the CPU kernels were built for, and the one that runs here.
   m.def("cpu_clones() -> str");

@@ -7,8 +7,8 @@
 
 namespace fastxai {
 
-inline void check_group_linear(const Tensor& values, const Tensor& positions,
-                               const Tensor& offsets, const Tensor& weight) {
+inline void check_group_linear(const Tensor& values, const Tensor& positions, const Tensor& offsets,
+                               const Tensor& weight) {
   const char* op = "group_linear";
   const Argument values_arg{op, "values", values};
   const Argument positions_arg{op, "positions", positions};

@@ -36,14 +36,14 @@ template <class T>
 void run(const GroupLinear<T>& op) {
   using Column = Column<Accumulation<T>>;
   const int64_t blocks = example_blocks_of(op);
-  const int64_t work = Column::kSize * (op.last - op.first + op.examples / blocks *
-                                                                 op.positions.columns);
+  const int64_t work =
+      Column::kSize * (op.last - op.first + op.examples / blocks * op.positions.columns);
   const auto share = [&](int64_t begin, int64_t end) {
     const std::unique_ptr<Column[]> columns(new Column[op.last - op.first]);
     group_linear_leaf(op, columns.get(), begin, end);
   };
-  torch::stable::parallel_for(0, columns_of(op) * blocks,
-                              std::max<int64_t>(1, kGrain / (work + 1)), share);
+  torch::stable::parallel_for(0, columns_of(op) * blocks, std::max<int64_t>(1, kGrain / (work + 1)),
+                              share);
 }
 
 // The values in the type that sums are kept in.

@@ -67,7 +67,8 @@ FASTXAI_CLONES static PositionRange position_range(const Table& positions, const
     const int64_t* position = positions.row(b);
     for (int64_t g = 0; g + 1 < offsets.columns; ++g) {
       const int64_t begin = bounds[g], end = bounds[g + 1];
-      if (std::min(begin, end) < 0 || std::max(begin, end) > positions.columns) return {0, 0, false};
+      if (std::min(begin, end) < 0 || std::max(begin, end) > positions.columns)
+        return {0, 0, false};
       for (int64_t i = begin; i < end; ++i) {
         first = std::min(first, position[i]);
         last = std::max(last, position[i]);
@@ -152,33 +153,41 @@ FASTXAI_INLINE void sum_groups(const GroupLinear<T>& op, const Column<Accumulati
                                int64_t output, int64_t example) {
   using A = Accumulation<T>;
   constexpr int kSize = Column<A>::kSize;
+  typedef A Vector __attribute__((vector_size(32)));
   const int64_t* positions = op.positions.row(example);
   const int64_t* offsets = op.offsets.row(example);
   const int64_t size = op.positions.columns;
   const A* values = op.values + example * size;
-  const auto kept = static_cast<int>(std::min<int64_t>(kSize, op.outputs - output));
+  const int64_t kept = std::min<int64_t>(kSize, op.outputs - output);
   for (int64_t g = 0; g < op.groups; ++g) {
-    A sum[N][kSize] = {};
+    Vector sum[N][2] = {};
     for (int64_t i = offsets[g]; i < offsets[g + 1];) {
       const int64_t stop = std::min(i + kTermsOfPart, offsets[g + 1]);
-      A part[N][kSize] = {};
+      Vector part[N][2] = {};
       for (; i < stop; ++i) {
         const A* column = columns[positions[i] - op.first].element;
+        Vector first, second;
+        std::memcpy(&first, column, sizeof first);
+        std::memcpy(&second, column + kSize / 2, sizeof second);
         for (int n = 0; n < N; ++n) {
           const A value = values[n * size + i];
-          for (int j = 0; j < kSize; ++j) part[n][j] += value * column[j];
+          part[n][0] += value * first;
+          part[n][1] += value * second;
         }
       }
       for (int n = 0; n < N; ++n) {
-        for (int j = 0; j < kSize; ++j) sum[n][j] += part[n][j];
+        sum[n][0] += part[n][0];
+        sum[n][1] += part[n][1];
       }
     }
     for (int n = 0; n < N; ++n) {
       T* out = op.out + (g * op.examples + example + n) * op.outputs + output;
+      A lanes[kSize];
+      std::memcpy(lanes, sum[n], sizeof lanes);
       if (kept == kSize) {
-        for (int j = 0; j < kSize; ++j) out[j] = Narrow<T>::from(sum[n][j]);
+        for (int j = 0; j < kSize; ++j) out[j] = Narrow<T>::from(lanes[j]);
       } else {
-        for (int j = 0; j < kept; ++j) out[j] = Narrow<T>::from(sum[n][j]);
+        for (int j = 0; j < kept; ++j) out[j] = Narrow<T>::from(lanes[j]);
       }
     }
   }
@@ -203,9 +212,8 @@ FASTXAI_INLINE void group_linear_units(const GroupLinear<T>& op, Column<Accumula
 }
 
 #define FASTXAI_GROUP_LINEAR_LEAF(T)                                                            \
-  FASTXAI_CLONES static void group_linear_leaf(const GroupLinear<T>& op,                        \
-                                               Column<Accumulation<T>>* columns, int64_t begin, \
-                                               int64_t end) {                                   \
+  FASTXAI_CLONES static void group_linear_leaf(                                                 \
+      const GroupLinear<T>& op, Column<Accumulation<T>>* columns, int64_t begin, int64_t end) { \
     group_linear_units(op, columns, begin, end);                                                \
   }
 FASTXAI_GROUP_LINEAR_LEAF(Half)

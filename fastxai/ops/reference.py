@@ -358,7 +358,7 @@ def _all_players(players: int, device: torch.device) -> Tensor:  # [W]
 def _group_entries(
     op: str, positions: Tensor, offsets: Tensor, batch: int
 ) -> tuple[Tensor, Tensor, Tensor]:  # [E] each
-    """One entry for every feature of every group: of which row [G, B], which example, where in P."""
+    """One entry for every feature of every group: row of [G, B], example, place in P."""
     _check_ids(op, "offsets", offsets, positions.shape[1] + 1)
     offsets = offsets.expand(batch, -1).t()
     begins, lengths = offsets[:-1].flatten(), (offsets[1:] - offsets[:-1]).clamp(min=0).flatten()

@@ -17,6 +17,7 @@
 #include "cpu/coalition_gram.h"
 #include "cpu/coalition_rhs.h"
 #include "cpu/coalitions.h"
+#include "cpu/group_linear.h"
 #include "cpu/lasso.h"
 #include "cpu/path_points.h"
 #include "cpu/path_reduce.h"
@@ -152,6 +153,42 @@ py::tuple ablate(const Array<U>& input, const Array<U>& baseline, const Array<in
   };
   const bool valid = fastxai::ablate_rows(a, begin, end);
   return py::make_tuple(rows, valid);
+}
+
+// First and last of the positions in use, and whether all offsets are in range.
+py::tuple position_range(const Array<int64_t>& positions, const Array<int64_t>& offsets,
+                         int64_t examples) {
+  const auto range = fastxai::position_range(table(positions), table(offsets), examples);
+  return py::make_tuple(range.first, range.last, range.valid);
+}
+
+// Units [begin, end) of [G, B, H], of which the rest keeps its fill; how many units there are.
+template <class T>
+py::tuple group_linear(const Array<fastxai::Accumulation<T>>& values,
+                       const Array<int64_t>& positions, const Array<int64_t>& offsets,
+                       const Array<Bits<T>>& weight, int64_t first, int64_t last, int64_t begin,
+                       int64_t end, Bits<T> fill) {
+  const int64_t groups = offsets.shape(1) - 1, examples = values.shape(0);
+  const int64_t outputs = weight.shape(0);
+  Array<Bits<T>> out({groups, examples, outputs});
+  std::fill_n(out.mutable_data(), out.size(), fill);
+  const fastxai::GroupLinear<T> op{
+      .out = reinterpret_cast<T*>(out.mutable_data()),
+      .values = values.data(),
+      .positions = table(positions),
+      .offsets = table(offsets),
+      .weight = pointer<T>(weight),
+      .groups = groups,
+      .examples = examples,
+      .outputs = outputs,
+      .features = weight.shape(1),
+      .first = first,
+      .last = last,
+  };
+  const int64_t units = fastxai::columns_of(op) * fastxai::example_blocks_of(op);
+  std::vector<fastxai::Column<fastxai::Accumulation<T>>> columns(last - first);
+  fastxai::group_linear_leaf(op, columns.data(), begin, std::min(end, units));
+  return py::make_tuple(out, units);
 }
 
 // Subsets of one size by number, [N, W], one by one: from the table of binomials, or without it.
@@ -308,6 +345,11 @@ PYBIND11_MODULE(fastxai_harness, m) {
   m.def("lasso", &lasso);
   m.def("ablate_1", &ablate<uint8_t>);
   m.def("ablate_4", &ablate<uint32_t>);
+  m.def("position_range", &position_range);
+  m.def("group_linear_half", &group_linear<fastxai::Half>);
+  m.def("group_linear_bfloat16", &group_linear<fastxai::BFloat16>);
+  m.def("group_linear_float", &group_linear<float>);
+  m.def("group_linear_double", &group_linear<double>);
   m.def("reduce_half", &reduce<fastxai::Half>);
   m.def("reduce_bfloat16", &reduce<fastxai::BFloat16>);
   m.def("reduce_float", &reduce<float>);
