@@ -272,16 +272,15 @@ def _for_each_block(
     together = rows.together or model.whole_batch  # all examples in every block
     size = rows.batch if model.whole_batch else limit or _rows_in_call(model, rows)
     measure = measure and limit is None and model.bytes_a_row is None
-    grain = rows.grain if is_affine(rows) else 1
+    grain, wide = (rows.grain, rows.mixed == 1) if is_affine(rows) else (1, False)
     # What is summed over repeats is read and written once a block: better few examples at a time
     # than few repeats. A limit of the user's is for calls of all examples, as in Captum.
     tall = 1 if limit else min(rows.repeats, _REPEATS * grain)
-    # What the prefix has summed at its end is small, and its anchors had better be many at once.
-    wide = is_affine(rows) and rows.mixed == 1
     known, most = (model.bytes_a_row, model.affine_prefix), rows.repeats * rows.batch
     open_parts = [(0, rows.batch, 0)]  # examples first..last still need the repeats from r on
     while open_parts:
         first, last, r = open_parts.pop()
+        # What the prefix sums at its end is small, and its anchors had better be many at once.
         least = 1 if wide and model.affine_prefix is not False else tall
         b = rows.batch if together else _even_share(last - first, max(1, size // least))
         n = _even_share(rows.repeats - r, max(1, size // b))

@@ -57,8 +57,11 @@ class Shortcut:
 
     def block(self, repeats: slice, examples: slice) -> tuple[AffineRows, ...] | None:
         """Rows for the model; None where they had better be made."""
+        if self.model.affine_prefix is False or self.model.whole_batch:
+            return None
         rows = self.rows
-        if not is_affine(rows) or not self._pays(rows, repeats, examples):
+        assert is_affine(rows)
+        if not self._pays(rows, repeats, examples):
             return None
         if examples != self._examples:
             self._pull_back()
@@ -131,8 +134,6 @@ class Shortcut:
         before.
         """
         grain = rows.grain
-        if self.model.affine_prefix is False or self.model.whole_batch:
-            return False
         if repeats.start % grain or repeats.stop % grain:
             return False
         if not self._known:  # clearly more than their anchors
