@@ -4,11 +4,9 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <memory>
-#include <vector>
 
 #include "../common/group_linear.h"
 #include "../common/tensors.h"
-#include "dispatch.h"
 
 namespace fastxai {
 namespace {
@@ -34,7 +32,7 @@ void check_ids_in_use(const Tensor& positions, const Tensor& offsets, int64_t ex
 
 template <class T>
 void run(const GroupLinear<T>& op) {
-  using Column = Column<Accumulation<T>>;
+  using Column = Column<T>;
   const int64_t blocks = example_blocks_of(op);
   const int64_t work =
       Column::kSize * (op.last - op.first + op.examples / blocks * op.positions.columns);
@@ -46,17 +44,15 @@ void run(const GroupLinear<T>& op) {
                               share);
 }
 
-// The values in the type that sums are kept in.
-template <class T>
-std::vector<float> widen_all(const Tensor& values) {
-  std::vector<float> wide(values.numel());
-  for (int64_t i = 0; i < values.numel(); ++i) wide[i] = widen(data<T>(values)[i]);
-  return wide;
-}
-
 Tensor group_linear_cpu(const Tensor& values, const Tensor& positions, const Tensor& offsets,
                         const Tensor& weight) {
   check_group_linear(values, positions, offsets, weight);
+  const ScalarType dtype = values.scalar_type(), sum_dtype = accumulation_dtype(dtype);
+  if (dtype != sum_dtype) {  // torch widens faster than the loops would, once for each call
+    const Tensor wide = torch::stable::to(values, sum_dtype);
+    const Tensor wide_weight = torch::stable::to(weight, sum_dtype);
+    return torch::stable::to(group_linear_cpu(wide, positions, offsets, wide_weight), dtype);
+  }
   const Tensor out = empty_group_linear(values, offsets, weight);
   if (out.numel() == 0) return out;
   const Tensor from = as_contiguous(values), rows = as_contiguous(weight);
@@ -68,11 +64,11 @@ Tensor group_linear_cpu(const Tensor& values, const Tensor& positions, const Ten
     check_ids_in_use(tables[0], tables[1], examples, features);
   }
   const bool none = range.first > range.last;
-  dispatch_floating(values.scalar_type(), [&](auto type) {
+  const auto go = [&](auto type) {
     using T = decltype(type);
-    GroupLinear<T> op{
+    run(GroupLinear<T>{
         .out = mutable_data<T>(out),
-        .values = nullptr,
+        .values = data<T>(from),
         .positions = position,
         .offsets = offset,
         .weight = data<T>(rows),
@@ -82,16 +78,9 @@ Tensor group_linear_cpu(const Tensor& values, const Tensor& positions, const Ten
         .features = features,
         .first = none ? 0 : range.first,
         .last = none ? 0 : range.last + 1,
-    };
-    if constexpr (std::is_same_v<T, Accumulation<T>>) {
-      op.values = data<T>(from);
-      run(op);
-    } else {
-      const std::vector<float> wide = widen_all<T>(from);
-      op.values = wide.data();
-      run(op);
-    }
-  });
+    });
+  };
+  dtype == ScalarType::Double ? go(double{}) : go(float{});
   return out;
 }
 

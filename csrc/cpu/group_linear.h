@@ -5,9 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <type_traits>
 
-#include "../common/float16.h"
 #include "../common/isa.h"
 #include "table.h"
 
@@ -15,20 +13,20 @@ namespace fastxai {
 
 template <class T>
 struct GroupLinear {
-  T* out;                         // [groups, examples, outputs]
-  const Accumulation<T>* values;  // [examples, P]
-  Table positions;                // [example, P]
-  Table offsets;                  // [example, groups + 1]
-  const T* weight;                // [outputs, features]
+  T* out;           // [groups, examples, outputs]
+  const T* values;  // [examples, P]
+  Table positions;  // [example, P]
+  Table offsets;    // [example, groups + 1]
+  const T* weight;  // [outputs, features]
   int64_t groups, examples, outputs, features;
   int64_t first, last;  // all positions in use are in [first, last)
 };
 
 // A column of a few rows of the weight: one cache line.
-template <class A>
+template <class T>
 struct alignas(64) Column {
-  static constexpr int kSize = 64 / sizeof(A);
-  A element[kSize];
+  static constexpr int kSize = 64 / sizeof(T);
+  T element[kSize];
 };
 
 // A unit of work is a Column's outputs for so many examples. The weight is transposed once for all
@@ -43,7 +41,7 @@ constexpr int64_t kTermsOfPart = 256;
 
 template <class T>
 int64_t columns_of(const GroupLinear<T>& op) {
-  constexpr int64_t kSize = Column<Accumulation<T>>::kSize;
+  constexpr int64_t kSize = Column<T>::kSize;
   return (op.outputs + kSize - 1) / kSize;
 }
 
@@ -67,8 +65,8 @@ FASTXAI_CLONES static PositionRange position_range(const Table& positions, const
     const int64_t* position = positions.row(b);
     for (int64_t g = 0; g + 1 < offsets.columns; ++g) {
       const int64_t begin = bounds[g], end = bounds[g + 1];
-      if (std::min(begin, end) < 0 || std::max(begin, end) > positions.columns)
-        return {0, 0, false};
+      const bool inside = std::min(begin, end) >= 0 && std::max(begin, end) <= positions.columns;
+      if (!inside) return {0, 0, false};
       for (int64_t i = begin; i < end; ++i) {
         first = std::min(first, position[i]);
         last = std::max(last, position[i]);
@@ -80,9 +78,9 @@ FASTXAI_CLONES static PositionRange position_range(const Table& positions, const
 
 #if __has_builtin(__builtin_shufflevector)
 // to[k][j] = from[j][k] for j, k < 4; rows of `to` are a Column apart.
-template <class A>
-FASTXAI_INLINE void transpose_4x4(Column<A>* to, int row, const A* const from[4]) {
-  typedef A Four __attribute__((vector_size(4 * sizeof(A))));
+template <class T>
+FASTXAI_INLINE void transpose_4x4(Column<T>* to, int row, const T* const from[4]) {
+  typedef T Four __attribute__((vector_size(4 * sizeof(T))));
   Four a, b, c, d;
   std::memcpy(&a, from[0], sizeof a);
   std::memcpy(&b, from[1], sizeof b);
@@ -102,8 +100,8 @@ FASTXAI_INLINE void transpose_4x4(Column<A>* to, int row, const A* const from[4]
   std::memcpy(to[3].element + row, &d, sizeof d);
 }
 #else
-template <class A>
-FASTXAI_INLINE void transpose_4x4(Column<A>* to, int row, const A* const from[4]) {
+template <class T>
+FASTXAI_INLINE void transpose_4x4(Column<T>* to, int row, const T* const from[4]) {
   for (int k = 0; k < 4; ++k) {
     for (int j = 0; j < 4; ++j) to[k].element[row + j] = from[j][k];
   }
@@ -113,10 +111,8 @@ FASTXAI_INLINE void transpose_4x4(Column<A>* to, int row, const A* const from[4]
 // The columns of outputs [output, output + kSize) for the features in use. Beyond the last output
 // it repeats: what comes of that is not kept.
 template <class T>
-FASTXAI_INLINE void transpose_weight(Column<Accumulation<T>>* columns, const GroupLinear<T>& op,
-                                     int64_t output) {
-  using A = Accumulation<T>;
-  constexpr int kSize = Column<A>::kSize;
+FASTXAI_INLINE void transpose_weight(Column<T>* columns, const GroupLinear<T>& op, int64_t output) {
+  constexpr int kSize = Column<T>::kSize;
   constexpr int kTile = 16;  // a cache line of float
   const T* rows[kSize];
   for (int j = 0; j < kSize; ++j) {
@@ -126,38 +122,28 @@ FASTXAI_INLINE void transpose_weight(Column<Accumulation<T>>* columns, const Gro
   int64_t f = 0;
   for (; f + kTile <= count; f += kTile) {
     for (int j = 0; j < kSize; j += 4) {
-      const A* four[4];
-      A wide[4][kTile];
-      for (int k = 0; k < 4; ++k) {
-        if constexpr (std::is_same_v<T, A>) {
-          four[k] = rows[j + k] + f;
-        } else {
-          for (int i = 0; i < kTile; ++i) wide[k][i] = widen(rows[j + k][f + i]);
-          four[k] = wide[k];
-        }
-      }
       for (int i = 0; i < kTile; i += 4) {
-        const A* const from[4] = {four[0] + i, four[1] + i, four[2] + i, four[3] + i};
+        const T* const from[4] = {rows[j] + f + i, rows[j + 1] + f + i, rows[j + 2] + f + i,
+                                  rows[j + 3] + f + i};
         transpose_4x4(columns + f + i, j, from);
       }
     }
   }
   for (; f < count; ++f) {
-    for (int j = 0; j < kSize; ++j) columns[f].element[j] = widen(rows[j][f]);
+    for (int j = 0; j < kSize; ++j) columns[f].element[j] = rows[j][f];
   }
 }
 
 // Outputs [output, output + kSize) of N examples from `example` on, which share their positions.
 template <int N, class T>
-FASTXAI_INLINE void sum_groups(const GroupLinear<T>& op, const Column<Accumulation<T>>* columns,
-                               int64_t output, int64_t example) {
-  using A = Accumulation<T>;
-  constexpr int kSize = Column<A>::kSize;
-  typedef A Vector __attribute__((vector_size(32)));
+FASTXAI_INLINE void sum_groups(const GroupLinear<T>& op, const Column<T>* columns, int64_t output,
+                               int64_t example) {
+  constexpr int kSize = Column<T>::kSize;
+  typedef T Vector __attribute__((vector_size(32)));
   const int64_t* positions = op.positions.row(example);
   const int64_t* offsets = op.offsets.row(example);
   const int64_t size = op.positions.columns;
-  const A* values = op.values + example * size;
+  const T* values = op.values + example * size;
   const int64_t kept = std::min<int64_t>(kSize, op.outputs - output);
   for (int64_t g = 0; g < op.groups; ++g) {
     Vector sum[N][2] = {};
@@ -165,12 +151,12 @@ FASTXAI_INLINE void sum_groups(const GroupLinear<T>& op, const Column<Accumulati
       const int64_t stop = std::min(i + kTermsOfPart, offsets[g + 1]);
       Vector part[N][2] = {};
       for (; i < stop; ++i) {
-        const A* column = columns[positions[i] - op.first].element;
+        const T* column = columns[positions[i] - op.first].element;
         Vector first, second;
         std::memcpy(&first, column, sizeof first);
         std::memcpy(&second, column + kSize / 2, sizeof second);
         for (int n = 0; n < N; ++n) {
-          const A value = values[n * size + i];
+          const T value = values[n * size + i];
           part[n][0] += value * first;
           part[n][1] += value * second;
         }
@@ -182,12 +168,10 @@ FASTXAI_INLINE void sum_groups(const GroupLinear<T>& op, const Column<Accumulati
     }
     for (int n = 0; n < N; ++n) {
       T* out = op.out + (g * op.examples + example + n) * op.outputs + output;
-      A lanes[kSize];
-      std::memcpy(lanes, sum[n], sizeof lanes);
-      if (kept == kSize) {
-        for (int j = 0; j < kSize; ++j) out[j] = Narrow<T>::from(lanes[j]);
+      if (kept == kSize) {  // of a size that the compiler knows
+        std::memcpy(out, sum[n], sizeof sum[n]);
       } else {
-        for (int j = 0; j < kept; ++j) out[j] = Narrow<T>::from(lanes[j]);
+        std::memcpy(out, sum[n], kept * sizeof(T));
       }
     }
   }
@@ -195,12 +179,12 @@ FASTXAI_INLINE void sum_groups(const GroupLinear<T>& op, const Column<Accumulati
 
 // Units [begin, end); `columns` is room for the features in use.
 template <class T>
-FASTXAI_INLINE void group_linear_units(const GroupLinear<T>& op, Column<Accumulation<T>>* columns,
-                                       int64_t begin, int64_t end) {
+FASTXAI_INLINE void group_linear_units(const GroupLinear<T>& op, Column<T>* columns, int64_t begin,
+                                       int64_t end) {
   const int64_t blocks = example_blocks_of(op);
   const bool shared = op.positions.one_for_all && op.offsets.one_for_all;
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t output = unit / blocks * Column<Accumulation<T>>::kSize;
+    const int64_t output = unit / blocks * Column<T>::kSize;
     if (unit == begin || unit % blocks == 0) transpose_weight(columns, op, output);
     int64_t example = unit % blocks * kExamplesOfUnit;
     const int64_t stop = std::min(example + kExamplesOfUnit, op.examples);
@@ -211,13 +195,11 @@ FASTXAI_INLINE void group_linear_units(const GroupLinear<T>& op, Column<Accumula
   }
 }
 
-#define FASTXAI_GROUP_LINEAR_LEAF(T)                                                            \
-  FASTXAI_CLONES static void group_linear_leaf(                                                 \
-      const GroupLinear<T>& op, Column<Accumulation<T>>* columns, int64_t begin, int64_t end) { \
-    group_linear_units(op, columns, begin, end);                                                \
+#define FASTXAI_GROUP_LINEAR_LEAF(T)                                                         \
+  FASTXAI_CLONES static void group_linear_leaf(const GroupLinear<T>& op, Column<T>* columns, \
+                                               int64_t begin, int64_t end) {                 \
+    group_linear_units(op, columns, begin, end);                                             \
   }
-FASTXAI_GROUP_LINEAR_LEAF(Half)
-FASTXAI_GROUP_LINEAR_LEAF(BFloat16)
 FASTXAI_GROUP_LINEAR_LEAF(float)
 FASTXAI_GROUP_LINEAR_LEAF(double)
 #undef FASTXAI_GROUP_LINEAR_LEAF

@@ -164,20 +164,19 @@ py::tuple position_range(const Array<int64_t>& positions, const Array<int64_t>& 
 
 // Units [begin, end) of [G, B, H], of which the rest keeps its fill; how many units there are.
 template <class T>
-py::tuple group_linear(const Array<fastxai::Accumulation<T>>& values,
-                       const Array<int64_t>& positions, const Array<int64_t>& offsets,
-                       const Array<Bits<T>>& weight, int64_t first, int64_t last, int64_t begin,
-                       int64_t end, Bits<T> fill) {
+py::tuple group_linear(const Array<T>& values, const Array<int64_t>& positions,
+                       const Array<int64_t>& offsets, const Array<T>& weight, int64_t first,
+                       int64_t last, int64_t begin, int64_t end, T fill) {
   const int64_t groups = offsets.shape(1) - 1, examples = values.shape(0);
   const int64_t outputs = weight.shape(0);
-  Array<Bits<T>> out({groups, examples, outputs});
+  Array<T> out({groups, examples, outputs});
   std::fill_n(out.mutable_data(), out.size(), fill);
   const fastxai::GroupLinear<T> op{
-      .out = reinterpret_cast<T*>(out.mutable_data()),
+      .out = out.mutable_data(),
       .values = values.data(),
       .positions = table(positions),
       .offsets = table(offsets),
-      .weight = pointer<T>(weight),
+      .weight = weight.data(),
       .groups = groups,
       .examples = examples,
       .outputs = outputs,
@@ -186,7 +185,7 @@ py::tuple group_linear(const Array<fastxai::Accumulation<T>>& values,
       .last = last,
   };
   const int64_t units = fastxai::columns_of(op) * fastxai::example_blocks_of(op);
-  std::vector<fastxai::Column<fastxai::Accumulation<T>>> columns(last - first);
+  std::vector<fastxai::Column<T>> columns(last - first);
   fastxai::group_linear_leaf(op, columns.data(), begin, std::min(end, units));
   return py::make_tuple(out, units);
 }
@@ -346,8 +345,6 @@ PYBIND11_MODULE(fastxai_harness, m) {
   m.def("ablate_1", &ablate<uint8_t>);
   m.def("ablate_4", &ablate<uint32_t>);
   m.def("position_range", &position_range);
-  m.def("group_linear_half", &group_linear<fastxai::Half>);
-  m.def("group_linear_bfloat16", &group_linear<fastxai::BFloat16>);
   m.def("group_linear_float", &group_linear<float>);
   m.def("group_linear_double", &group_linear<double>);
   m.def("reduce_half", &reduce<fastxai::Half>);

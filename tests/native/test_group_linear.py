@@ -5,6 +5,7 @@ FILL = 77  # in no result
 
 # Examples, outputs and features: one unit of work, several columns, several blocks of examples.
 SHAPES = [(1, 5, 9), (3, 40, 70), (4, 16, 16), (18, 33, 20), (40, 20, 33)]
+FLOATS = {"float": np.float32, "double": np.float64}
 
 
 def draw_case(rng, examples, outputs, features, one_for_all):
@@ -28,32 +29,22 @@ def formula(values, positions, offsets, weight):
 
 @pytest.mark.parametrize("one_for_all", [False, True], ids=["each", "one_for_all"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", ["half", "bfloat16", "float", "double"])
+@pytest.mark.parametrize("name", FLOATS)
 def test_writes_its_units_and_no_more(harness, name, shape, one_for_all):
     examples, outputs, features = shape
     values, *tables, weight = case = draw_case(np.random.default_rng(0), *shape, one_for_all)
     expected = formula(*case)
-    wide = values.astype(np.float64 if name == "double" else np.float32)
+    values, weight = values.astype(FLOATS[name]), weight.astype(FLOATS[name])
     run = getattr(harness, f"group_linear_{name}")
     size = 8 if name == "double" else 16
     blocks = -(-examples // 16)
     count = -(-outputs // size) * blocks
     for begin, end in {(0, count), (1, count), (0, count - 1), (count // 2, count // 2)}:
-        given = (narrow(harness, weight, name), 2, features - 1, begin, end)
-        out, units = run(wide, *tables, *given, narrow(harness, np.array([FILL]), name)[0])
+        out, units = run(values, *tables, weight, 2, features - 1, begin, end, FILL)
         assert units == count
         unit = np.arange(outputs) // size * blocks + np.arange(examples)[:, None] // 16
         written = (begin <= unit) & (unit < end)
-        written = np.where(written, expected, FILL)
-        np.testing.assert_array_equal(out, narrow(harness, written, name).reshape(out.shape))
-
-
-def narrow(harness, values, name):
-    """As numbers of this type; float16 and bfloat16 as their bits."""
-    if name in ("half", "bfloat16"):
-        bits = getattr(harness, f"float_to_{name}")(values.astype(np.float32).ravel())
-        return bits.reshape(values.shape)
-    return values.astype({"float": np.float32, "double": np.float64}[name])
+        np.testing.assert_array_equal(out, np.where(written, expected, FILL))
 
 
 @pytest.mark.parametrize("one_for_all", [False, True], ids=["each", "one_for_all"])

@@ -142,7 +142,7 @@ def test_rounding_errors_of_long_sums_stay_small(native_ops, draw):
     offsets = torch.tensor([[0, 1_000_000]], device=values.device)
     weight = torch.ones(3, 1, device=values.device)
     out = native_ops.group_linear(values, positions, offsets, weight)
-    assert_close(out, torch.full_like(out, 100_000), rtol=1e-4, atol=0)  # one by one: 1e-2
+    assert_close(out, torch.full_like(out, 100_000), rtol=1e-3, atol=0)  # one by one: 1e-2
 
 
 def test_any_slice_of_groups(ops, draw):
