@@ -27,7 +27,7 @@ from ..core.inputs import (
 )
 from ..core.model import Model, scalars
 from ..core.plan import Plan, together
-from ..core.rows import Coalitions, Ends, Given, Prefixes, Rows
+from ..core.rows import Coalitions, Given, Prefixes, Rows
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -308,19 +308,10 @@ class PerturbationAttribution(Attribution):
 
     def _outputs_at_inputs(self, query: Query, limit: int | None = None) -> Tensor:
         """f(x), [B, *C]; tells whether the model answers for the batch, and so comes first."""
-        return self._first_outputs(query, Given(query.inputs.tensors, query.inputs.batch), limit)[0]
-
-    def _outputs_at_ends(self, query: Query, limit: int | None = None) -> tuple[Tensor, Tensor]:
-        """f(x) and f(baseline), both [B, *C]; comes first."""
-        ends = Ends(query.inputs.tensors, query.baselines)
-        at_inputs, at_baselines = self._first_outputs(query, ends, limit)
-        return at_inputs, at_baselines
-
-    @staticmethod
-    def _first_outputs(query: Query, rows: Rows, limit: int | None) -> Tensor:  # [R, B, *C]
+        given = Given(query.inputs.tensors, query.inputs.batch)
         at_least_two = None if limit is None else max(2, limit)  # or it would not be told
-        outputs = engine.values(query.model, rows, at_least_two, measure=True)
-        check_numbers(outputs, 0)
+        outputs = engine.values(query.model, given, at_least_two, measure=True)[0]
+        check_numbers(outputs[None], 0)
         return outputs
 
     @staticmethod

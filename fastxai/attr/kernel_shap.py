@@ -14,7 +14,6 @@ from .. import ops
 from ..core import designs
 from ..core.inputs import (
     ArgumentError,
-    FeatureGroups,
     TensorOrTuple,
     check,
     check_background,
@@ -161,10 +160,13 @@ class KernelShap(PerturbationAttribution):
             _warn_too_few(m, n_samples)
 
         rows = coalition_rows(query, groups, plan.bits)
-        k, device = rows.grain, rows.device
+        nobody = coalition_rows(query, groups, plan.bits.new_zeros(1, plan.bits.shape[1]))
+        k, device = nobody.repeats, rows.device
         weights = plan.weights.to(device)
 
-        full, empty = self._full_and_empty(query, groups, limit)  # [B, *C]
+        full = self._outputs_at_inputs(query, limit)  # [B, *C]
+        check_groups_for_batch(query, groups)
+        empty = self._values_of(query, nobody, limit).to(torch.float64).mean(0)
         columns = full.shape[0], full.shape[1:].numel()  # [B, C]
         moment = torch.zeros(m, *columns, dtype=torch.float64, device=device)
         kept = torch.zeros(len(weights), *columns, dtype=torch.float64) if detailed else None
@@ -188,19 +190,6 @@ class KernelShap(PerturbationAttribution):
         errors = fit.standard_errors(kept, difference, phi)
         delta = (phi.sum(0) - difference).reshape(full.shape).to(device)
         return Found(arrange(phi), full, empty, delta, arrange(errors))
-
-    def _full_and_empty(
-        self, query: Query, groups: FeatureGroups, limit: int | None
-    ) -> tuple[Tensor, Tensor]:
-        """f for all players and for none, or its mean over the background: [B, *C] both."""
-        if query.background is None:
-            full, empty = self._outputs_at_ends(query, limit)
-            check_groups_for_batch(query, groups)
-            return full, empty.to(torch.float64)
-        full = self._outputs_at_inputs(query, limit)
-        check_groups_for_batch(query, groups)
-        nobody = coalition_rows(query, groups, torch.zeros(1, 1 + (groups.count - 1) // 64).long())
-        return full, self._values_of(query, nobody, limit).to(torch.float64).mean(0)
 
 
 def _regression(

@@ -193,8 +193,9 @@ class ShapleyValueSampling(ShapleyValues):
         joined = orders[:, :-1].flatten().to(device)  # who came last into each prefix, [n (M - 1)]
         joins = orders[:, 1:].flatten().to(device)  # and who comes next
 
-        full, empty = self._outputs_at_ends(query, limit)
+        full = self._outputs_at_inputs(query, limit)
         check_groups_for_batch(query, groups)
+        empty = self._at_baselines(query, limit)
         full_y, empty_y = (v.to(torch.float64).reshape(_columns(full)) for v in (full, empty))
         gains = torch.zeros(m, *full_y.shape, dtype=torch.float64, device=device)
         gains.index_add_(0, orders[:, -1].to(device), full_y.expand(n, *full_y.shape))

@@ -77,31 +77,6 @@ class Given:
         return tuple(part(x, examples).expand(count, *x.shape[1:]).clone() for x in self.inputs)
 
 
-class Ends:
-    """The inputs, and then the baselines."""
-
-    kind = "inputs and baselines"
-    repeats = 2
-    together = False
-
-    def __init__(
-        self,
-        inputs: tuple[Tensor, ...],  # each [B, *F_i]
-        baselines: tuple[Tensor, ...],  # each [B, *F_i] or [1, *F_i]
-    ):
-        self.inputs, self.baselines = inputs, baselines
-        self.batch = inputs[0].shape[0]
-        self.row_bytes, self.device = row_bytes(inputs), inputs[0].device
-
-    def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
-        return tuple(
-            torch.cat([part(end, examples).expand(length(examples), *x.shape[1:]) for end in ends])
-            for x, *ends in (
-                (pair[0], *pair[repeats]) for pair in zip(self.inputs, self.baselines, strict=True)
-            )
-        )
-
-
 class Path:
     """Points on the straight path from the baseline (α = 0) to the input (α = 1)."""
 
