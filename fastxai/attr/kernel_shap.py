@@ -159,15 +159,15 @@ class KernelShap(PerturbationAttribution):
         if not fit.determined:
             _warn_too_few(m, n_samples)
 
-        rows = coalition_rows(query, groups, plan.bits)
-        nobody = coalition_rows(query, groups, plan.bits.new_zeros(1, plan.bits.shape[1]))
-        k, device = nobody.repeats, rows.device
-        weights = plan.weights.to(device)
+        nobody = plan.bits.new_zeros(1, plan.bits.shape[1])  # coalition 0; it fits any values
+        rows = coalition_rows(query, groups, torch.cat((nobody, plan.bits)))
+        k, device = rows.grain, rows.device
+        weights = torch.cat((plan.weights.new_zeros(1), plan.weights)).to(device)
 
         full = self._outputs_at_inputs(query, limit)  # [B, *C]
         check_groups_for_batch(query, groups)
-        empty = self._values_of(query, nobody, limit).to(torch.float64).mean(0)
         columns = full.shape[0], full.shape[1:].numel()  # [B, C]
+        empty = torch.zeros(columns, dtype=torch.float64, device=device)
         moment = torch.zeros(m, *columns, dtype=torch.float64, device=device)
         kept = torch.zeros(len(weights), *columns, dtype=torch.float64) if detailed else None
 
@@ -176,10 +176,12 @@ class KernelShap(PerturbationAttribution):
             new = ops.coalition_rhs(rows.bits[which], m, weights[which], y.flatten(1))
             if kept is not None:
                 kept[which, examples] += y.cpu()
+            if which.start == 0:
+                empty[examples] += y[0]
             moment[:, examples] += new.unflatten(1, y.shape[1:])
 
         self._stream(query, rows, add, limit, show_progress)
-        difference = (full.to(torch.float64) - empty).reshape(columns).cpu()
+        difference = (full.reshape(columns).to(torch.float64) - empty).cpu()
         phi = fit.solve(moment.cpu(), difference)  # [M, B, C]
 
         def arrange(values: Tensor) -> tuple[Tensor, ...]:  # [M, B, C]
@@ -187,9 +189,9 @@ class KernelShap(PerturbationAttribution):
 
         if kept is None:
             return Found(arrange(phi))
-        errors = fit.standard_errors(kept, difference, phi)
+        errors = fit.standard_errors(kept[1:], difference, phi)
         delta = (phi.sum(0) - difference).reshape(full.shape).to(device)
-        return Found(arrange(phi), full, empty, delta, arrange(errors))
+        return Found(arrange(phi), full, empty.reshape(full.shape), delta, arrange(errors))
 
 
 def _regression(

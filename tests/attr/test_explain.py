@@ -66,5 +66,5 @@ def test_a_plan_tells_what_is_done(monkeypatch):
 
     plan = KernelShap(model).plan(x, target=1, n_samples=100, return_input_shape=False)
     assert sum(run.count for run in plan.runs) == 3 * 100
-    assert [run.rows for run in plan.runs] == ["inputs", "coalitions", "coalitions"]
+    assert [run.rows for run in plan.runs] == ["inputs", "coalitions"]
     assert plan.cost(plan.runs[-1]) < 1

@@ -328,3 +328,21 @@ def test_without_tqdm_there_is_a_warning_and_a_result(monkeypatch, method):
     with pytest.warns(UserWarning, match="pip install tqdm"):
         found = method(one_number).attribute(x, show_progress=True, **METHODS[method])
     torch.testing.assert_close(found, method(one_number).attribute(x, **METHODS[method]))
+
+
+@pytest.mark.parametrize("method", [KernelShap, ShapleyValueSampling])
+def test_what_a_row_takes_is_found_out_once(method):
+    recorded = []
+
+    def model(x):
+        recorded.append(torch.is_grad_enabled())
+        return (x @ torch.ones(6, 3, dtype=x.dtype)).relu().sum(1)
+
+    x, explainer = torch.randn(1, 6), method(model)
+    first = explainer.attribute(x, n_samples=20, seed=0)
+    assert recorded.count(True) == 1
+    again = explainer.attribute(x, n_samples=20, seed=0)
+    assert recorded.count(True) == 1
+    torch.testing.assert_close(again, first, rtol=0, atol=0)
+    explainer.attribute(x.double(), n_samples=20, seed=0)
+    assert recorded.count(True) == 2
