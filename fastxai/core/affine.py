@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -151,17 +151,25 @@ def group_of_entries(offsets: Tensor, count: int) -> Tensor:  # [b, G + 1] -> [b
     return torch.where(found >= 0, found, offsets.shape[1] - 1)
 
 
-class Mixing(Protocol):
+class Mixing:
     """Which rows base and deltas make."""
 
     count: int  # r
 
     def rows(self, base: Tensor, deltas: Tensor) -> Tensor:
         """[r, b, *S], of base [b, *S] or [1, *S] and deltas [K, b, *S]."""
-        ...
+        raise NotImplementedError
+
+    def with_leaf(self, base: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows, and a leaf whose gradient is the sum over rows of theirs.
+
+        The leaf is [b, *S], or [K, b, *S] where rows of different deltas are told apart.
+        """
+        leaf = base.expand(deltas.shape[1:]).detach().requires_grad_()
+        return self.rows(leaf, deltas), leaf
 
 
-class Mixed:
+class Mixed(Mixing):
     """Row n is the base and deltas by row n of coefficients [r, K]."""
 
     def __init__(self, coefficients: Tensor):
@@ -176,7 +184,7 @@ class Mixed:
         return torch.addmm(start, c, deltas.reshape(k, -1)).reshape(r, *deltas.shape[1:])
 
 
-class Each:
+class Each(Mixing):
     """Row n is the base and delta n."""
 
     def __init__(self, count: int):
@@ -186,7 +194,7 @@ class Each:
         return base + deltas
 
 
-class Running:
+class Running(Mixing):
     """Rows along orders of the deltas: each adds one to the row before, or begins an order."""
 
     def __init__(self, orders: Tensor, first: int, last: int):  # [n, K]; of n · (K - 1) rows
@@ -206,6 +214,33 @@ class Running:
             torch.cumsum(steps, 0, out=made[row : row + n]).add_(start)
             row += n
         return made
+
+
+class Drawn(Mixing):
+    """Row n of an example is its base and one of its deltas by a coefficient.
+
+    Args:
+        which: [r, b] int64, below K.
+        coefficients: [r, b].
+        count: K.
+    """
+
+    def __init__(self, which: Tensor, coefficients: Tensor, count: int):
+        self.count = len(which)
+        self._chosen = F.one_hot(which.T, count)  # [b, r, K]
+        self._coefficients = coefficients.T[..., None]  # [b, r, 1]
+
+    def rows(self, base: Tensor, deltas: Tensor) -> Tensor:
+        return base + self._mixed(self._chosen * self._coefficients, deltas)
+
+    def with_leaf(self, base: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = deltas.new_zeros(()).expand(deltas.shape).requires_grad_()
+        return self.rows(base, deltas) + self._mixed(self._chosen, leaf), leaf
+
+    def _mixed(self, weights: Tensor, deltas: Tensor) -> Tensor:  # [b, r, K]
+        by_example = deltas.flatten(2).transpose(0, 1)  # [b, K, S]
+        mixed = torch.bmm(weights.to(deltas.dtype), by_example)
+        return mixed.transpose(0, 1).unflatten(2, deltas.shape[2:])
 
 
 class Calls:
@@ -275,7 +310,9 @@ class Calls:
         """What was gathered, as gradients for the leaves, of deltas: a row changes as they do."""
         ends = [x.value.dense() for x in self.reached]
         slopes = (x.slope for x in self.reached if x.slope is not None)
-        along = [slope[None].to(end.dtype) for slope, end in zip(slopes, ends, strict=True)]
+        along = [
+            slope.to(end.dtype).expand_as(end) for slope, end in zip(slopes, ends, strict=True)
+        ]
         self.reached.clear()
         return list(torch.autograd.grad(ends, leaves, along))
 
@@ -326,12 +363,11 @@ class AffineRows(Tensor):
 
     def _new_rows(self) -> Tensor:
         base, deltas = self.base.value, self.deltas.value.dense()
-        if deltas.requires_grad:
-            deltas = deltas.detach()
-            if torch.is_grad_enabled():
-                base = base.expand(deltas.shape[1:]).detach().requires_grad_()
-                self.calls.leaves.append((self.deltas, base))
-        return self.mixing.rows(base, deltas).reshape(self.shape)
+        if not (deltas.requires_grad and torch.is_grad_enabled()):
+            return self.mixing.rows(base, deltas.detach()).reshape(self.shape)
+        rows, leaf = self.mixing.with_leaf(base, deltas.detach())
+        self.calls.leaves.append((self.deltas, leaf))
+        return rows.reshape(self.shape)
 
     def is_written(self) -> bool:
         """Whether the rows were made and then written to, or may have been."""
