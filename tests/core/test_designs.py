@@ -71,6 +71,7 @@ def test_weights_are_positive_with_mean_one_and_equal_in_pairs(players, name):
             assert ((design.inclusion > 0) & (design.inclusion <= 1)).all()
 
 
+@pytest.mark.slow  # without the library
 def test_thousands_of_players():
     for n, name in [(500, "hadamard"), (20_000, "hadamard"), (3000, "leverage")]:
         design = shapley_design(3001, n, 1, name)
@@ -207,6 +208,7 @@ class TestLeverage:
         expected = kernel / design.inclusion
         torch.testing.assert_close(design.weights, expected / expected.mean())
 
+    @pytest.mark.slow  # without the library
     @pytest.mark.parametrize(("players", "n_samples"), [(6, 40), (5, 22)])
     def test_coalitions_are_drawn_with_the_chance_told(self, players, n_samples):
         seeds = 3000
