@@ -24,27 +24,28 @@ struct NoisyTile {
 template <class T>
 FASTXAI_INLINE void noisy_tile(T* row, const NoisyTile<T>& tile) {
   using A = Accumulation<T>;
-  float noise[kNoiseTile];
-  const A stdev = static_cast<A>(tile.stdev);
   const A alpha = static_cast<A>(tile.alpha);
-  if (tile.stdev > 0) {
-    noise_tile(noise, tile.begin, tile.n, tile.sample, tile.example, tile.source);
-  } else {
-    std::fill_n(noise, tile.n, 0.0f);
-  }
   const T* input = tile.input + tile.begin;
+  A ends[kNoiseTile];
+  if (tile.stdev > 0) {
+    float noise[kNoiseTile];
+    noise_tile(noise, tile.begin, tile.n, tile.sample, tile.example, tile.source);
+    const A stdev = static_cast<A>(tile.stdev);
+    for (int64_t i = 0; i < tile.n; ++i) {
+      ends[i] = widen(input[i]) + stdev * static_cast<A>(noise[i]);
+    }
+  } else {
+    for (int64_t i = 0; i < tile.n; ++i) ends[i] = widen(input[i]);
+  }
   row += tile.begin;
   if (tile.baseline == nullptr) {
-    for (int64_t i = 0; i < tile.n; ++i) {
-      row[i] = Narrow<T>::from(widen(input[i]) + stdev * static_cast<A>(noise[i]));
-    }
+    for (int64_t i = 0; i < tile.n; ++i) row[i] = Narrow<T>::from(ends[i]);
     return;
   }
   const T* baseline = tile.baseline + tile.begin;
   for (int64_t i = 0; i < tile.n; ++i) {
     const A start = widen(baseline[i]);
-    const A end = widen(input[i]) + stdev * static_cast<A>(noise[i]);
-    row[i] = Narrow<T>::from(start + alpha * (end - start));
+    row[i] = Narrow<T>::from(start + alpha * (ends[i] - start));
   }
 }
 

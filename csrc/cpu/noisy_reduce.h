@@ -31,24 +31,25 @@ struct NoisyReduction {
 template <class T>
 FASTXAI_INLINE void noisy_reduce_tile(Accumulation<T>* sums, const NoisyReduction<T>& of) {
   using A = Accumulation<T>;
-  float noise[kNoiseTile];
-  const A stdev = static_cast<A>(of.stdev);
   const T* input = of.input + of.begin;
-  std::fill_n(noise, of.n, 0.0f);
+  A ends[kNoiseTile];
+  for (int64_t i = 0; i < of.n; ++i) ends[i] = widen(input[i]);
   for (int64_t s = 0; s < of.samples; ++s) {
-    if (of.stdev > 0) noise_tile(noise, of.begin, of.n, of.first + s, of.example, of.source);
+    if (of.stdev > 0) {
+      float noise[kNoiseTile];
+      noise_tile(noise, of.begin, of.n, of.first + s, of.example, of.source);
+      const A stdev = static_cast<A>(of.stdev);
+      for (int64_t i = 0; i < of.n; ++i) {
+        ends[i] = widen(input[i]) + stdev * static_cast<A>(noise[i]);
+      }
+    }
     const T* grad = of.grads + s * of.stride + of.begin;
     if (of.baseline == nullptr) {
-      for (int64_t i = 0; i < of.n; ++i) {
-        sums[i] += (widen(input[i]) + stdev * static_cast<A>(noise[i])) * widen(grad[i]);
-      }
+      for (int64_t i = 0; i < of.n; ++i) sums[i] += ends[i] * widen(grad[i]);
       continue;
     }
     const T* start = of.baseline + of.draws[s * of.draw_stride].baseline * of.features + of.begin;
-    for (int64_t i = 0; i < of.n; ++i) {
-      const A end = widen(input[i]) + stdev * static_cast<A>(noise[i]);
-      sums[i] += (end - widen(start[i])) * widen(grad[i]);
-    }
+    for (int64_t i = 0; i < of.n; ++i) sums[i] += (ends[i] - widen(start[i])) * widen(grad[i]);
   }
 }
 
