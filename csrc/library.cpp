@@ -8,6 +8,19 @@ STABLE_TORCH_LIBRARY(fastxai, m) {
   // acc + sum_s weights[s] * grads[s]: [B, *F], [S, B, *F], [S] float64 -> [B, *F].
   m.def("path_reduce(Tensor? acc, Tensor grads, Tensor weights) -> Tensor");
 
+  // Sample n of example b is baseline + alpha * (input + stdev * noise - baseline), all drawn from
+  // (seed, n, b), or without a baseline input + stdev * noise; samples first to last - 1 of the
+  // examples from `example` on: [B, *F], [K, *F] -> [last - first, B, *F].
+  m.def(
+      "noisy_points(Tensor input, Tensor? baseline, float stdev, int seed, int stream, "
+      "SymInt samples, SymInt example, SymInt first, SymInt last, float? position) -> Tensor");
+
+  // acc + sum_n (input + stdev * noise - baseline) * grads[n], drawn as in noisy_points:
+  // [B, *F], [last - first, B, *F], [B, *F], [K, *F] -> [B, *F].
+  m.def(
+      "noisy_reduce(Tensor? acc, Tensor grads, Tensor input, Tensor? baseline, float stdev, "
+      "int seed, int stream, SymInt samples, SymInt example, SymInt first, SymInt last) -> Tensor");
+
   // Random coalitions without replacement, by size and rank: [N] int64 twice -> [N, W] int64.
   m.def("coalitions(int players, Tensor sizes, Tensor ranks, int seed) -> Tensor");
 

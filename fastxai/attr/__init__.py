@@ -3,9 +3,11 @@
 from ..core.linear_fits import Lasso, LeastSquares, Ridge
 from ._base import Attribution, Explanation, GradientAttribution, PerturbationAttribution
 from .ablation import FeatureAblation, FeaturePermutation, Occlusion
+from .gradient_shap import GradientShap
 from .integrated_gradients import IntegratedGradients
 from .kernel_shap import KernelShap
 from .lime import Lime, LimeBase, get_exp_kernel_similarity_function
+from .noise_tunnel import NoiseTunnel
 from .saliency import InputXGradient, Saliency
 from .shapley import ShapleyValues, ShapleyValueSampling
 
@@ -15,6 +17,7 @@ __all__ = [
     "FeatureAblation",
     "FeaturePermutation",
     "GradientAttribution",
+    "GradientShap",
     "InputXGradient",
     "IntegratedGradients",
     "KernelShap",
@@ -22,6 +25,7 @@ __all__ = [
     "LeastSquares",
     "Lime",
     "LimeBase",
+    "NoiseTunnel",
     "Occlusion",
     "PerturbationAttribution",
     "Ridge",

@@ -279,7 +279,7 @@ class GradientAttribution(Attribution):
         Returns:
             [B], in the attributions' dtype.
         """
-        query = self._query(end_point, start_point, target, additional_forward_args)
+        query = Attribution._query(self, end_point, start_point, target, additional_forward_args)
         values = attributions if isinstance(attributions, tuple) else (attributions,)
         for i, value in enumerate(values):
             check(

@@ -13,7 +13,19 @@ from ..core.rows import Given
 from ._base import GradientAttribution, Query, captum_compatible
 
 
-class Saliency(GradientAttribution):
+class OfGradient(GradientAttribution):
+    """An attribution method that is a function of gradient and input, feature by feature."""
+
+    def _values(self, query: Query, **options: Any) -> tuple[Tensor, ...]:
+        pairs = zip(gradient(query), query.inputs.tensors, strict=True)
+        return tuple(self.of_gradient(g, x, **options) for g, x in pairs)
+
+    def of_gradient(self, gradient: Tensor, x: Tensor, **options: Any) -> Tensor:
+        """The attributions, in the gradient's place; ``options`` are those of ``attribute``."""
+        raise NotImplementedError
+
+
+class Saliency(OfGradient):
     """The gradient of the chosen output with respect to the input, or its absolute value.
 
     Source: Simonyan, Vedaldi and Zisserman, "Deep inside convolutional networks" (2013).
@@ -42,14 +54,13 @@ class Saliency(GradientAttribution):
             ArgumentError, IndexError, RuntimeError: as :class:`IntegratedGradients`.
         """
         query = self._query(inputs, None, target, additional_forward_args)
-        return query.inputs.pack(self._values(query, abs))
+        return query.inputs.pack(self._values(query, abs=abs))
 
-    def _values(self, query: Query, abs: bool) -> tuple[Tensor, ...]:  # type: ignore[override]
-        gradients = gradient(query)
-        return tuple(g.abs_() for g in gradients) if abs else gradients
+    def of_gradient(self, gradient: Tensor, x: Tensor, abs: bool) -> Tensor:  # type: ignore[override]
+        return gradient.abs_() if abs else gradient
 
 
-class InputXGradient(GradientAttribution):
+class InputXGradient(OfGradient):
     """The input times the gradient of the chosen output: exact contributions for a linear model.
 
     Source: Shrikumar, Greenside and Kundaje, "Not just a black box" (2016).
@@ -75,9 +86,8 @@ class InputXGradient(GradientAttribution):
         query = self._query(inputs, None, target, additional_forward_args)
         return query.inputs.pack(self._values(query))
 
-    def _values(self, query: Query) -> tuple[Tensor, ...]:  # type: ignore[override]
-        pairs = zip(gradient(query), query.inputs.tensors, strict=True)
-        return tuple(g.mul_(x) for g, x in pairs)
+    def of_gradient(self, gradient: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient.mul_(x)
 
     @property
     def multiplies_by_inputs(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache, lru_cache
 
 import torch
@@ -29,6 +30,21 @@ _FREED = 31 << 20  # bytes; glibc learns from what it frees below 32 MiB
 # flat rows than for images and sequences; and since it is a guess, not too many rows at once, least
 # of all where indices (of words, say) tell nothing about what becomes of them.
 _FIRST_CALL = {"flat": (2, 1024), "shaped": (64, 1024), "indices": (64, 16)}
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What came back for a block of rows."""
+
+    each: list[Tensor]  # for each input [r, b, *F_i]
+    rows: list[Tensor]  # the rows themselves, likewise
+    repeats: slice
+    examples: slice
+
+
+# add(sums, gradients) makes new sums, each [b, *], of those so far, of which there are none at
+# first, and of a block's gradients. It may be called again for the same block.
+Add = Callable[[list[Tensor], Gradients], list[Tensor]]
 
 
 def values(
@@ -125,7 +141,7 @@ def stream(
 def gradient_sum(
     model: Model,
     rows: Rows,
-    weights: Tensor,  # [R] float64
+    weights: Tensor | Add,  # [R] float64
     limit: int | None = None,
 ) -> tuple[Tensor, ...]:
     """Σ_r w_r ∂F/∂row(row_{r,b}) for every example b: the gradients' weighted sum over repeats.
@@ -133,13 +149,19 @@ def gradient_sum(
     Nothing of the size of all rows is kept, no gradient is taken for parameters, and no graph is
     left behind.
 
+    Args:
+        model: the bound model.
+        rows: R × B rows.
+        weights: of the repeats; or what adds a block's gradients to the sums in a way of its own.
+        limit: rows a call at most; None to choose for speed.
+
     Returns:
         for each input a tensor [B, *F_i]: float64 for float64 inputs, otherwise float32.
 
     Raises:
         RuntimeError: if the outputs do not depend on an input.
     """
-    weights = weights.to(rows.device)
+    add = weights if callable(weights) else weighted(weights)
     totals: list[Tensor] = []
 
     def by_shortcut(affine: tuple[Tensor, ...], repeats: slice, examples: slice) -> int:
@@ -147,7 +169,9 @@ def gradient_sum(
         with torch.enable_grad():
             output = scalars(shortcut.checked(model(affine, r, examples)))
         kept = _bytes_kept(output) if r * b < rows.repeats * rows.batch else 0
-        shortcut.gather(output, part(weights, repeats).to(output.dtype).repeat_interleave(b))
+        assert isinstance(weights, Tensor)
+        each = part(weights, repeats).to(output.device, output.dtype)
+        shortcut.gather(output, each.repeat_interleave(b))
         return kept
 
     def visit(repeats: slice, examples: slice, measure: bool) -> int:
@@ -161,13 +185,13 @@ def gradient_sum(
             output = scalars(_recorded(model, leaves, r, examples))
         kept = _bytes_kept(output) if measure and r * b < rows.repeats * rows.batch else 0
         gradients = _gradients(output, leaves)
+        each, made = (
+            [t.reshape(r, b, *t.shape[1:]) for t in tensors] for tensors in (gradients, leaves)
+        )
+        found = Gradients(each, made, repeats, examples)
+        sums = add([part(total, examples) for total in totals], found)
         if not totals and b < rows.batch:
-            totals.extend(_zeros(rows))
-        so_far: list[Tensor | None] = [part(total, examples) for total in totals]
-        sums = [
-            ops.path_reduce(start, g.reshape(r, b, *g.shape[1:]), part(weights, repeats))
-            for start, g in zip(so_far or [None] * len(leaves), gradients, strict=True)
-        ]
+            totals.extend(s.new_zeros(rows.batch, *s.shape[1:]) for s in sums)
         # From here on nothing takes memory: a block counts for all inputs, or for none and again.
         if b == rows.batch:
             totals[:] = sums
@@ -194,6 +218,19 @@ def multiplications(model: Model, inputs: tuple[Tensor, ...]) -> int:  # each [B
     with torch.no_grad(), model.statistics_kept(), FlopCounterMode(display=False) as counter:
         model(rows, 1, one)
     return int(counter.get_total_flops()) // 2
+
+
+def weighted(weights: Tensor) -> Add:  # [R] float64
+    """Adds gradients up with these weights for the repeats."""
+
+    def add(sums: list[Tensor], gradients: Gradients) -> list[Tensor]:
+        each = part(weights, gradients.repeats).to(gradients.each[0].device)
+        return [
+            ops.path_reduce(sums[i] if sums else None, g, each)
+            for i, g in enumerate(gradients.each)
+        ]
+
+    return add
 
 
 def _zeros(rows: Rows) -> list[Tensor]:

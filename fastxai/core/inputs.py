@@ -270,12 +270,15 @@ def _check_mask(mask: Any, x: Tensor, name: str) -> Tensor:
     return mask
 
 
-def check_background(background: Any, inputs: Inputs) -> tuple[Tensor, ...]:
+def check_background(
+    background: Any, inputs: Inputs, argument: str = "background"
+) -> tuple[Tensor, ...]:
     """Brings several rows that stand for absent features into the inputs' dtype.
 
     Args:
         background: a tensor [K, *F], or a tuple of tensors [K, *F_i], one for each input.
         inputs: the checked inputs.
+        argument: what the user calls it.
 
     Raises:
         ArgumentError: naming the tensor at fault.
@@ -283,9 +286,9 @@ def check_background(background: Any, inputs: Inputs) -> tuple[Tensor, ...]:
     in_tuple = isinstance(background, tuple)
     tensors = background if isinstance(background, tuple) else (background,)
     wanted = len(inputs.tensors)
-    check(len(tensors) == wanted, "background", "one for each of {} inputs", len(tensors), wanted)
+    check(len(tensors) == wanted, argument, "one for each of {} inputs", len(tensors), wanted)
     for i, (rows, x) in enumerate(zip(tensors, inputs.tensors, strict=True)):
-        name = name_of("background", i, in_tuple)
+        name = name_of(argument, i, in_tuple)
         check(isinstance(rows, Tensor), name, "a torch.Tensor", type(rows).__name__)
         check(rows.device == x.device, name, "the input's device, {}", rows.device, x.device)
         k = tensors[0].shape[0] if tensors[0].dim() > 0 else 0
@@ -323,6 +326,23 @@ def check_limit(perturbations_per_eval: Any, batch: int = 1) -> int | None:
     if perturbations_per_eval is None:
         return None
     return check_count(perturbations_per_eval, "perturbations_per_eval") * max(1, batch)
+
+
+def check_stdevs(stdevs: Any, inputs: Inputs) -> tuple[float, ...]:
+    """The standard deviation of the noise for each input, from one number or a tuple of them.
+
+    Raises:
+        ArgumentError: if one is negative, not finite or not a number, or there are too few or many.
+    """
+    in_tuple = isinstance(stdevs, tuple)
+    each = stdevs if in_tuple else (stdevs,) * len(inputs.tensors)
+    wanted = len(inputs.tensors)
+    check(len(each) == wanted, "stdevs", "one for each of the {} inputs", len(each), wanted)
+    for i, stdev in enumerate(each):
+        is_number = isinstance(stdev, numbers.Real) and not isinstance(stdev, bool)
+        fine = is_number and 0 <= stdev < math.inf
+        check(fine, name_of("stdevs", i, in_tuple), "a finite number of at least 0", stdev)
+    return tuple(map(float, each))
 
 
 def check_seed(seed: Any) -> int:

@@ -7,8 +7,9 @@ in each of R repeats (the steps of a path, say). A block is a rectangle of that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol, TypeGuard
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
@@ -220,6 +221,89 @@ class Prefixes(Coalitions):
         if self.mixed == self.players:
             return super().mixing(repeats)
         return Running(self.orders, repeats.start, repeats.stop)
+
+
+class Noisy:
+    """Noisy inputs; with a background, random points on the paths to them from its rows.
+
+    Repeat n of an example is its sample n. All is drawn from the seed, the sample and the example
+    by the op that makes the rows. Sample n has the background row of sample n - K.
+    """
+
+    kind = "noisy inputs"
+    together = False
+
+    def __init__(
+        self,
+        inputs: tuple[Tensor, ...],  # each [B, *F_i]
+        background: tuple[Tensor, ...] | None,  # each [K, *F_i]
+        stdevs: tuple[float, ...],
+        samples: int,
+        seed: int,
+    ):
+        self.inputs, self.background, self.stdevs = inputs, background, stdevs
+        self.samples = self.repeats = samples
+        self.seed = seed
+        self.position: float | None = None
+        self.batch = inputs[0].shape[0]
+        self.row_bytes, self.device = row_bytes(inputs), inputs[0].device
+
+    def ends(self) -> Noisy:
+        """The noisy inputs that the paths lead to."""
+        return Noisy(self.inputs, None, self.stdevs, self.samples, self.seed)
+
+    def starts(self) -> Noisy:
+        """The background rows of the first K samples, which come again in every K."""
+        assert self.background is not None
+        starts = copy.copy(self)
+        starts.position, starts.stdevs = 0.0, (0.0,) * len(self.inputs)
+        starts.repeats = min(self.samples, self.background[0].shape[0])
+        return starts
+
+    def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
+        return tuple(
+            ops.noisy_points(**draws, position=self.position).flatten(0, 1)
+            for draws in self._draws(repeats, examples)
+        )
+
+    def add_products(
+        self,
+        sums: list[Tensor],  # each [b, *F_i], or none yet
+        gradients: list[Tensor],  # each [r, b, *F_i]
+        repeats: slice,
+        examples: slice,
+    ) -> list[Tensor]:
+        """The sums and Σ_r (end - start) · gradient, over the samples of the repeats."""
+        draws = self._draws(repeats, examples)
+        return [
+            ops.noisy_reduce(sums[i] if sums else None, gradients[i], **drawn)
+            for i, drawn in enumerate(draws)
+        ]
+
+    def products(self, gradients: list[Tensor], repeats: slice, examples: slice) -> Tensor:
+        """Σ (end - start) · gradient over the features of all inputs, [r, b] float64."""
+        ends = self.ends().block(repeats, examples)
+        starts = self.starts().block(repeats, examples)
+        found = [
+            (end - start).reshape(gradient.shape).double().mul_(gradient).flatten(2).sum(2)
+            for gradient, end, start in zip(gradients, ends, starts, strict=True)
+        ]
+        return torch.stack(found).sum(0)
+
+    def _draws(self, repeats: slice, examples: slice) -> Iterator[dict[str, Any]]:
+        """For each input what the ops draw from."""
+        for i, x in enumerate(self.inputs):
+            yield {
+                "input": part(x, examples),
+                "baseline": None if self.background is None else self.background[i],
+                "stdev": self.stdevs[i],
+                "seed": self.seed,
+                "stream": i,
+                "samples": self.samples,
+                "example": examples.start,
+                "first": repeats.start,
+                "last": repeats.stop,
+            }
 
 
 class Pieces(Protocol):

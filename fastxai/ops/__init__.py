@@ -16,6 +16,8 @@ __all__ = [
     "coalitions",
     "group_linear",
     "lasso",
+    "noisy_points",
+    "noisy_reduce",
     "path_points",
     "path_reduce",
     "perturb",
@@ -317,3 +319,85 @@ def lasso(
         fastxai.ops.native.LibraryLoadError: a library was built but cannot be loaded here.
     """
     return native.backend().lasso(gram, rhs, alpha, tolerance, max_sweeps)
+
+
+def noisy_points(
+    input: Tensor,  # [B, *F]
+    baseline: Tensor | None,  # [K, *F]
+    stdev: float,
+    seed: int,
+    stream: int,
+    samples: int,  # N
+    example: int,
+    first: int,
+    last: int,
+    position: float | None = None,
+) -> Tensor:  # [last - first, B, *F]
+    """Noisy inputs, or random points on the paths to them from baselines drawn at random.
+
+    Sample n of an example is ``start + alpha * (input + stdev * noise - start)``, or without
+    ``baseline`` just ``input + stdev * noise``. The noise is standard normal, ``alpha`` uniform
+    between 0 and 1, and ``start`` a row of ``baseline``, each as likely: all a function of (seed,
+    sample, example) alone, whatever the number of threads, the device or the block. For the
+    samples of an example, baselines come in turn and positions are stratified, over all samples
+    and over those of each baseline; every single sample is uniform all the same.
+
+    Args:
+        input: the examples; float16, bfloat16, float32 or float64.
+        baseline: where paths may start, in ``input``'s dtype.
+        stdev: of the noise, whose normals are of float32 precision.
+        seed: any int64.
+        stream: noise of different streams is independent, for the tensors of a tuple; baselines
+            and positions are the same, where they have as many baselines.
+        samples: how many there are of an example in all.
+        example: the number of ``input``'s first row among all examples.
+        first: the first sample wanted.
+        last: one beyond the last sample wanted.
+        position: the ``alpha`` of all rows, instead of a random one.
+
+    Returns:
+        A new contiguous tensor in ``input``'s dtype. No gradient is recorded.
+
+    Raises:
+        RuntimeError: an argument has the wrong dtype, shape, device or range.
+        fastxai.ops.native.LibraryLoadError: a library was built but cannot be loaded here.
+    """
+    return native.backend().noisy_points(
+        input, baseline, stdev, seed, stream, samples, example, first, last, position
+    )
+
+
+def noisy_reduce(
+    acc: Tensor | None,  # [B, *F]
+    grads: Tensor,  # [last - first, B, *F]
+    input: Tensor,  # [B, *F]
+    baseline: Tensor | None,  # [K, *F]
+    stdev: float,
+    seed: int,
+    stream: int,
+    samples: int,  # N
+    example: int,
+    first: int,
+    last: int,
+) -> Tensor:  # [B, *F]
+    """Gradients at :func:`noisy_points` times the lengths of their paths, added up.
+
+    ``acc + sum_n (input + stdev * noise - start) * grads[n]``, with the noise and the start that
+    noisy_points draws for the same arguments, drawn anew; kept in float32 (float64 for float64).
+    The CPU kernel adds sample after sample, so that blocks change no bit.
+
+    Args:
+        acc: the sum so far, float32 (float64 for float64 ``input``), or None for zero.
+        grads: gradients at samples first to last - 1, in ``input``'s dtype, of any strides.
+        input: as for noisy_points, and so all others.
+
+    Returns:
+        A new contiguous tensor in ``acc``'s dtype. No gradient is recorded.
+
+    Raises:
+        RuntimeError: an argument has the wrong dtype, shape, device or range.
+        fastxai.ops.native.LibraryLoadError: a library was built but cannot be loaded here.
+    """
+    return native.backend().noisy_reduce(
+        acc, grads, input, baseline, stdev, seed, stream, samples, example, first, last
+    )

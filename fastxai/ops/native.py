@@ -118,6 +118,8 @@ def _load() -> SimpleNamespace:
         perturb=ops.perturb.default,
         ablate_one=ops.ablate_one.default,
         group_linear=ops.group_linear.default,
+        noisy_points=ops.noisy_points.default,
+        noisy_reduce=ops.noisy_reduce.default,
         coalitions=ops.coalitions.default,
         coalition_gram=ops.coalition_gram.default,
         coalition_rhs=ops.coalition_rhs.default,

@@ -85,6 +85,56 @@ def ablate_one(
 
 
 @torch.no_grad()
+def noisy_points(
+    input: Tensor,  # [B, *F]
+    baseline: Tensor | None,  # [K, *F]
+    stdev: float,
+    seed: int,
+    stream: int,
+    samples: int,
+    example: int,
+    first: int,
+    last: int,
+    position: float | None,
+) -> Tensor:  # [last - first, B, *F]
+    op, places = "noisy_points", (stream, samples, example, first, last)
+    check_noisy(op, input, baseline, stdev, *places)
+    rows = _noisy_ends(input, stdev, seed, *places)
+    if baseline is not None and rows.numel() > 0:
+        picks, alphas = noisy_draws(input, baseline, seed, *places[1:])
+        start = baseline.to(rows.dtype)[picks]  # [S, B, *F]
+        if position is not None:
+            alphas = torch.full_like(alphas, position)
+        alphas = alphas.to(rows.dtype).reshape(*alphas.shape, *[1] * (input.dim() - 1))
+        rows = alphas * (rows - start) + start
+    return rows.to(input.dtype).contiguous()
+
+
+@torch.no_grad()
+def noisy_reduce(
+    acc: Tensor | None,  # [B, *F]
+    grads: Tensor,  # [last - first, B, *F]
+    input: Tensor,  # [B, *F]
+    baseline: Tensor | None,  # [K, *F]
+    stdev: float,
+    seed: int,
+    stream: int,
+    samples: int,
+    example: int,
+    first: int,
+    last: int,
+) -> Tensor:  # [B, *F]
+    places = (stream, samples, example, first, last)
+    check_noisy_reduce(acc, grads, input, baseline, stdev, *places)
+    differences = _noisy_ends(input, stdev, seed, *places)
+    if baseline is not None and differences.numel() > 0:
+        picks, _ = noisy_draws(input, baseline, seed, *places[1:])
+        differences = differences - baseline.to(differences.dtype)[picks]
+    total = (differences * grads.to(differences.dtype)).sum(0)
+    return total.contiguous() if acc is None else (acc + total).contiguous()
+
+
+@torch.no_grad()
 def group_linear(
     values: Tensor,  # [B, P]
     positions: Tensor,  # [B, P] or [1, P] int64
@@ -238,6 +288,139 @@ def _multiply(x: Tensor, factor: int) -> tuple[Tensor, Tensor]:
     low = (x & 0xFFFF) * factor
     high = (x >> 16) * factor + (low >> 16)
     return high >> 16, (high & 0xFFFF) << 16 | (low & 0xFFFF)
+
+
+# What noisy rows are drawn for, as the last word of a counter; noise uses the number of the input.
+_JITTER, _ORDER, _COARSE, _FINE = 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD, 0xFFFFFFFC
+_LANE = (
+    16  # element i of a row takes its noise from lane i / 16 % 4 of counter i / 64 * 16 + i % 16
+)
+
+
+def noisy_draws(
+    input: Tensor,  # [B, *F]
+    baseline: Tensor,  # [K, *F]
+    seed: int,
+    samples: int,
+    example: int,
+    first: int,
+    last: int,
+) -> tuple[Tensor, Tensor]:  # [last - first, B] int64, float64
+    """The baseline and the position on the path of every row.
+
+    Samples go through the baselines in rounds, in an order of the example's own. The positions are
+    stratified twice: those of one baseline have a coarse stratum each, those of different baselines
+    in it a fine one each. Every single draw is uniform: baseline and position are independent.
+    """
+    key, count = (seed & _WORD, seed >> 32 & _WORD), baseline.shape[0]
+    n = torch.arange(first, last, device=input.device)[:, None]
+    e = torch.arange(example, example + input.shape[0], device=input.device)
+
+    def words(a: Tensor | int, purpose: int) -> tuple[Tensor, ...]:
+        return _philox((a, e & _WORD, e >> 32, purpose), key)
+
+    place, turn = n % count, n // count
+    turns, places = -(-samples // count), min(samples, count)
+    stratum = _shuffled(turn, turns, *words(place, _COARSE)[:2])
+    within = _shuffled(place, places, *words(stratum, _FINE)[:2])
+    jitter = (words(n, _JITTER)[0].double() + 0.5) * 2.0**-32
+    alphas = (stratum.double() * places + within.double() + jitter) / (float(turns) * places)
+    return _shuffled(place, count, *words(0, _ORDER)[:2]), alphas
+
+
+def _shuffled(i: Tensor, count: int, key: Tensor, shift: Tensor) -> Tensor:
+    """Where number i of 0, ..., count - 1 goes in an order that the key sets.
+
+    The shift makes every place equally likely for each number; the key scatters neighbours. The
+    numbers beyond count walk on until they fall below (see _permute).
+    """
+    bits = (count - 1).bit_length()
+    mask, half = (1 << bits) - 1, 1 if bits < 2 else bits // 2
+
+    def scramble(x: Tensor) -> Tensor:
+        for turn in range(0, 32, 8):
+            turned = (key >> turn | key << (32 - turn)) & _WORD
+            x = _multiply(x ^ turned, 0x846CA68B)[1] & mask
+            x = x ^ x >> half
+        return x
+
+    place = scramble(i)
+    while (beyond := place >= count).any():
+        place = torch.where(beyond, scramble(place), place)
+    return (place + shift) % count
+
+
+def _noisy_ends(
+    input: Tensor,
+    stdev: float,
+    seed: int,
+    stream: int,
+    samples: int,
+    example: int,
+    first: int,
+    last: int,
+) -> Tensor:  # [last - first, B, *F]
+    """input + stdev * noise, in the dtype of sums."""
+    ends = input.to(accumulation_dtype(input.dtype)).expand(last - first, *input.shape)
+    if stdev == 0 or ends.numel() == 0:
+        return ends
+    key, features = (seed & _WORD, seed >> 32 & _WORD), input[0].numel()
+    n = torch.arange(first, last, device=input.device)[:, None, None]
+    e = torch.arange(example, example + input.shape[0], device=input.device)[:, None]
+    counters = torch.arange(-(-features // (4 * _LANE)) * _LANE, device=input.device)
+    words = _philox((counters, n, e & _WORD, stream), key)  # each [S, B, counters]
+    lanes = (*_box_muller(words[0], words[1]), *_box_muller(words[2], words[3]))
+    noise = torch.stack([lane.unflatten(2, (-1, _LANE)) for lane in lanes], 3)
+    noise = noise.flatten(2)[..., :features].reshape(ends.shape)
+    return stdev * noise.to(ends.dtype) + ends
+
+
+def _box_muller(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Two independent standard normals, float32, from two random words (Box and Muller, 1958).
+
+    The first word is the radius; the second a quarter of the circle (2 bits) and the angle within
+    it (24 bits), whose sine and cosine are the polynomials of Cephes for |angle| <= pi / 4.
+    """
+    uniform = ((first >> 8) + 1).float() * 2.0**-24
+    # torch's float32 square root is not the nearest number everywhere; this is.
+    radius = (_logarithm(uniform) * -2.0).double().sqrt().float()
+    signed = second.to(torch.int32)  # wraps around
+    turn = (signed >> 8).float() * 2.0**-23
+    angle = turn * 0.78539816339744831
+    z = angle * angle
+    sine = _horner(z, -1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1) * z * angle + angle
+    cosine = _horner(z, 2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2)
+    cosine = cosine * z * z - z * 0.5 + 1.0
+    quarter, half = (second & 1).bool(), (second & 2).bool()
+    x, y = torch.where(quarter, -sine, cosine), torch.where(quarter, cosine, sine)
+    sign = 1.0 - 2.0 * half.float()
+    return radius * (x * sign), radius * (y * sign)
+
+
+def _logarithm(value: Tensor) -> Tensor:
+    """The natural logarithm of normal positive float32, with Cephes' polynomial.
+
+    Not torch's, which differs from device to device in the last bit.
+    """
+    apart = value.view(torch.int32) - 0x3F3504F3
+    e = (apart >> 23).float()
+    x = ((apart & 0x7FFFFF) + 0x3F3504F3).view(torch.float32) - 1.0
+    z = x * x
+    y = _horner(
+        x, 7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1,
+        -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
+    )  # fmt: skip
+    y = y * x * z - e * 2.12194440e-4
+    y = y - z * 0.5
+    return x + y + e * 0.693359375
+
+
+def _horner(x: Tensor, first: float, *others: float) -> Tensor:
+    """A polynomial, coefficients from the highest power down, rounded after every operation."""
+    y = torch.full_like(x, first)
+    for coefficient in others:
+        y = y * x + coefficient
+    return y
 
 
 def _coalitions_of_size(players: int, size: int, ranks: Tensor, key: tuple[int, int]) -> Tensor:
@@ -472,6 +655,59 @@ def check_group_linear(values: Tensor, positions: Tensor, offsets: Tensor, weigh
     _check_dtype(op, "weight", weight, values.dtype)
     _check_device(op, "weight", weight, "values", values)
     _check_matrix(op, "weight", weight, "[H, F]")
+
+
+def check_noisy(
+    op: str,
+    input: Tensor,
+    baseline: Tensor | None,
+    stdev: float,
+    stream: int,
+    samples: int,
+    example: int,
+    first: int,
+    last: int,
+) -> None:
+    _check_floating(op, "input", input)
+    _check_dim(op, "input", input, 1, "[B, *F]")
+    if baseline is not None:
+        _check_dtype(op, "baseline", baseline, input.dtype)
+        _check_device(op, "baseline", baseline, "input", input)
+        _check_dim(op, "baseline", baseline, 1, "[K, *F]")
+        shape = [max(1, baseline.shape[0]), *input.shape[1:]]
+        _check_shape(op, "baseline", baseline, shape)
+    for fine, expected, got in (
+        (stdev >= 0, "stdev of at least 0", f"{stdev:g}"),
+        (0 <= stream < 65536, "stream from 0 to 65535", stream),
+        (example >= 0, "example of at least 0", example),
+        (0 <= samples < 2**31, "samples from 0 to 2147483647", samples),
+    ):
+        if not fine:
+            raise RuntimeError(f"{op}: expected {expected}, got {got}")
+    _check_range(op, first, last, samples)
+
+
+def check_noisy_reduce(
+    acc: Tensor | None,
+    grads: Tensor,
+    input: Tensor,
+    baseline: Tensor | None,
+    stdev: float,
+    stream: int,
+    samples: int,
+    example: int,
+    first: int,
+    last: int,
+) -> None:
+    op = "noisy_reduce"
+    check_noisy(op, input, baseline, stdev, stream, samples, example, first, last)
+    _check_dtype(op, "grads", grads, input.dtype)
+    _check_device(op, "grads", grads, "input", input)
+    _check_shape(op, "grads", grads, [last - first, *input.shape])
+    if acc is not None:
+        _check_dtype(op, "acc", acc, accumulation_dtype(input.dtype))
+        _check_device(op, "acc", acc, "input", input)
+        _check_shape(op, "acc", acc, list(input.shape))
 
 
 def check_coalitions(players: int, sizes: Tensor, ranks: Tensor) -> None:

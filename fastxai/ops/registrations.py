@@ -41,6 +41,8 @@ def register() -> None:
         "perturb": _fake_perturb,
         "ablate_one": _fake_ablate_one,
         "group_linear": _fake_group_linear,
+        "noisy_points": _fake_noisy_points,
+        "noisy_reduce": _fake_noisy_reduce,
     }
     for name, fake in fakes.items():
         torch.library.register_fake(f"fastxai::{name}", fake)
@@ -105,6 +107,41 @@ def _fake_group_linear(
 ) -> Tensor:
     reference.check_group_linear(values, positions, offsets, weight)
     return values.new_empty([offsets.shape[1] - 1, values.shape[0], weight.shape[0]])
+
+
+def _fake_noisy_points(
+    input: Tensor,
+    baseline: Tensor | None,
+    stdev: float,
+    seed: int,
+    stream: int,
+    samples: int,
+    example: int,
+    first: int,
+    last: int,
+    position: float | None,
+) -> Tensor:
+    places = (stream, samples, example, first, last)
+    reference.check_noisy("noisy_points", input, baseline, stdev, *places)
+    return input.new_empty([last - first, *input.shape])
+
+
+def _fake_noisy_reduce(
+    acc: Tensor | None,
+    grads: Tensor,
+    input: Tensor,
+    baseline: Tensor | None,
+    stdev: float,
+    seed: int,
+    stream: int,
+    samples: int,
+    example: int,
+    first: int,
+    last: int,
+) -> Tensor:
+    places = (stream, samples, example, first, last)
+    reference.check_noisy_reduce(acc, grads, input, baseline, stdev, *places)
+    return input.new_empty(input.shape, dtype=reference.accumulation_dtype(input.dtype))
 
 
 def _path_points_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:

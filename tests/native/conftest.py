@@ -20,8 +20,8 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     if shutil.which(compiler) is None:
         pytest.skip(f"no C++ compiler: {compiler!r} was not found (set CXX)")
     library = tmp_path_factory.mktemp("harness") / "fastxai_harness.so"
-    flags = ["-std=c++20", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-fPIC", "-shared"]
-    flags += ["-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'csrc'}"]
+    flags = ["-std=c++20", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
+    flags += ["-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'csrc'}"]
     includes = ["-isystem", pybind11.get_include(), "-isystem", sysconfig.get_path("include")]
     command = [compiler, *flags, *includes, str(HARNESS), "-o", str(library)]
     built = subprocess.run(command, capture_output=True, text=True)

@@ -1,0 +1,164 @@
+"""GradientSHAP, also known as expected gradients."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core import engine
+from ..core.inputs import (
+    TensorOrTuple,
+    check_background,
+    check_count,
+    check_seed,
+    check_stdevs,
+)
+from ..core.model import scalars
+from ..core.rows import Noisy
+from ._base import Found, GradientAttribution, Query, captum_compatible
+
+
+class GradientShap(GradientAttribution):
+    """GradientSHAP: Integrated Gradients averaged over many baselines, one random point of each.
+
+    With F the chosen output, x the input, b a baseline drawn from a distribution, ε standard
+    normal noise, x̃ = x + σ ε and α uniform between 0 and 1, feature i gets the mean over samples of
+
+        (x̃_i − b_i) ∂F/∂x_i (b + α (x̃ − b)).
+
+    With many samples and σ = 0 this is "expected gradients": it converges to the mean of
+    :class:`IntegratedGradients` over the baselines.
+
+    Samples are spread evenly. For each example the baselines come in turn, in a random order of its
+    own; the positions α are stratified over all samples, and over those of each baseline. Every
+    single sample is distributed as above, so that the mean has no bias; its error is less than that
+    of independent samples. The tensors of a tuple of inputs have the number of their baseline row
+    and α in common.
+    Sources: Lundberg and Lee, "A unified approach to interpreting model predictions" (2017); Erion
+    et al., "Improving performance of deep learning models with axiomatic attribution priors and
+    expected gradients" (2021).
+
+    Args:
+        forward_func: a module or any callable that takes the inputs (then the extra arguments) and
+            returns one tensor with the rows first.
+        multiply_by_inputs: whether to multiply by x̃ − b. Without it, the mean gradient is
+            returned: local sensitivities rather than contributions.
+    """
+
+    def __init__(self, forward_func: Callable[..., Any], multiply_by_inputs: bool = True):
+        super().__init__(forward_func)
+        self._multiply_by_inputs = multiply_by_inputs
+
+    @captum_compatible
+    def attribute(
+        self,
+        inputs: TensorOrTuple,
+        baselines: Any,
+        n_samples: int = 5,
+        stdevs: float | tuple[float, ...] = 0.0,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: bool = False,
+        *,
+        seed: int | None = None,
+    ) -> Any:
+        """Attributes the chosen output to the inputs.
+
+        Args:
+            inputs: a floating-point tensor [B, *F], or a tuple of tensors [B, *F_i].
+            baselines: the distribution of baselines: K rows [K, *F], a tuple of as many rows
+                [K, *F_i] for each input, or a function of the inputs, or of nothing, that returns
+                such.
+            n_samples: how many samples N of each example. Memory does not grow with it.
+            stdevs: standard deviation σ of the noise, one for all inputs or a tuple with one each.
+            target: which output is explained, as for :class:`IntegratedGradients`.
+            additional_forward_args: extra arguments, as for :class:`IntegratedGradients`.
+            return_convergence_delta: whether to return the convergence delta as well.
+            seed: the same seed gives the same samples; None draws one from torch's generator.
+
+        Returns:
+            The attributions, in the form and shapes of the inputs: float64 for float64 inputs,
+            otherwise float32, and without a graph. With ``return_convergence_delta`` a pair: the
+            attributions, and for every sample how far its own are from adding up to
+            F(x̃) − F(b), [B · N], those of an example together.
+
+        Raises:
+            ArgumentError, IndexError, RuntimeError: as :class:`IntegratedGradients`.
+        """
+        query = self._query(inputs, baselines, target, additional_forward_args)
+        rows = _rows(query, n_samples, stdevs, seed)
+        if not return_convergence_delta:
+            return query.inputs.pack(self._mean(query, rows))
+        sums = torch.zeros(rows.repeats, rows.batch, dtype=torch.float64, device=rows.device)
+        values = self._mean(query, rows, noted=sums)
+        ends, starts = _outputs(query, rows.ends()), _outputs(query, rows.starts())
+        starts = starts[torch.arange(rows.repeats) % len(starts)]  # [N, B]
+        delta = (sums - (ends - starts)).T.flatten().to(values[0].dtype)
+        return query.inputs.pack(values), delta
+
+    def _query(
+        self,
+        inputs: TensorOrTuple,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+    ) -> Query:
+        query = super()._query(inputs, None, target, additional_forward_args)
+        if callable(baselines):
+            takes_inputs = bool(inspect.signature(baselines).parameters)
+            baselines = baselines(inputs) if takes_inputs else baselines()
+        background = check_background(baselines, query.inputs, "baselines")
+        return replace(query, background=background)
+
+    def _find(self, query: Query, detailed: bool, **options: Any) -> Found:
+        rows = _rows(query, **options)
+        values = self._mean(query, rows)
+        return Found(
+            values, baseline_outputs=_outputs(query, rows.starts()).mean(0) if detailed else None
+        )
+
+    def _mean(self, query: Query, rows: Noisy, noted: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The mean over samples; ``noted`` [N, B] takes what those of each sample add up to."""
+        by_one = engine.weighted(torch.ones(rows.repeats, dtype=torch.float64))
+
+        def add(sums: list[Tensor], found: engine.Gradients) -> list[Tensor]:
+            block = found.repeats, found.examples
+            if not self._multiply_by_inputs:
+                if noted is not None:
+                    each = [g.flatten(2).sum(2, dtype=noted.dtype) for g in found.each]
+                    noted[block] = torch.stack(each).sum(0)
+                return by_one(sums, found)
+            if noted is not None:
+                noted[block] = rows.products(found.each, *block)
+            return rows.add_products(sums, found.each, *block)
+
+        totals = engine.gradient_sum(query.model, rows, add)
+        return tuple(total.div_(rows.repeats) for total in totals)
+
+    def has_convergence_delta(self) -> bool:
+        return True
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return self._multiply_by_inputs
+
+
+def _rows(query: Query, n_samples: int, stdevs: Any, seed: int | None) -> Noisy:
+    return Noisy(
+        query.inputs.tensors,
+        query.background,
+        check_stdevs(stdevs, query.inputs),
+        check_count(n_samples, "n_samples"),
+        check_seed(seed),
+    )
+
+
+def _outputs(query: Query, rows: Noisy) -> Tensor:
+    """The explained output at each row, [R, B]."""
+    outputs = engine.values(query.model, rows)
+    return scalars(outputs.flatten(0, 1)).reshape(rows.repeats, rows.batch)

@@ -1,0 +1,355 @@
+"""NoiseTunnel: SmoothGrad, SmoothGrad squared and VarGrad over any attribution method."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..core import engine
+from ..core.inputs import (
+    Inputs,
+    TensorOrTuple,
+    check,
+    check_background,
+    check_count,
+    check_inputs,
+    check_seed,
+    check_stdevs,
+)
+from ..core.model import Target
+from ..core.plan import Plan
+from ..core.rows import Given, Noisy, length
+from ._base import Attribution, Explanation, captum_compatible
+from .saliency import OfGradient
+
+_TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
+# Noisy inputs that a method is given at once. It cuts them as suits the model; fewer would keep it
+# from filling a call, more would only be held in memory.
+_BYTES = {"cpu": 8_000_000, "cuda": 256_000_000}
+_ANOTHER = 0x5DEECE66D  # what a method draws has a seed of its own
+
+
+class NoiseTunnel(Attribution):
+    """Attributions at noisy copies of the input: their mean, mean square or variance.
+
+    With A the attributions of any method, x the input, σ the standard deviation of the noise and
+    ε_n standard normal, the samples A(x + σ ε_n) of each example become
+
+    - ``smoothgrad``: their mean (Smilkov et al., "SmoothGrad: removing noise by adding noise",
+      2017);
+    - ``smoothgrad_sq``: the mean of their squares (Hooker et al., "A benchmark for interpretability
+      methods in deep neural networks", 2019);
+    - ``vargrad``: their variance, the mean square less the squared mean (Adebayo et al., "Sanity
+      checks for saliency maps", 2018).
+
+    The noise of a sample is a function of the seed, the sample and the example alone.
+
+    Args:
+        attribution_method: what is smoothed: any attribution method, of fastxai or with Captum's
+            interface.
+
+    Raises:
+        ArgumentError: if it is not an attribution method.
+    """
+
+    def __init__(self, attribution_method: Any):
+        is_method = callable(getattr(attribution_method, "attribute", None))
+        check(
+            is_method and hasattr(attribution_method, "forward_func"),
+            "attribution_method",
+            "an attribution method, such as Saliency(model)",
+            type(attribution_method).__name__,
+        )
+        super().__init__(attribution_method.forward_func)
+        self.attribution_method = attribution_method
+
+    @captum_compatible
+    def attribute(
+        self,
+        inputs: TensorOrTuple,
+        nt_type: str = "smoothgrad",
+        nt_samples: int = 5,
+        nt_samples_batch_size: int | None = None,
+        stdevs: float | tuple[float, ...] = 1.0,
+        draw_baseline_from_distrib: bool = False,
+        *,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Attributes with the method at noisy inputs, and smooths what it finds.
+
+        The method is given several samples at once as one batch, those of an example together. Of
+        its arguments, what belongs to the examples is repeated along: targets, extra arguments,
+        baselines and feature masks whose first dimension is B.
+
+        Args:
+            inputs: a floating-point tensor [B, *F], or a tuple of tensors [B, *F_i].
+            nt_type: ``smoothgrad``, ``smoothgrad_sq`` or ``vargrad``.
+            nt_samples: how many samples N of each example. Memory does not grow with it.
+            nt_samples_batch_size: how many of them the method is given at once, at most; None to
+                choose for speed.
+            stdevs: standard deviation σ of the noise, one for all inputs or a tuple with one each.
+            draw_baseline_from_distrib: whether ``baselines`` are K rows [K, *F], of which every
+                sample gets one at random.
+            seed: the same seed gives the same samples; None draws one from torch's generator. A
+                method that takes a seed is given one that this one sets, the same at every call, so
+                that all samples share its coalitions, say.
+            **kwargs: arguments of the method's ``attribute``.
+
+        Returns:
+            What the method returns for the inputs, smoothed, without a graph. If it was asked for
+            its convergence delta as well, a pair: that, and the delta of every sample [B · N],
+            those of an example together.
+
+        Raises:
+            ArgumentError: an argument is not as above; the message names it.
+            Exception: what the method raises.
+        """
+        check(nt_type in _TYPES, "nt_type", f"one of {', '.join(_TYPES)}", repr(nt_type))
+        samples = _Samples(inputs, nt_samples, stdevs, draw_baseline_from_distrib, seed, kwargs)
+        limit = nt_samples_batch_size
+        if limit is not None:
+            check_count(limit, "nt_samples_batch_size")
+        with torch.inference_mode(False), torch.no_grad():
+            if isinstance(self.attribution_method, OfGradient) and samples.batch > 0:
+                return self._streamed(self.attribution_method, samples, nt_type, limit)
+            return self._smoothed(samples, nt_type, limit or samples.in_a_call())
+
+    def explain(self, *args: Any, **kwargs: Any) -> Explanation:
+        """Attributes, and tells what the attributions are about.
+
+        Takes the arguments of :meth:`attribute`, except ``return_convergence_delta``.
+
+        Returns:
+            An :class:`Explanation` with the smoothed attributions, the model's outputs without
+            noise, and the time taken.
+        """
+        options = self._options(*args, **kwargs)
+        started = time.perf_counter()
+        values = self.attribute(**options)
+        seconds = time.perf_counter() - started
+        asked = (options.get(name) for name in ("target", "additional_forward_args"))
+        query = self._query(options["inputs"], None, *asked)
+        return Explanation(
+            values=values,
+            outputs=engine.values(query.model, Given(query.inputs.tensors, query.inputs.batch))[0],
+            baseline_outputs=None,
+            convergence_delta=None,
+            standard_errors=None,
+            method=self.get_name(),
+            seconds=seconds,
+        )
+
+    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+        """Tells what the method asks of the model for the samples that it is given at once.
+
+        Takes the arguments of :meth:`attribute`.
+        """
+        options = self._options(*args, **kwargs)
+        del options["nt_type"]
+        limit = options.pop("nt_samples_batch_size")
+        own = ("inputs", "nt_samples", "stdevs", "draw_baseline_from_distrib", "seed")
+        given = {name: options.pop(name) for name in own}
+        samples = _Samples(**given, arguments=options)
+        span = slice(0, min(samples.count, limit or samples.in_a_call()))
+        x, arguments = samples.block(span, self.attribution_method)
+        plan: Plan = self.attribution_method.plan(x, **arguments)
+        return plan
+
+    def _streamed(
+        self, method: OfGradient, samples: _Samples, nt_type: str, limit: int | None
+    ) -> Any:
+        """Without ever holding the attributions of more than a block of rows."""
+        x = samples.inputs
+        options = method._options(None, **samples.arguments)
+        del options["inputs"]
+        asked = (options.pop(name) for name in ("target", "additional_forward_args"))
+        query = method._query(x.pack(x.tensors), None, *asked)
+        smoothing = _Smoothing(nt_type, samples.batch)
+
+        def add(sums: list[Tensor], found: engine.Gradients) -> list[Tensor]:
+            pairs = zip(found.each, found.rows, strict=True)
+            values = [method.of_gradient(g, rows, **options) for g, rows in pairs]
+            return smoothing.add(sums, values, found.examples, found.repeats.start == 0)
+
+        most = None if limit is None else limit * samples.batch
+        sums = engine.gradient_sum(query.model, samples.noisy, add, most)
+        return x.pack(smoothing.result(list(sums), samples.count))
+
+    def _smoothed(self, samples: _Samples, nt_type: str, size: int) -> Any:
+        method = self.attribution_method
+        has_delta = samples.arguments.get("return_convergence_delta") and (
+            method.has_convergence_delta()
+        )
+        smoothing: _Smoothing | None = None
+        sums: list[Tensor] = []
+        deltas: list[Tensor] = []
+        in_tuple, first = False, 0
+        while first < samples.count:
+            span = slice(first, min(first + size, samples.count))
+            x, arguments = samples.block(span, method)
+            found = method.attribute(x, **arguments)
+            values, delta = found if has_delta else (found, None)
+            in_tuple = isinstance(values, tuple)
+            each = [v.detach() for v in (values if in_tuple else (values,))]
+            rows = samples.batch * length(span)
+            if size > 1 and any(v.shape[0] % max(1, rows) for v in each):
+                size = 1  # the model answers for the batch as a whole
+                continue
+            by_sample = [_by_sample(v, samples.batch, length(span)) for v in each]
+            everyone = slice(0, by_sample[0].shape[1])
+            smoothing = smoothing or _Smoothing(nt_type, everyone.stop)
+            sums = smoothing.add(sums, by_sample, everyone, first == 0)
+            if delta is not None:
+                shape = samples.batch, length(span), delta.numel() // max(1, rows)
+                deltas.append(delta.detach().reshape(shape))
+            first = span.stop
+        assert smoothing is not None
+        smoothed = smoothing.result(sums, samples.count)
+        result = smoothed if in_tuple else smoothed[0]
+        return (result, torch.cat(deltas, 1).flatten()) if has_delta else result
+
+    def has_convergence_delta(self) -> bool:
+        return bool(self.attribution_method.has_convergence_delta())
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return bool(self.attribution_method.multiplies_by_inputs)
+
+
+class _Samples:
+    """The noisy inputs, and the method's arguments for any of them."""
+
+    def __init__(
+        self,
+        inputs: TensorOrTuple,
+        nt_samples: int,
+        stdevs: Any,
+        draw_baseline_from_distrib: bool,
+        seed: int | None,
+        arguments: dict[str, Any],
+    ):
+        self.inputs = check_inputs(inputs, differentiable=True)
+        self.batch = self.inputs.batch
+        self.count = check_count(nt_samples, "nt_samples")
+        stdevs = check_stdevs(stdevs, self.inputs)
+        Target(arguments.get("target"), self.batch)  # checks it
+        self.arguments = arguments
+        background = None
+        if draw_baseline_from_distrib and "baselines" in arguments:
+            background = check_background(arguments["baselines"], self.inputs, "baselines")
+        self.seed = check_seed(seed)
+        x = self.inputs.tensors
+        self.noisy = Noisy(x, None, stdevs, self.count, self.seed)
+        drawn = Noisy(x, background, stdevs, self.count, self.seed)
+        self._baselines = None if background is None else drawn.starts()
+
+    def in_a_call(self) -> int:
+        """How many samples the method is best given at once."""
+        noisy = self.noisy
+        most = _BYTES.get(noisy.device.type, _BYTES["cuda"])
+        return max(1, most // max(1, self.batch * noisy.row_bytes))
+
+    def block(self, span: slice, method: Any) -> tuple[TensorOrTuple, dict[str, Any]]:
+        """Inputs [B · s, *F_i], the samples of an example together, and the other arguments."""
+        rows = self._rows(self.noisy, span)
+        if hasattr(method, "gradient_func"):  # of Captum, which would warn
+            rows = tuple(x.requires_grad_() for x in rows)
+        arguments = {
+            name: _repeated(name, value, self.inputs, length(span))
+            for name, value in self.arguments.items()
+        }
+        if self._baselines is not None:
+            arguments["baselines"] = self.inputs.pack(self._rows(self._baselines, span))
+        if "seed" in inspect.signature(method.attribute).parameters:
+            arguments["seed"] = self.seed ^ _ANOTHER
+        return self.inputs.pack(rows), arguments
+
+    def _rows(self, noisy: Noisy, span: slice) -> tuple[Tensor, ...]:
+        rows = noisy.block(span, slice(0, self.batch))
+        by_sample = (x.unflatten(0, (length(span), self.batch)) for x in rows)
+        return tuple(x.transpose(0, 1).flatten(0, 1) for x in by_sample)
+
+
+class _Smoothing:
+    """What a type of NoiseTunnel adds up over the samples, and what becomes of the sums."""
+
+    def __init__(self, nt_type: str, rows: int):
+        self.nt_type, self.rows = nt_type, rows
+        self.dtypes: list[torch.dtype] = []
+        # Each row's first sample, near the mean: the variance is one of numbers around zero.
+        self.shifts: list[Tensor] = []
+
+    def add(
+        self,
+        sums: list[Tensor],  # each [b, *F], or none yet
+        values: list[Tensor],  # each [s, b, *F]
+        rows: slice,
+        begins: bool,
+    ) -> list[Tensor]:
+        """The sums with more samples of the same rows; ``begins`` with their first."""
+        self.dtypes = [v.dtype for v in values]
+        wide = values
+        if self.nt_type != "smoothgrad":
+            wide = [v.to(torch.promote_types(v.dtype, torch.float32)) for v in values]
+        if self.nt_type == "smoothgrad_sq":
+            wide = [v.square() for v in wide]
+        if self.nt_type == "vargrad":
+            if not self.shifts:
+                self.shifts = [v.new_empty(self.rows, *v.shape[2:]) for v in wide]
+            for shift, v in zip(self.shifts, wide, strict=True):
+                if begins:
+                    shift[rows] = v[0]
+            wide = [v - shift[rows] for v, shift in zip(wide, self.shifts, strict=True)]
+            wide += [v.square() for v in wide]
+        ones = torch.ones(values[0].shape[0], dtype=torch.float64, device=values[0].device)
+        return [ops.path_reduce(sums[i] if sums else None, v, ones) for i, v in enumerate(wide)]
+
+    def result(self, sums: list[Tensor], count: int) -> tuple[Tensor, ...]:  # each [rows, *F]
+        means = [total / count for total in sums]
+        if self.nt_type == "vargrad":
+            half = len(means) // 2
+            pairs = zip(means[:half], means[half:], strict=True)
+            means = [(square - mean.square()).clamp_(min=0) for mean, square in pairs]
+        return tuple(mean.to(dtype) for mean, dtype in zip(means, self.dtypes, strict=True))
+
+
+def _by_sample(values: Tensor, batch: int, samples: int) -> Tensor:
+    """[s, rows, *F] of values [B · s · C, *F]: C rows for an example, if there are many outputs."""
+    if samples == 1 or batch == 0:
+        return values[None]
+    return values.unflatten(0, (batch, samples, -1)).movedim(1, 0).flatten(1, 2)
+
+
+def _repeated(name: str, value: Any, inputs: Inputs, times: int) -> Any:
+    """An argument of the method for so many samples of each example in turn."""
+    batch = inputs.batch
+    if name == "target":
+        if isinstance(value, list) and len(value) == batch:
+            return [each for each in value for _ in range(times)]
+        value = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        is_each = isinstance(value, Tensor) and value.shape == (batch,) and batch != 1
+        return value.repeat_interleave(times) if is_each else value
+    if name == "additional_forward_args":
+        values = value if isinstance(value, tuple) else (value,)
+        repeated = tuple(_rows_repeated(each, batch, times, 1) for each in values)
+        return repeated if isinstance(value, tuple) else repeated[0]
+    if name in ("baselines", "feature_mask") and batch > 1:
+        if not isinstance(value, tuple):
+            return _rows_repeated(value, batch, times, inputs.tensors[0].dim())
+        dims = [x.dim() for x in inputs.tensors]
+        return tuple(_rows_repeated(v, batch, times, d) for v, d in zip(value, dims, strict=False))
+    return value
+
+
+def _rows_repeated(value: Any, batch: int, times: int, least_dims: int) -> Any:
+    of_examples = isinstance(value, Tensor) and value.dim() >= least_dims
+    if not of_examples or value.shape[0] != batch:
+        return value
+    return value.repeat_interleave(times, 0)
