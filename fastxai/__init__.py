@@ -7,12 +7,18 @@ from .attr import (
     InputXGradient,
     IntegratedGradients,
     KernelShap,
+    LayerActivation,
+    LayerAttribution,
+    LayerGradCam,
+    LayerGradientXActivation,
+    LayerIntegratedGradients,
     Lime,
     LimeBase,
     Occlusion,
     Saliency,
     ShapleyValues,
     ShapleyValueSampling,
+    TokenReferenceBase,
 )
 from .core.inputs import ArgumentError
 from .core.plan import Plan
@@ -28,6 +34,11 @@ __all__ = [
     "InputXGradient",
     "IntegratedGradients",
     "KernelShap",
+    "LayerActivation",
+    "LayerAttribution",
+    "LayerGradCam",
+    "LayerGradientXActivation",
+    "LayerIntegratedGradients",
     "LibraryLoadError",
     "Lime",
     "LimeBase",
@@ -36,5 +47,6 @@ __all__ = [
     "Saliency",
     "ShapleyValueSampling",
     "ShapleyValues",
+    "TokenReferenceBase",
     "build_info",
 ]
