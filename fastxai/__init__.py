@@ -8,6 +8,11 @@ from .attr import (
     InputXGradient,
     IntegratedGradients,
     KernelShap,
+    LayerActivation,
+    LayerAttribution,
+    LayerGradCam,
+    LayerGradientXActivation,
+    LayerIntegratedGradients,
     Lime,
     LimeBase,
     NoiseTunnel,
@@ -15,6 +20,7 @@ from .attr import (
     Saliency,
     ShapleyValues,
     ShapleyValueSampling,
+    TokenReferenceBase,
 )
 from .core.inputs import ArgumentError
 from .core.plan import Plan
@@ -31,6 +37,11 @@ __all__ = [
     "InputXGradient",
     "IntegratedGradients",
     "KernelShap",
+    "LayerActivation",
+    "LayerAttribution",
+    "LayerGradCam",
+    "LayerGradientXActivation",
+    "LayerIntegratedGradients",
     "LibraryLoadError",
     "Lime",
     "LimeBase",
@@ -40,5 +51,6 @@ __all__ = [
     "Saliency",
     "ShapleyValueSampling",
     "ShapleyValues",
+    "TokenReferenceBase",
     "build_info",
 ]
