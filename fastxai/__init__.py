@@ -1,5 +1,6 @@
 """Compiled high-performance attribution for PyTorch models, with Captum's interface."""
 
+from . import metrics
 from .attr import (
     Explanation,
     FeatureAblation,
@@ -37,4 +38,5 @@ __all__ = [
     "ShapleyValueSampling",
     "ShapleyValues",
     "build_info",
+    "metrics",
 ]
