@@ -204,6 +204,7 @@ def _along(baseline: Any, x: Tensor, repeats: int) -> Any:
 def _products(perturbations: Tensor, phi: Tensor) -> Tensor:  # [B * r, *F], [B, *F] -> [r, B]
     """Iᵀφ of every row, in float64."""
     batch, features = phi.shape[0], phi.shape[1:].numel()
-    phi = phi.to(torch.promote_types(phi.dtype, torch.float32)).reshape(batch, 1, features)
     repeats = perturbations.shape[0] // batch
-    return (perturbations.reshape(batch, repeats, features) * phi).sum(2).T.double()
+    wide = torch.promote_types(torch.promote_types(perturbations.dtype, phi.dtype), torch.float32)
+    changes = perturbations.reshape(batch, repeats, features).to(wide)
+    return torch.bmm(changes, phi.reshape(batch, features, 1).to(wide))[..., 0].T.double()
