@@ -8,12 +8,18 @@ from .attr import (
     InputXGradient,
     IntegratedGradients,
     KernelShap,
+    LayerActivation,
+    LayerAttribution,
+    LayerGradCam,
+    LayerGradientXActivation,
+    LayerIntegratedGradients,
     Lime,
     LimeBase,
     Occlusion,
     Saliency,
     ShapleyValues,
     ShapleyValueSampling,
+    TokenReferenceBase,
 )
 from .core.inputs import ArgumentError
 from .core.plan import Plan
@@ -29,6 +35,11 @@ __all__ = [
     "InputXGradient",
     "IntegratedGradients",
     "KernelShap",
+    "LayerActivation",
+    "LayerAttribution",
+    "LayerGradCam",
+    "LayerGradientXActivation",
+    "LayerIntegratedGradients",
     "LibraryLoadError",
     "Lime",
     "LimeBase",
@@ -37,6 +48,7 @@ __all__ = [
     "Saliency",
     "ShapleyValueSampling",
     "ShapleyValues",
+    "TokenReferenceBase",
     "build_info",
     "metrics",
 ]

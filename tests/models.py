@@ -50,6 +50,24 @@ class EmbeddingModel(nn.Module):
         return self.head(torch.tanh(self.norm(x + mixed)).mean(1))
 
 
+class TextModel(nn.Module):
+    """A transformer encoder over ids of words, [N, T] -> [N, 3], with a padding mask [N, T]."""
+
+    def __init__(self, width: int = 16, layers: int = 2) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.embedding = nn.Embedding(50, width)
+        self.position = nn.Parameter(torch.randn(9, width) / 4)
+        layer = nn.TransformerEncoderLayer(width, 2, 2 * width, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.head = nn.Linear(width, 3)
+        self.eval()
+
+    def forward(self, ids: Tensor, padding: Tensor | None = None) -> Tensor:
+        x = self.embedding(ids) + self.position[: ids.shape[1]]
+        return self.head(self.encoder(x, src_key_padding_mask=padding).mean(1))
+
+
 class TwoInputs(nn.Module):
     """Two inputs of different shapes, an optional extra tensor of the batch and a number."""
 

@@ -2,12 +2,16 @@
 
 from ..core.linear_fits import Lasso, LeastSquares, Ridge
 from ._base import Attribution, Explanation, GradientAttribution, PerturbationAttribution
+from ._layer import LayerAttribution
 from .ablation import FeatureAblation, FeaturePermutation, Occlusion
 from .integrated_gradients import IntegratedGradients
 from .kernel_shap import KernelShap
+from .layer_gradients import LayerActivation, LayerGradCam, LayerGradientXActivation
+from .layer_integrated_gradients import LayerIntegratedGradients
 from .lime import Lime, LimeBase, get_exp_kernel_similarity_function
 from .saliency import InputXGradient, Saliency
 from .shapley import ShapleyValues, ShapleyValueSampling
+from .token_reference import TokenReferenceBase
 
 __all__ = [
     "Attribution",
@@ -19,6 +23,11 @@ __all__ = [
     "IntegratedGradients",
     "KernelShap",
     "Lasso",
+    "LayerActivation",
+    "LayerAttribution",
+    "LayerGradCam",
+    "LayerGradientXActivation",
+    "LayerIntegratedGradients",
     "LeastSquares",
     "Lime",
     "LimeBase",
@@ -28,5 +37,6 @@ __all__ = [
     "Saliency",
     "ShapleyValueSampling",
     "ShapleyValues",
+    "TokenReferenceBase",
     "get_exp_kernel_similarity_function",
 ]

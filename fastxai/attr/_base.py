@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ..core import engine
 from ..core.affine import Prefix
@@ -64,6 +65,7 @@ class Found:
     baseline_outputs: Tensor | None = None  # [B, *C]
     convergence_delta: Tensor | None = None  # [B, *C]
     standard_errors: tuple[Tensor, ...] | None = None  # as values
+    form: Callable[[Sequence[Tensor]], Any] | None = None  # of what is returned, if not the inputs'
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Explanation:
 
     Attributes:
         values: the attributions, as :meth:`Attribution.attribute` returns them: a tensor [B, *F],
-            or a tuple of them for a tuple of inputs.
+            or a tuple of them for a tuple of inputs; by layer for a method of layers.
         outputs: the explained output for each input, [B], or [B, *C] where a method explains
             several at once.
         baseline_outputs: the same at the baselines, or its mean over the background; None for a
@@ -86,7 +88,7 @@ class Explanation:
         seconds: wall time of the attribution.
     """
 
-    values: TensorOrTuple
+    values: Any
     outputs: Tensor
     baseline_outputs: Tensor | None
     convergence_delta: Tensor | None
@@ -95,8 +97,7 @@ class Explanation:
     seconds: float
 
     def __repr__(self) -> str:
-        values = self.values if isinstance(self.values, tuple) else (self.values,)
-        shapes = ", ".join(str(tuple(v.shape)) for v in values)
+        shapes = ", ".join(str(tuple(v.shape)) for v in tree_leaves(self.values))
         delta = self.convergence_delta
         worst = (
             f", convergence_delta up to {delta.abs().max():.2g}"
@@ -124,7 +125,8 @@ class Attribution:
     """
 
     attribute: Callable[..., Any]
-    _differentiates = False  # whether the inputs must be floating-point
+    _differentiates = False  # whether it takes gradients
+    _of_inputs = True  # with respect to the inputs, which must then be floating-point
 
     def __init__(self, forward_func: Callable[..., Any], *, affine_prefix: bool = True):
         check(callable(forward_func), "forward_func", "a module or callable", repr(forward_func))
@@ -142,8 +144,7 @@ class Attribution:
         """
         options = self._options(*args, **kwargs)
         has_baselines = "baselines" in options
-        # Numbers by group come as one tensor, whatever the inputs are.
-        pack = Inputs.pack if options.get("return_input_shape", True) else _only
+        by_group = not options.get("return_input_shape", True)
         query = self._query(**{name: options.pop(name) for name in _QUESTION if name in options})
 
         started = time.perf_counter()
@@ -160,14 +161,16 @@ class Attribution:
         if at_baselines is None and has_baselines:
             at_baselines = self._outputs(query, query.baselines)
         if delta is None and at_baselines is not None and self.has_convergence_delta():
-            delta = _delta(found.values, outputs, at_baselines)
+            delta = convergence_delta(found.values, outputs, at_baselines)
+        # Numbers by group come as one tensor, whatever the inputs are.
+        pack = found.form or (_only if by_group else query.inputs.pack)
         errors = found.standard_errors
         return Explanation(
-            values=pack(query.inputs, found.values),
+            values=pack(found.values),
             outputs=outputs,
             baseline_outputs=at_baselines,
             convergence_delta=delta,
-            standard_errors=None if errors is None else pack(query.inputs, errors),
+            standard_errors=None if errors is None else pack(errors),
             method=self.get_name(),
             seconds=seconds,
         )
@@ -224,7 +227,7 @@ class Attribution:
         target: Any = None,
         additional_forward_args: Any = None,
     ) -> Query:
-        checked = check_inputs(inputs, self._differentiates)
+        checked = check_inputs(inputs, self._differentiates, self._of_inputs)
         checked_baselines = check_baselines(baselines, checked)
         checked = checked.in_dtypes_of(checked_baselines)
         forward_args = check_forward_args(additional_forward_args, self._differentiates)
@@ -261,7 +264,7 @@ class GradientAttribution(Attribution):
 
     def compute_convergence_delta(
         self,
-        attributions: TensorOrTuple,
+        attributions: Any,
         start_point: Any,
         end_point: TensorOrTuple,
         target: Any = None,
@@ -270,7 +273,7 @@ class GradientAttribution(Attribution):
         """How far attributions are from adding up: Σ attributions − (F(end) − F(start)).
 
         Args:
-            attributions: a tensor [B, *F], or a tuple of them.
+            attributions: a tensor [B, *F], or a tuple or list of them, as ``attribute`` returns.
             start_point: the baselines, in any form that ``attribute`` takes.
             end_point: the inputs, a tensor [B, *F] or a tuple of them.
             target: which output, as for ``attribute``.
@@ -280,7 +283,7 @@ class GradientAttribution(Attribution):
             [B], in the attributions' dtype.
         """
         query = self._query(end_point, start_point, target, additional_forward_args)
-        values = attributions if isinstance(attributions, tuple) else (attributions,)
+        values = tuple(tree_leaves(attributions))
         for i, value in enumerate(values):
             check(
                 value.dim() > 0 and value.shape[0] == query.inputs.batch,
@@ -293,7 +296,7 @@ class GradientAttribution(Attribution):
 
     def _convergence_delta(self, query: Query, values: tuple[Tensor, ...]) -> Tensor:
         outputs = self._outputs(query, query.inputs.tensors)
-        return _delta(values, outputs, self._outputs(query, query.baselines))
+        return convergence_delta(values, outputs, self._outputs(query, query.baselines))
 
 
 class PerturbationAttribution(Attribution):
@@ -419,10 +422,12 @@ def check_numbers(outputs: Tensor, start: int) -> None:  # [r, b, *C], examples 
         raise ArgumentError(f"forward_func: expected numbers, got NaN for row {row} of the inputs")
 
 
-def _only(inputs: Inputs, values: tuple[Tensor, ...]) -> Tensor:
+def _only(values: Sequence[Tensor]) -> Tensor:
     return values[0]
 
 
-def _delta(values: tuple[Tensor, ...], outputs: Tensor, baseline_outputs: Tensor) -> Tensor:
+def convergence_delta(
+    values: tuple[Tensor, ...], outputs: Tensor, baseline_outputs: Tensor
+) -> Tensor:
     total = torch.stack([v.detach().flatten(1).sum(1) if v.dim() > 1 else v for v in values]).sum(0)
     return total - (outputs.to(total.dtype) - baseline_outputs.to(total.dtype))

@@ -9,13 +9,14 @@ from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 from torch.utils.flop_counter import FlopCounterMode
 
 from .. import ops
 from .model import Model, NotRowByRow, Run, scalars
 from .prefix import Shortcut
 from .progress import bar
-from .rows import Rows, is_affine, length, part
+from .rows import Given, Rows, is_affine, length, part
 
 # How many rows to give to the model at once. A call costs a fixed time a, and cache pressure costs
 # a time c·n·b a row for n rows that keep b bytes each for the backward pass. a/n + c·n·b is least
@@ -29,6 +30,17 @@ _FREED = 31 << 20  # bytes; glibc learns from what it frees below 32 MiB
 # flat rows than for images and sequences; and since it is a guess, not too many rows at once, least
 # of all where indices (of words, say) tell nothing about what becomes of them.
 _FIRST_CALL = {"flat": (2, 1024), "shaped": (64, 1024), "indices": (64, 16)}
+
+
+class Unused(RuntimeError):
+    """The outputs do not depend on one of the tensors that they are differentiated by."""
+
+    def __init__(self, position: int):
+        super().__init__(
+            f"inputs[{position}]: forward_func's output does not depend on it; if that is meant, "
+            "pass it in additional_forward_args"
+        )
+        self.position = position
 
 
 def values(
@@ -187,6 +199,36 @@ def gradient_sum(
         return tuple(totals or gathered or _zeros(rows))
 
 
+def gradients_inside(
+    model: Model, inputs: tuple[Tensor, ...], points: Callable[[], tuple[GradientEdge, ...]]
+) -> tuple[Tensor, ...]:
+    """∂F/∂point for points of the graph that the model comes across on its way from the inputs.
+
+    Args:
+        model: the bound model, called once.
+        inputs: each [B, *F_i].
+        points: tells those of the latest call.
+
+    Raises:
+        Unused: the outputs do not depend on one of them.
+    """
+    rows = Given(inputs, model.batch, together=True)
+    gradients: tuple[Tensor, ...] = ()
+
+    def visit(repeats: slice, examples: slice, measure: bool) -> int:
+        nonlocal gradients
+        with torch.enable_grad():
+            output = scalars(model(rows.block(repeats, examples), 1, examples))
+        gradients = _gradients(output, points())
+        return 0
+
+    run = Run(rows.kind, model.batch)
+    model.runs.append(run)
+    with torch.inference_mode(False), torch.no_grad(), model.statistics_kept():
+        _for_each_block(model, rows, None, visit, False, run)
+    return gradients
+
+
 def multiplications(model: Model, inputs: tuple[Tensor, ...]) -> int:  # each [B, *F_i]
     """Those of the model for one row, in its matrix products and convolutions."""
     one = slice(0, 1)
@@ -224,16 +266,20 @@ def _measured(
 def _recorded(
     model: Model, leaves: tuple[Tensor, ...], repeats: int, examples: slice
 ) -> Tensor:  # [r * b, *C]
-    try:
-        return model(leaves, repeats, examples)
-    except RuntimeError as error:
-        if "leaf Variable that requires grad" not in str(error):
-            raise
+    if not model.writes_to_rows:
+        try:
+            return model(leaves, repeats, examples)
+        except RuntimeError as error:
+            if "leaf Variable that requires grad" not in str(error):
+                raise
+        model.writes_to_rows = True
     # The model writes to its input. That is allowed to anything but a leaf of the graph.
     return model(tuple(leaf.clone() for leaf in leaves), repeats, examples)
 
 
-def _gradients(output: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _gradients(
+    output: Tensor, leaves: tuple[Tensor, ...] | tuple[GradientEdge, ...]
+) -> tuple[Tensor, ...]:
     if not output.requires_grad:
         raise RuntimeError(
             "forward_func: its output does not depend on inputs in a way that can be "
@@ -242,10 +288,7 @@ def _gradients(output: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]
     gradients = torch.autograd.grad(output, leaves, torch.ones_like(output), allow_unused=True)
     for i, gradient in enumerate(gradients):
         if gradient is None:
-            raise RuntimeError(
-                f"inputs[{i}]: forward_func's output does not depend on it; if that is meant, pass "
-                "it in additional_forward_args"
-            )
+            raise Unused(i)
     return gradients
 
 

@@ -59,13 +59,14 @@ def name_of(argument: str, index: int, in_tuple: bool) -> str:
     return f"{argument}[{index}]" if in_tuple else argument
 
 
-def check_inputs(inputs: TensorOrTuple, differentiable: bool) -> Inputs:
+def check_inputs(inputs: TensorOrTuple, differentiable: bool, floating: bool = True) -> Inputs:
     """Checks the inputs: one tensor or a tuple of tensors with one batch size and one device.
 
     Args:
         inputs: a tensor [B, *F], or a tuple of tensors [B, *F_i].
-        differentiable: whether the method takes gradients, which needs floating-point tensors that
-            were not made in inference mode.
+        differentiable: whether the method takes gradients, which needs tensors that were not made
+            in inference mode, and
+        floating: whether with respect to them, which needs floating-point tensors.
 
     Raises:
         ArgumentError: naming the tensor at fault.
@@ -96,7 +97,7 @@ def check_inputs(inputs: TensorOrTuple, differentiable: bool) -> Inputs:
         )
         if differentiable:
             check(
-                x.is_floating_point(),
+                x.is_floating_point() or not floating,
                 name,
                 "floating-point values to differentiate (pass indices and the like in "
                 "additional_forward_args)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import numbers
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -169,6 +170,7 @@ class Model:
         affine_prefix: whether the function is called with rows that stay affine; None if that is
             not known yet.
         runs: what became of the rows so far.
+        writes_to_rows: whether the function was seen to write to its inputs.
     """
 
     def __init__(
@@ -192,6 +194,7 @@ class Model:
         self.prefix = prefix or Prefix()
         self.affine_prefix: bool | None = None
         self.runs: list[Run] = []
+        self.writes_to_rows = False  # as far as is known
         self._row_shape: torch.Size | None = None  # of the raw output of a row, or of the batch
         self._batch_shape: torch.Size | None = None  # of the raw output for all examples, once
 
@@ -231,6 +234,13 @@ class Model:
             raise NotRowByRow(output.shape, count)
         self._check_shape(output.shape if self.whole_batch else output.shape[1:])
         return self.target.select(output, repeats, examples)
+
+    def through(self, forward_func: Callable[..., Any], forward_args: tuple[Any, ...]) -> Model:
+        """The same question asked of a function that calls this one, with other arguments."""
+        other = copy.copy(self)
+        other.forward_func, other.forward_args = forward_func, forward_args
+        other.writes_to_rows = False
+        return other
 
     def take_for_whole_batch(self, error: NotRowByRow) -> None:
         """From here on, what was not row by row is the batch's answer; the error, if it is not."""

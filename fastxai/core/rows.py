@@ -66,10 +66,14 @@ class Given:
 
     kind = "inputs"
     repeats = 1
-    together = False
 
-    def __init__(self, inputs: tuple[Tensor, ...], batch: int):  # each [B, *F_i] or [1, *F_i]
-        self.inputs, self.batch = inputs, batch
+    def __init__(
+        self,
+        inputs: tuple[Tensor, ...],  # each [B, *F_i] or [1, *F_i]
+        batch: int,
+        together: bool = False,
+    ):
+        self.inputs, self.batch, self.together = inputs, batch, together
         self.row_bytes, self.device = row_bytes(inputs), inputs[0].device
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:

@@ -1,0 +1,138 @@
+"""What methods share that attribute to a layer rather than to the inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..core import engine
+from ..core.inputs import check, check_count
+from ..core.layers import Layers, Recorded, Watched, check_layer
+from ..core.model import Model, scalars
+from ..core.rows import Given
+from ._base import Attribution, Query
+
+
+class LayerAttribution(Attribution):
+    """An attribution method that explains an output by what a layer takes or gives.
+
+    Nothing is left on the model, and other threads may use it meanwhile.
+
+    Args:
+        forward_func: a module or any callable that takes the inputs (then the extra arguments),
+            calls the layer once and returns one tensor with the rows first. The inputs may be of
+            integers (ids of words, say).
+        layer: a module that forward_func calls, or a list of them where a method takes several.
+        device_ids: accepted as in Captum, for models on one device.
+
+    Raises:
+        ArgumentError: an argument is not as above.
+    """
+
+    _differentiates = True
+    _of_inputs = False
+    _takes_list = True
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Any,
+        device_ids: list[int] | None = None,
+        *,
+        affine_prefix: bool = True,
+    ):
+        super().__init__(forward_func, affine_prefix=affine_prefix)
+        if not self._takes_list:
+            single = isinstance(layer, torch.nn.Module)
+            check(single, "layer", "one torch.nn.Module", type(layer).__name__)
+        check_layer(layer)
+        few = device_ids is None or len(device_ids) <= 1
+        check(few, "device_ids", "one device at most, as a model is explained on one", device_ids)
+        self.layer, self.device_ids = layer, device_ids
+
+    @staticmethod
+    def interpolate(
+        layer_attribution: Tensor,  # [B, C, *L]
+        interpolate_dims: int | tuple[int, ...],
+        interpolate_mode: str = "nearest",
+    ) -> Tensor:
+        """Scales a layer's attributions to other sizes, those of an input image, say.
+
+        Args:
+            layer_attribution: [B, C, *L] with one, two or three dimensions L.
+            interpolate_dims: the wanted sizes of these dimensions; an int for all of them.
+            interpolate_mode: ``nearest``, ``area``, ``linear`` (one dimension), ``bilinear`` and
+                ``bicubic`` (two) or ``trilinear`` (three), as torch.nn.functional.interpolate.
+
+        Returns:
+            [B, C, *interpolate_dims].
+
+        Raises:
+            ArgumentError: layer_attribution or interpolate_dims is not as above.
+        """
+        name, dims = "layer_attribution", "interpolate_dims"
+        check(isinstance(layer_attribution, Tensor), name, "a tensor", type(layer_attribution))
+        places = layer_attribution.dim() - 2
+        check(1 <= places <= 3, name, "3, 4 or 5 dimensions", layer_attribution.shape)
+        if isinstance(interpolate_dims, tuple | list):
+            fits = len(interpolate_dims) == places
+            check(fits, dims, "{} sizes, or one for all", interpolate_dims, places)
+        else:
+            check_count(interpolate_dims, dims)
+        return F.interpolate(layer_attribution, interpolate_dims, mode=interpolate_mode)
+
+    def _layers(self, query: Query, of_inputs: bool) -> Layers:
+        one = query.inputs.batch > 0
+        check(one, "inputs", "at least one row, as a call tells the layer's shape", "none")
+        return Layers(self.layer, of_inputs, query.model)
+
+    def _gradients(self, query: Query, of_inputs: bool) -> tuple[Recorded, tuple[Tensor, ...]]:
+        """What the layers have at the inputs, and the output's gradients with respect to it."""
+        recorded = Recorded(query.model.forward_func, self._layers(query, of_inputs))
+        model = query.model.through(recorded, query.model.forward_args)
+        try:
+            gradients = engine.gradients_inside(
+                model, query.inputs.tensors, lambda: tuple(p for ps in recorded.points for p in ps)
+            )
+        except engine.Unused as error:
+            raise recorded.layers.unused(recorded.layer_of(error.position)) from None
+        return recorded, gradients
+
+
+def activations(
+    model: Model,
+    watched: Watched,
+    tensors: tuple[Tensor, ...],  # each [B, *F_i] or [1, *F_i]
+    limit: int | None,
+) -> tuple[Model, tuple[Tensor, ...], Tensor]:
+    """What the layers have for these rows, each [B, *S], and the chosen outputs, [B].
+
+    And the model that was called, which now knows what a row takes.
+    """
+    called, batch = model.through(watched, model.forward_args), model.batch
+    whole: list[Tensor] = []
+
+    def keep(outputs: Tensor, repeats: slice, examples: slice) -> None:
+        outputs = scalars(outputs.flatten(0, 1))
+        count = len(outputs)
+        for i, t in enumerate(watched.flat):
+            watched.layers.check_rows(watched.layer_of(i), t, count)
+        parts = (*watched.flat, outputs)
+        if not whole:
+            whole.extend(t.new_empty(batch, *t.shape[1:]) for t in parts)
+        for of_all, t in zip(whole, parts, strict=True):
+            of_all[examples] = t
+
+    engine.stream(called, Given(tensors, batch), keep, limit, measure=True)
+    *found, outputs = whole
+    return called, tuple(found), outputs
+
+
+def check_grad_kwargs(grad_kwargs: Any) -> None:
+    """Captum hands these on to torch.autograd.grad; there are none that we could."""
+    expected = "None, as gradients are taken in blocks of rows with arguments of our own"
+    check(not grad_kwargs, "grad_kwargs", expected, grad_kwargs)

@@ -1,0 +1,252 @@
+"""What a layer has at the inputs, and its gradients: LayerActivation and methods upon both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core import engine
+from ..core.inputs import TensorOrTuple
+from ..core.layers import Answerless
+from ..core.rows import Given
+from ._base import Found, GradientAttribution, Query, captum_compatible
+from ._layer import LayerAttribution, check_grad_kwargs
+
+
+class LayerActivation(LayerAttribution):
+    """What a layer takes or gives at the inputs.
+
+    Args:
+        forward_func: a module or any callable that takes the inputs (then the extra arguments) and
+            calls each layer once. What it returns does not matter.
+        layer: a module that forward_func calls, or a list of them.
+        device_ids: accepted as in Captum, for models on one device.
+    """
+
+    _differentiates = False
+
+    @captum_compatible
+    def attribute(
+        self,
+        inputs: TensorOrTuple,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+    ) -> Any:
+        """Returns what the layer has, from one call of forward_func with all inputs.
+
+        Args:
+            inputs: a tensor [B, *F] of any dtype, or a tuple of tensors [B, *F_i].
+            additional_forward_args: extra arguments, as for :class:`IntegratedGradients`.
+            attribute_to_layer_input: whether the layer's positional inputs are wanted rather than
+                its outputs.
+
+        Returns:
+            For a layer a tensor as it is, or a tuple of them where there are several; for a list of
+            layers a list of that. Copies without a graph.
+
+        Raises:
+            ArgumentError: an argument is not as above; the message names it.
+        """
+        query = self._query(inputs, None, None, additional_forward_args)
+        found = self._find(query, False, attribute_to_layer_input)
+        assert found.form is not None
+        return found.form(found.values)
+
+    def _find(  # type: ignore[override]
+        self, query: Query, detailed: bool, attribute_to_layer_input: bool
+    ) -> Found:
+        watched = Answerless(
+            query.model.forward_func, self._layers(query, attribute_to_layer_input)
+        )
+        model = query.model.through(watched, query.model.forward_args)
+        with torch.inference_mode(False):
+            engine.values(model, Given(query.inputs.tensors, model.batch, together=True))
+        return Found(watched.flat, form=watched.packed)
+
+    @staticmethod
+    def _outputs(query: Query, tensors: tuple[Tensor, ...]) -> Tensor:
+        return engine.values(query.model, Given(tensors, query.inputs.batch))[0]
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return True
+
+
+class LayerGradientXActivation(LayerAttribution, GradientAttribution):
+    """What a layer takes or gives, times the gradient of the chosen output with respect to it.
+
+    Source: Shrikumar, Greenside and Kundaje, "Not just a black box" (2016), for a layer.
+
+    Args:
+        forward_func: a module or any callable that takes the inputs (then the extra arguments),
+            calls each layer once and returns one tensor with the rows first.
+        layer: a module that forward_func calls, or a list of them.
+        device_ids: accepted as in Captum, for models on one device.
+        multiply_by_inputs: whether to multiply. Without it, the gradient is returned.
+        memory_efficient: whether to multiply on, and return on, the CPU.
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Any,
+        device_ids: list[int] | None = None,
+        multiply_by_inputs: bool = True,
+        memory_efficient: bool = False,
+    ):
+        super().__init__(forward_func, layer, device_ids)
+        self._multiply_by_inputs = multiply_by_inputs
+        self._memory_efficient = memory_efficient
+
+    @captum_compatible
+    def attribute(
+        self,
+        inputs: TensorOrTuple,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Attributes the chosen output to the layer, from one call of forward_func.
+
+        Args:
+            inputs: a tensor [B, *F] of any dtype, or a tuple of tensors [B, *F_i].
+            target: which output is explained, as for :class:`IntegratedGradients`.
+            additional_forward_args: extra arguments, as for :class:`IntegratedGradients`.
+            attribute_to_layer_input: whether to explain by the layer's positional inputs rather
+                than by its outputs.
+            grad_kwargs: None; there are none that could be handed on.
+
+        Returns:
+            For a layer a tensor of the shape and dtype that it takes or gives, or a tuple of them
+            where these are several; for a list of layers a list of that. Without a graph.
+
+        Raises:
+            ArgumentError: an argument is not as above; the message names it.
+            IndexError: the target is out of range.
+            RuntimeError: the output does not depend on a layer.
+        """
+        query = self._query(inputs, None, target, additional_forward_args)
+        found = self._find(query, False, attribute_to_layer_input, grad_kwargs)
+        assert found.form is not None
+        return found.form(found.values)
+
+    def _find(  # type: ignore[override]
+        self,
+        query: Query,
+        detailed: bool,
+        attribute_to_layer_input: bool,
+        grad_kwargs: dict[str, Any] | None,
+    ) -> Found:
+        check_grad_kwargs(grad_kwargs)
+        recorded, gradients = self._gradients(query, attribute_to_layer_input)
+        values = recorded.flat
+        if self._memory_efficient:
+            values, gradients = (tuple(t.cpu() for t in ts) for ts in (values, gradients))
+        if self._multiply_by_inputs:
+            gradients = tuple(g * y for g, y in zip(gradients, values, strict=True))
+        return Found(gradients, form=recorded.packed)
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return self._multiply_by_inputs
+
+
+class LayerGradCam(LayerAttribution, GradientAttribution):
+    """Grad-CAM: a layer's channels y_k, each weighted by its mean gradient, added up.
+
+        Σ_k (mean over places of ∂F/∂y_k) · y_k
+
+    Source: Selvaraju et al., "Grad-CAM: visual explanations from deep networks via gradient-based
+    localization" (2017), whose last step, ReLU, is left out unless asked for, as in Captum.
+
+    Args:
+        forward_func: a module or any callable that takes the inputs (then the extra arguments),
+            calls the layer once and returns one tensor with the rows first.
+        layer: a module that forward_func calls, mostly the last convolution.
+        device_ids: accepted as in Captum, for models on one device.
+    """
+
+    _takes_list = False
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: torch.nn.Module,
+        device_ids: list[int] | None = None,
+    ):
+        super().__init__(forward_func, layer, device_ids)
+
+    @captum_compatible
+    def attribute(
+        self,
+        inputs: TensorOrTuple,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        attr_dim_summation: bool = True,
+        grad_kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Attributes the chosen output to the layer's places, from one call of forward_func.
+
+        Args:
+            inputs: a tensor [B, *F] of any dtype, or a tuple of tensors [B, *F_i].
+            target: which output is explained, as for :class:`IntegratedGradients`.
+            additional_forward_args: extra arguments, as for :class:`IntegratedGradients`.
+            attribute_to_layer_input: whether to explain by the layer's positional inputs rather
+                than by its outputs.
+            relu_attributions: whether to set what is negative to zero, as in the paper.
+            attr_dim_summation: whether to add up the channels, dimension 1.
+            grad_kwargs: None; there are none that could be handed on.
+
+        Returns:
+            [B, 1, *L] for a layer of C channels that takes or gives [B, C, *L]; [B, C, *L] without
+            ``attr_dim_summation``; a tuple where there are several tensors. In their dtype, without
+            a graph. :meth:`interpolate` scales it to an image's size.
+
+        Raises:
+            ArgumentError: an argument is not as above; the message names it.
+            IndexError: the target is out of range.
+            RuntimeError: the output does not depend on the layer.
+        """
+        query = self._query(inputs, None, target, additional_forward_args)
+        found = self._find(
+            query,
+            False,
+            attribute_to_layer_input,
+            relu_attributions,
+            attr_dim_summation,
+            grad_kwargs,
+        )
+        assert found.form is not None
+        return found.form(found.values)
+
+    def _find(  # type: ignore[override]
+        self,
+        query: Query,
+        detailed: bool,
+        attribute_to_layer_input: bool,
+        relu_attributions: bool,
+        attr_dim_summation: bool,
+        grad_kwargs: dict[str, Any] | None,
+    ) -> Found:
+        check_grad_kwargs(grad_kwargs)
+        recorded, gradients = self._gradients(query, attribute_to_layer_input)
+        values = recorded.flat
+        for y in values:
+            recorded.layers.check_channels(0, y)
+        maps = tuple(_cam(y, g) for y, g in zip(values, gradients, strict=True))
+        if attr_dim_summation:
+            maps = tuple(m.sum(1, keepdim=True) for m in maps)
+        if relu_attributions:
+            maps = tuple(m.relu_() for m in maps)
+        return Found(maps, form=recorded.packed)
+
+
+def _cam(y: Tensor, gradient: Tensor) -> Tensor:  # [B, C, *L] twice
+    places = tuple(range(2, y.dim()))
+    return y * (gradient.mean(places, keepdim=True) if places else gradient)

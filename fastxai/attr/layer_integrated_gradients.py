@@ -1,0 +1,157 @@
+"""Integrated Gradients for a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..core import engine, quadrature
+from ..core.inputs import TensorOrTuple, check_count
+from ..core.layers import Replaced, Watched
+from ..core.rows import Path
+from ._base import Found, GradientAttribution, Query, captum_compatible, convergence_delta
+from ._layer import LayerAttribution, activations, check_grad_kwargs
+
+
+class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
+    """Integrated Gradients with respect to what a layer takes or gives.
+
+    With y and y' what the layer has at the input and at the baseline, and F the chosen output as a
+    function of it, number i gets
+
+        (y_i − y'_i) ∫₀¹ ∂F/∂y_i (y' + α (y − y')) dα,
+
+    all else in the model being as at the input. This is how text models are explained: their inputs
+    are ids, and the layer is the embedding.
+    Source: Sundararajan, Taly and Yan, "Axiomatic attribution for deep networks" (2017).
+
+    What the model does before it calls the layer is done for every point of the path, though it is
+    the same for all of them.
+
+    Args:
+        forward_func: a module or any callable that takes the inputs (then the extra arguments),
+            calls each layer once and returns one tensor with the rows first.
+        layer: a module that forward_func calls, or a list of them, none of which feeds another
+            alone. What it takes or gives must be a floating-point tensor, or a tuple of such, with
+            the rows first.
+        device_ids: accepted as in Captum, for models on one device.
+        multiply_by_inputs: whether to multiply by y − y'. Without it, the mean gradient is
+            returned: local sensitivities rather than contributions.
+        affine_prefix: whether affine operations right after the layer may be done on two rows for
+            each example rather than on all points of its path. The results are equal up to
+            rounding.
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Any,
+        device_ids: list[int] | None = None,
+        multiply_by_inputs: bool = True,
+        *,
+        affine_prefix: bool = True,
+    ):
+        super().__init__(forward_func, layer, device_ids, affine_prefix=affine_prefix)
+        self._multiply_by_inputs = multiply_by_inputs
+
+    @captum_compatible
+    def attribute(
+        self,
+        inputs: TensorOrTuple,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        n_steps: int = 50,
+        method: str = "gausslegendre",
+        internal_batch_size: int | None = None,
+        return_convergence_delta: bool = False,
+        attribute_to_layer_input: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Attributes the chosen output to the layer.
+
+        Args:
+            inputs: a tensor [B, *F] of any dtype, or a tuple of tensors [B, *F_i].
+            baselines: baselines of the inputs, as for :class:`IntegratedGradients`: the path starts
+                at what the layer has there. For ids of words, those of padding, say.
+            target: which output is explained, as for :class:`IntegratedGradients`.
+            additional_forward_args: extra arguments, as for :class:`IntegratedGradients`.
+            n_steps: number of points S on the path. Memory does not grow with it.
+            method: how the integral is approximated, as for :class:`IntegratedGradients`.
+            internal_batch_size: rows a model call at most; None to choose for speed.
+            return_convergence_delta: whether to return the convergence delta as well.
+            attribute_to_layer_input: whether to explain by the layer's positional inputs rather
+                than by its outputs.
+            grad_kwargs: None; there are none that could be handed on.
+
+        Returns:
+            For a layer a tensor [B, *S] of the shape that it takes or gives, or a tuple of them
+            where these are several; for a list of layers a list of that. float64 for float64
+            values, otherwise float32, and without a graph. With ``return_convergence_delta`` a
+            pair: the attributions, and Σ attributions − (F(x) − F(x')) of each row, [B].
+
+        Raises:
+            ArgumentError: an argument is not as above; the message names it.
+            IndexError: the target is out of range.
+            RuntimeError: the output does not depend on a layer.
+        """
+        query = self._query(inputs, baselines, target, additional_forward_args)
+        found = self._find(
+            query,
+            False,
+            n_steps,
+            method,
+            internal_batch_size,
+            attribute_to_layer_input,
+            grad_kwargs,
+        )
+        assert found.form is not None
+        result = found.form(found.values)
+        return (result, found.convergence_delta) if return_convergence_delta else result
+
+    def _find(  # type: ignore[override]
+        self,
+        query: Query,
+        detailed: bool,
+        n_steps: int,
+        method: str,
+        internal_batch_size: int | None,
+        attribute_to_layer_input: bool,
+        grad_kwargs: dict[str, Any] | None,
+    ) -> Found:
+        alphas, weights = quadrature.rule(method, n_steps, query.inputs.tensors[0].device)
+        limit = internal_batch_size
+        if limit is not None:
+            check_count(limit, "internal_batch_size")
+        check_grad_kwargs(grad_kwargs)
+        layers = self._layers(query, attribute_to_layer_input)
+        watched = Watched(query.model.forward_func, layers)
+        x, extra = query.inputs.tensors, query.model.forward_args
+
+        with torch.inference_mode(False):
+            called, y, outputs = activations(query.model, watched, x, limit)
+            _, baseline, baseline_outputs = activations(called, watched, query.baselines, limit)
+            for i, (a, b) in enumerate(zip(y, baseline, strict=True)):
+                layers.check_floating(watched.layer_of(i), [a])
+                layers.check_shape(watched.layer_of(i), b.shape, a.shape)
+            model = called.through(Replaced(watched), (*x, *extra))
+            try:
+                path = Path(y, baseline, alphas)
+                mean = engine.gradient_sum(model, path, weights, limit)
+            except engine.Unused as error:
+                raise layers.unused(watched.layer_of(error.position)) from None
+        values = mean
+        if self._multiply_by_inputs:
+            triples = zip(mean, y, baseline, strict=True)
+            values = tuple(g.mul_(a.to(g.dtype) - b.to(g.dtype)) for g, a, b in triples)
+        delta = convergence_delta(values, outputs, baseline_outputs)
+        return Found(values, outputs, baseline_outputs, delta, form=watched.packed)
+
+    def has_convergence_delta(self) -> bool:
+        return True
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return self._multiply_by_inputs

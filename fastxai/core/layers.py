@@ -1,0 +1,347 @@
+"""Layers of a model: what they take or give, told or replaced in one call, for one thread.
+
+Hooks are no way to do it where threads share a model: they are called for every thread, change the
+way that torch runs the layer, and cannot be added while another thread goes through them. Here a
+layer's method is covered by an attribute of the layer for as long as a call lasts. It does what the
+method does for every thread but those that watch the layer.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.overrides import BaseTorchFunctionMode
+
+from .inputs import ArgumentError, check
+from .model import Model
+
+Watcher = Callable[..., Any]  # watcher(method, *args, **kwargs) calls the method in its own way
+
+_changing = threading.Lock()  # held while a layer is covered or uncovered
+_PLAIN = (bool, int, float, str, type(None))
+
+
+class _Covered:
+    """Stands for a layer's method while some thread watches it."""
+
+    def __init__(self, layer: nn.Module, name: str):
+        self.method = getattr(layer, name)
+        self.was_own = name in layer.__dict__  # as some libraries make it
+        self.watchers: dict[int, list[Watcher]] = {}  # by thread
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        method = self.method
+        for watcher in self.watchers.get(threading.get_ident(), ()):
+            method = functools.partial(watcher, method)
+        return method(*args, **kwargs)
+
+    def __reduce__(self) -> Any:  # a copy of the layer that is made meanwhile has the method
+        return _itself, (self.method,)
+
+
+def _itself(method: Any) -> Any:
+    return method
+
+
+@contextmanager
+def _watched(layers: Sequence[nn.Module], name: str, watchers: Sequence[Watcher]) -> Iterator[None]:
+    """Has this thread's calls of the layers' methods go through the watchers."""
+    try:
+        for layer, watcher in zip(layers, watchers, strict=True):
+            _watch(layer, name, watcher)
+        # torch's transformer layers call none of their layers where they can do without. They
+        # cannot under a mode, which is of this thread alone.
+        with BaseTorchFunctionMode():
+            yield
+    finally:
+        for layer, watcher in zip(layers, watchers, strict=True):
+            _unwatch(layer, name, watcher)
+
+
+def _watch(layer: nn.Module, name: str, watcher: Watcher) -> None:
+    with _changing:
+        covered = layer.__dict__.get(name)
+        if not isinstance(covered, _Covered):
+            covered = layer.__dict__[name] = _Covered(layer, name)
+        covered.watchers.setdefault(threading.get_ident(), []).append(watcher)
+
+
+def _unwatch(layer: nn.Module, name: str, watcher: Watcher) -> None:
+    with _changing:
+        covered, thread = layer.__dict__.get(name), threading.get_ident()
+        if not isinstance(covered, _Covered):
+            return
+        mine = covered.watchers.get(thread, [])
+        if watcher in mine:
+            mine.remove(watcher)
+        if not mine:
+            covered.watchers.pop(thread, None)
+        if covered.watchers:
+            return
+        if covered.was_own:
+            layer.__dict__[name] = covered.method
+        else:
+            del layer.__dict__[name]
+
+
+class Layers:
+    """Some layers of a model, and which side of them is meant.
+
+    Args:
+        layer: a module, or a list of modules.
+        of_inputs: whether what they take is meant rather than what they give.
+        model: the bound model.
+
+    Raises:
+        ArgumentError: a layer is not one of the model's, or is called by what is no longer Python.
+    """
+
+    def __init__(self, layer: Any, of_inputs: bool, model: Model):
+        self.in_list = isinstance(layer, list | tuple)
+        self.modules: list[nn.Module] = list(layer) if self.in_list else [layer]
+        self.of_inputs, self.side = of_inputs, "input" if of_inputs else "output"
+        self._function = model.forward_func
+        check(not _is_compiled(self._function), "forward_func", _AS_IT_IS, "a compiled function")
+        for module in (*self.modules, *model.modules):
+            self._check_runs_in_python(module)
+        known = set(model.modules)
+        for i, module in enumerate(self.modules):
+            inside = module in known or not known
+            check(inside, self._name(i), "a layer of forward_func", self._describe(i))
+
+    def _check_runs_in_python(self, module: nn.Module) -> None:
+        if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
+            found = f"nn.DataParallel over {len(module.device_ids)} devices; pass its .module"
+            raise ArgumentError(f"forward_func: expected a model on one device, got {found}")
+        scripted = isinstance(module, torch.jit.ScriptModule)
+        compiled = isinstance(module, torch._dynamo.OptimizedModule)
+        if not (scripted or compiled or module._compiled_call_impl is not None):
+            return
+        inside = set(module.modules())
+        for i, layer in enumerate(self.modules):
+            if layer in inside:
+                kind = type(module).__name__
+                found = f"{self._describe(i)} inside a compiled or scripted {kind}"
+                raise ArgumentError(f"{self._name(i)}: expected {_AS_IT_IS}, got {found}")
+
+    def call(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        look: Callable[[int, list[Tensor]], list[Tensor]],
+    ) -> Any:
+        """Calls the function, which calls the layers.
+
+        Args:
+            function: the model.
+            args: its arguments.
+            look: is shown the tensors of layer i; what it returns takes their place.
+        """
+        calls = [0] * len(self.modules)
+
+        def watcher(i: int, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            calls[i] += 1
+            expected = "a layer that forward_func calls once"
+            check(calls[i] == 1, self._name(i), expected, f"{self._describe(i)}, called again")
+            if self.of_inputs:
+                return method(*self._changed(i, args, look), **kwargs)
+            return self._changed(i, method(*args, **kwargs), look)
+
+        # Outputs are those after the layer's own hooks, inputs those after the hooks before it.
+        name = "forward" if self.of_inputs else "_call_impl"
+        watchers = [functools.partial(watcher, i) for i in range(len(calls))]
+        with _watched(self.modules, name, watchers):
+            output = function(*args)
+        for i, count in enumerate(calls):
+            check(count > 0, self._name(i), "a layer that forward_func calls", self._describe(i))
+        return output
+
+    def _changed(
+        self, i: int, value: Any, look: Callable[[int, list[Tensor]], list[Tensor]]
+    ) -> Any:
+        if isinstance(value, Tensor):
+            return look(i, [value])[0]
+        expected = f"a layer whose {self.side} is a tensor or a tuple of them"
+        fine = isinstance(value, tuple | list) and all(
+            isinstance(v, (Tensor, *_PLAIN)) for v in value
+        )
+        tensors = [v for v in value if isinstance(v, Tensor)] if fine else []
+        found = f"{self._describe(i)} with {_kinds(value)}"
+        check(len(tensors) > 0, self._name(i), expected, found)
+        new = iter(look(i, tensors))
+        values = [next(new) if isinstance(v, Tensor) else v for v in value]
+        return type(value)(*values) if hasattr(value, "_fields") else type(value)(values)
+
+    def check_floating(self, i: int, tensors: list[Tensor]) -> None:
+        for t in tensors:
+            expected = f"a layer whose {self.side} is of floating-point numbers to differentiate"
+            found = f"{self._describe(i)} with {t.dtype}"
+            check(t.is_floating_point(), self._name(i), expected, found)
+
+    def check_rows(self, i: int, tensor: Tensor, count: int) -> None:
+        expected = f"a layer whose {self.side} has the {count} rows of forward_func's inputs first"
+        found = f"{self._describe(i)} with shape {tuple(tensor.shape)}"
+        check(tensor.shape[:1] == (count,), self._name(i), expected, found)
+
+    def check_shape(self, i: int, shape: torch.Size, expected: torch.Size) -> None:
+        what = f"a layer whose {self.side} has its rows first and one shape, {tuple(expected)} here"
+        found = f"{self._describe(i)} with shape {tuple(shape)}"
+        check(shape == expected, self._name(i), what, found)
+
+    def check_channels(self, i: int, tensor: Tensor) -> None:
+        expected = f"a layer whose {self.side} has rows and channels first"
+        found = f"{self._describe(i)} with shape {tuple(tensor.shape)}"
+        check(tensor.dim() > 1, self._name(i), expected, found)
+
+    def unused(self, i: int) -> RuntimeError:
+        """Layer i's tensors make no difference."""
+        return RuntimeError(
+            f"{self._name(i)}: forward_func's output does not depend on the {self.side} of "
+            f"{self._describe(i)}; of layers in a list none may feed another alone"
+        )
+
+    def _name(self, i: int) -> str:
+        return f"layer[{i}]" if self.in_list else "layer"
+
+    def _describe(self, i: int) -> str:
+        """The layer as users know it."""
+        owner = getattr(self._function, "__self__", self._function)
+        layer, kind = self.modules[i], type(self.modules[i]).__name__
+        named = owner.named_modules() if isinstance(owner, nn.Module) else ()
+        names = [name for name, module in named if module is layer and name]
+        return f"{names[0]} ({kind})" if names else kind
+
+
+def check_layer(layer: Any) -> None:
+    """Checks the form of the argument: a module, or a list of different ones."""
+    modules = layer if isinstance(layer, list | tuple) else [layer]
+    check(len(modules) > 0, "layer", "at least one module", "an empty list")
+    for module in modules:
+        fine = isinstance(module, nn.Module)
+        check(fine, "layer", "a torch.nn.Module or a list of them", type(module).__name__)
+    check(len(set(modules)) == len(modules), "layer", "each module once", "one of them twice")
+
+
+class Watched:
+    """A forward function of which is known what its layers took or gave in the latest call.
+
+    Args:
+        function: the model.
+        layers: which of its layers.
+    """
+
+    def __init__(self, function: Callable[..., Any], layers: Layers):
+        self.function, self.layers = function, layers
+        self.found: list[list[Tensor]] = []  # by layer
+
+    def __call__(self, *args: Any) -> Any:
+        self.found = [[] for _ in self.layers.modules]
+        return self.layers.call(self.function, args, self._look)
+
+    def _look(self, i: int, tensors: list[Tensor]) -> list[Tensor]:
+        self.found[i] = [t.detach().clone() for t in tensors]  # the model may write to them
+        return tensors
+
+    @property
+    def flat(self) -> tuple[Tensor, ...]:
+        """What was found, one layer after another."""
+        return tuple(t for tensors in self.found for t in tensors)
+
+    def layer_of(self, position: int) -> int:
+        """Of which layer that tensor is."""
+        return [i for i, tensors in enumerate(self.found) for _ in tensors][position]
+
+    def packed(self, values: Sequence[Any]) -> Any:
+        """What was found out about each of them, by layer: a tuple where one has several."""
+        rest = iter(values)
+        by_layer = [tuple(next(rest) for _ in tensors) for tensors in self.found]
+        each = [of_one if len(of_one) > 1 else of_one[0] for of_one in by_layer]
+        return each if self.layers.in_list else each[0]
+
+
+class Recorded(Watched):
+    """The same, with points of the graph that the output may be differentiated by.
+
+    The gradient is with respect to a tensor wherever the model uses it, at a later layer too.
+    """
+
+    def __init__(self, function: Callable[..., Any], layers: Layers):
+        super().__init__(function, layers)
+        self.points: list[list[GradientEdge]] = []  # by layer
+
+    def __call__(self, *args: Any) -> Any:
+        self.points = [[] for _ in self.layers.modules]
+        if self.layers.of_inputs:  # so that what the model does with them besides is on the graph
+            args = tuple(map(_on_graph, args))
+        return super().__call__(*args)
+
+    def _look(self, i: int, tensors: list[Tensor]) -> list[Tensor]:
+        self.layers.check_floating(i, tensors)
+        tensors = super()._look(i, tensors)
+        if not (self.layers.of_inputs or any(self.points)):  # nothing before matters
+            tensors = [t.detach() for t in tensors]
+        tensors = [_on_graph(t) for t in tensors]
+        if not all(t.requires_grad for t in tensors):  # the model has switched gradients off
+            raise self.layers.unused(i)
+        # Not the tensors themselves, as the model may write to them.
+        self.points[i] = [get_gradient_edge(t) for t in tensors]
+        return tensors
+
+
+class Answerless(Watched):
+    """The same for a model whose output does not matter, whatever it is."""
+
+    def __call__(self, *args: Any) -> Tensor:
+        super().__call__(*args)
+        return torch.zeros(len(args[0]), device=args[0].device)
+
+
+class Replaced:
+    """A forward function that takes the tensors of its layers first, then its own arguments.
+
+    Args:
+        watched: the forward function, after a call that has shown what its layers have.
+    """
+
+    def __init__(self, watched: Watched):
+        self.function, self.layers = watched.function, watched.layers
+        self.counts = [len(tensors) for tensors in watched.found]
+
+    def __call__(self, *args: Any) -> Any:
+        rest = iter(args)
+        given = [[next(rest) for _ in range(count)] for count in self.counts]
+
+        def look(i: int, tensors: list[Tensor]) -> list[Tensor]:
+            for before, now in zip(tensors, given[i], strict=True):
+                self.layers.check_shape(i, before.shape, now.shape)
+            return given[i]
+
+        return self.layers.call(self.function, tuple(rest), look)
+
+
+_AS_IT_IS = "a layer of a model that is not compiled or scripted"
+
+
+def _on_graph(value: Any) -> Any:
+    if not isinstance(value, Tensor) or value.requires_grad or not value.is_floating_point():
+        return value
+    return value.detach().requires_grad_().clone()  # may be written to, other than a leaf
+
+
+def _is_compiled(function: Any) -> bool:
+    scripted = isinstance(function, torch.jit.ScriptFunction)
+    compiled = hasattr(function, "_torchdynamo_orig_callable")
+    return scripted or (compiled and not isinstance(function, nn.Module))
+
+
+def _kinds(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {[type(v).__name__ for v in value]}"
+    return f"a {type(value).__name__}"
