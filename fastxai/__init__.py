@@ -1,5 +1,6 @@
 """Compiled high-performance attribution for PyTorch models, with Captum's interface."""
 
+from . import metrics
 from .attr import (
     Explanation,
     FeatureAblation,
@@ -53,4 +54,5 @@ __all__ = [
     "ShapleyValues",
     "TokenReferenceBase",
     "build_info",
+    "metrics",
 ]

@@ -429,6 +429,26 @@ class Permuted:
         return permuted.to(x.dtype)
 
 
+class Perturbed:
+    """The inputs as a function changes them, each repeat in another way."""
+
+    kind = "perturbed inputs"
+    together = True
+
+    def __init__(
+        self,
+        inputs: tuple[Tensor, ...],  # each [B, *F_i]
+        repeats: int,
+        perturb: Callable[[slice], tuple[Tensor, ...]],  # what block is to give
+    ):
+        self.inputs, self.repeats, self.perturb = inputs, repeats, perturb
+        self.batch = inputs[0].shape[0]
+        self.row_bytes, self.device = row_bytes(inputs), inputs[0].device
+
+    def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
+        return self.perturb(repeats)
+
+
 def part(tensor: Tensor, span: slice) -> Tensor:
     """``tensor[span]``; a tensor with one row for all, or taken whole, is itself."""
     size = tensor.shape[0]
