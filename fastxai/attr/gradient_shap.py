@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,8 +50,14 @@ class GradientShap(GradientAttribution):
             returned: local sensitivities rather than contributions.
     """
 
-    def __init__(self, forward_func: Callable[..., Any], multiply_by_inputs: bool = True):
-        super().__init__(forward_func)
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        multiply_by_inputs: bool = True,
+        *,
+        affine_prefix: bool = True,
+    ):
+        super().__init__(forward_func, affine_prefix=affine_prefix)
         self._multiply_by_inputs = multiply_by_inputs
 
     @captum_compatible
@@ -124,20 +130,20 @@ class GradientShap(GradientAttribution):
 
     def _mean(self, query: Query, rows: Noisy, noted: Tensor | None = None) -> tuple[Tensor, ...]:
         """The mean over samples; ``noted`` [N, B] takes what those of each sample add up to."""
-        by_one = engine.weighted(torch.ones(rows.repeats, dtype=torch.float64))
+        one_each = torch.ones(rows.repeats, dtype=torch.float64)
+        add = _Products(one_each, rows) if self._multiply_by_inputs else engine.Weighted(one_each)
 
-        def add(sums: list[Tensor], found: engine.Gradients) -> list[Tensor]:
+        def note_and_add(sums: list[Tensor], found: engine.Gradients) -> list[Tensor]:
+            assert noted is not None
             block = found.repeats, found.examples
-            if not self._multiply_by_inputs:
-                if noted is not None:
-                    each = [g.flatten(2).sum(2, dtype=noted.dtype) for g in found.each]
-                    noted[block] = torch.stack(each).sum(0)
-                return by_one(sums, found)
-            if noted is not None:
+            if self._multiply_by_inputs:
                 noted[block] = rows.products(found.each, *block)
-            return rows.add_products(sums, found.each, *block)
+            else:
+                each = [g.flatten(2).sum(2, dtype=noted.dtype) for g in found.each]
+                noted[block] = torch.stack(each).sum(0)
+            return add(sums, found)
 
-        totals = engine.gradient_sum(query.model, rows, add)
+        totals = engine.gradient_sum(query.model, rows, add if noted is None else note_and_add)
         return tuple(total.div_(rows.repeats) for total in totals)
 
     def has_convergence_delta(self) -> bool:
@@ -146,6 +152,19 @@ class GradientShap(GradientAttribution):
     @property
     def multiplies_by_inputs(self) -> bool:
         return self._multiply_by_inputs
+
+
+@dataclass(frozen=True)
+class _Products(engine.Weighted):
+    """Adds up (x̃ − b) · gradient."""
+
+    rows: Noisy
+
+    def __call__(self, sums: list[Tensor], found: engine.Gradients) -> list[Tensor]:
+        return self.rows.add_products(sums, found.each, found.repeats, found.examples)
+
+    def gather(self, deltas: Tensor, gradients: Tensor) -> Tensor:  # both [K, b, *F]
+        return -(deltas * gradients).sum(0)  # a delta is b − x
 
 
 def _rows(query: Query, n_samples: int, stdevs: Any, seed: int | None) -> Noisy:

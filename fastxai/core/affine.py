@@ -161,12 +161,12 @@ class Mixing:
         raise NotImplementedError
 
     def with_leaf(self, base: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows, and a leaf whose gradient is the sum over rows of theirs.
+        """The rows [r * b, *S], and a leaf whose gradient is the sum over rows of theirs.
 
         The leaf is [b, *S], or [K, b, *S] where rows of different deltas are told apart.
         """
         leaf = base.expand(deltas.shape[1:]).detach().requires_grad_()
-        return self.rows(leaf, deltas), leaf
+        return self.rows(leaf, deltas).flatten(0, 1), leaf
 
 
 class Mixed(Mixing):
@@ -226,21 +226,41 @@ class Drawn(Mixing):
     """
 
     def __init__(self, which: Tensor, coefficients: Tensor, count: int):
+        self.which, self.coefficients, self.of = which, coefficients, count
         self.count = len(which)
-        self._chosen = F.one_hot(which.T, count)  # [b, r, K]
-        self._coefficients = coefficients.T[..., None]  # [b, r, 1]
 
     def rows(self, base: Tensor, deltas: Tensor) -> Tensor:
-        return base + self._mixed(self._chosen * self._coefficients, deltas)
+        return self.flat(base, deltas).unflatten(0, self.which.shape)
+
+    def flat(self, base: Tensor, deltas: Tensor) -> Tensor:  # -> [r * b, *S]
+        b = deltas.shape[1]
+        place = self.which * b + torch.arange(b, device=deltas.device)  # [r, b]
+        made = deltas.flatten(0, 1).index_select(0, place.flatten())
+        chosen = made.unflatten(0, place.shape)
+        along = self.coefficients.to(deltas.dtype).reshape(*place.shape, *[1] * (base.dim() - 1))
+        torch.addcmul(base, chosen, along, out=chosen)
+        return made
 
     def with_leaf(self, base: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
         leaf = deltas.new_zeros(()).expand(deltas.shape).requires_grad_()
-        return self.rows(base, deltas) + self._mixed(self._chosen, leaf), leaf
+        return _Shifted.apply(leaf, base, deltas, self), leaf
 
-    def _mixed(self, weights: Tensor, deltas: Tensor) -> Tensor:  # [b, r, K]
-        by_example = deltas.flatten(2).transpose(0, 1)  # [b, K, S]
-        mixed = torch.bmm(weights.to(deltas.dtype), by_example)
-        return mixed.transpose(0, 1).unflatten(2, deltas.shape[2:])
+
+class _Shifted(torch.autograd.Function):
+    """Drawn rows, of which each moves as the leaf [K, b, *S] does for its delta and example."""
+
+    @staticmethod
+    def forward(ctx: Any, leaf: Tensor, base: Tensor, deltas: Tensor, mixing: Drawn) -> Tensor:
+        ctx.mixing = mixing
+        return mixing.flat(base, deltas)  # no view: the model may write to it
+
+    @staticmethod
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, None, None, None]:  # [r * b, *S]
+        which, count = ctx.mixing.which, ctx.mixing.of
+        gradients = gradients.unflatten(0, which.shape)
+        chosen = F.one_hot(which.T, count).transpose(1, 2).to(gradients.dtype)  # [b, K, r]
+        sums = torch.bmm(chosen, gradients.flatten(2).transpose(0, 1))  # [b, K, S]
+        return sums.transpose(0, 1).unflatten(2, gradients.shape[2:]), None, None, None
 
 
 class Calls:
@@ -367,7 +387,7 @@ class AffineRows(Tensor):
             return self.mixing.rows(base, deltas.detach()).reshape(self.shape)
         rows, leaf = self.mixing.with_leaf(base, deltas.detach())
         self.calls.leaves.append((self.deltas, leaf))
-        return rows.reshape(self.shape)
+        return rows
 
     def is_written(self) -> bool:
         """Whether the rows were made and then written to, or may have been."""

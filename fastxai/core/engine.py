@@ -48,6 +48,26 @@ class Gradients:
 Add = Callable[[list[Tensor], Gradients], list[Tensor]]
 
 
+@dataclass(frozen=True)
+class Weighted:
+    """Adds up gradients by weights of the repeats."""
+
+    weights: Tensor  # [R] float64
+
+    def __call__(self, sums: list[Tensor], found: Gradients) -> list[Tensor]:
+        w = self.of(found.repeats).to(found.each[0].device)
+        return [
+            ops.path_reduce(sums[i] if sums else None, each, w) for i, each in enumerate(found.each)
+        ]
+
+    def of(self, repeats: slice) -> Tensor:
+        return part(self.weights, repeats)
+
+    def gather(self, deltas: Tensor, gradients: Tensor) -> Tensor:  # both [K, b, *F]
+        """The same, of the sums of weighted gradients over the rows with each delta."""
+        return gradients[0] if len(gradients) == 1 else gradients.sum(0)
+
+
 class Unused(RuntimeError):
     """The outputs do not depend on one of the tensors that they are differentiated by."""
 
@@ -173,7 +193,7 @@ def gradient_sum(
     Raises:
         RuntimeError: if the outputs do not depend on an input.
     """
-    add = weights if callable(weights) else weighted(weights)
+    add = Weighted(weights) if isinstance(weights, Tensor) else weights
     totals: list[Tensor] = []
 
     def by_shortcut(affine: tuple[Tensor, ...], repeats: slice, examples: slice) -> int:
@@ -181,8 +201,8 @@ def gradient_sum(
         with torch.enable_grad():
             output = scalars(shortcut.checked(model(affine, r, examples)))
         kept = _bytes_kept(output) if r * b < rows.repeats * rows.batch else 0
-        assert isinstance(weights, Tensor)
-        each = part(weights, repeats).to(output.device, output.dtype)
+        assert isinstance(add, Weighted)
+        each = add.of(repeats).to(output.device, output.dtype)
         shortcut.gather(output, each.repeat_interleave(b))
         return kept
 
@@ -215,7 +235,11 @@ def gradient_sum(
     if model.mixes_rows:  # all rows share statistics, unless the user wants otherwise
         limit = limit or rows.batch * rows.repeats
     with torch.inference_mode(False), torch.no_grad(), model.statistics_kept():
-        shortcut = Shortcut(model, rows, limit or _rows_in_call(model, rows), gathers=True)
+        # What wants to see each gradient sees every row.
+        gathers = add.gather if isinstance(add, Weighted) else None
+        shortcut = Shortcut(model, rows, limit or _rows_in_call(model, rows), gathers)
+        if gathers is None:
+            model.affine_prefix = False
         _for_each_block(model, rows, limit, visit, True, shortcut.run)
         gathered = shortcut.sums()
         if totals and gathered:
@@ -260,19 +284,6 @@ def multiplications(model: Model, inputs: tuple[Tensor, ...]) -> int:  # each [B
     with torch.no_grad(), model.statistics_kept(), FlopCounterMode(display=False) as counter:
         model(rows, 1, one)
     return int(counter.get_total_flops()) // 2
-
-
-def weighted(weights: Tensor) -> Add:  # [R] float64
-    """Adds gradients up with these weights for the repeats."""
-
-    def add(sums: list[Tensor], gradients: Gradients) -> list[Tensor]:
-        each = part(weights, gradients.repeats).to(gradients.each[0].device)
-        return [
-            ops.path_reduce(sums[i] if sums else None, g, each)
-            for i, g in enumerate(gradients.each)
-        ]
-
-    return add
 
 
 def _zeros(rows: Rows) -> list[Tensor]:

@@ -27,6 +27,10 @@ from .rows import Affine, Rows, is_affine, length
 WORTH = 2e7
 
 
+# Gathers(deltas, gradients), both [K, b, *F], makes [b, *F].
+Gathers = Callable[[Tensor, Tensor], Tensor]
+
+
 class Shortcut:
     """Calls the model with rows that stay affine where that is possible and pays.
 
@@ -37,10 +41,10 @@ class Shortcut:
         model: the bound model.
         rows: what will be asked of it.
         most: about how many rows will be in a block.
-        gathers: whether gradients are wanted.
+        gathers: how the gradients for deltas add up to the result; None if none are wanted.
     """
 
-    def __init__(self, model: Model, rows: Rows, most: int, gathers: bool = False):
+    def __init__(self, model: Model, rows: Rows, most: int, gathers: Gathers | None = None):
         self.model, self.rows, self.gathers = model, rows, gathers
         self.calls = Calls()
         self.run = Run(rows.kind, rows.repeats * rows.batch)
@@ -73,7 +77,7 @@ class Shortcut:
             self._deltas = rows.deltas(repeats, examples)
             if self.gathers:
                 self._deltas = [_leaf(delta, i) for i, delta in enumerate(self._deltas)]
-        mixing = rows.mixing(repeats)
+        mixing = rows.mixing(repeats, examples)
         self.calls.begin()
         self._count = length(repeats) * length(examples)
         block = functools.cache(functools.partial(rows.block, repeats, examples))
@@ -124,8 +128,9 @@ class Shortcut:
                 for x, dtype in zip(self.rows.inputs, wide, strict=True)
             ]
         gradients = self.calls.pull_back([delta.value.dense() for delta in self._deltas])
-        for total, gradient in zip(self._sums, gradients, strict=True):
-            total[self._examples] += gradient[0]
+        assert self.gathers is not None
+        for total, delta, gradient in zip(self._sums, self._deltas, gradients, strict=True):
+            total[self._examples] += self.gathers(delta.value.values.detach(), gradient)
 
     def _pays(self, rows: Affine, repeats: slice, examples: slice) -> bool:
         """Whether it pays for these examples, or may, as far as is known.

@@ -15,7 +15,18 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from .affine import Deltas, Dense, Each, Kept, Mixed, Mixing, Running, Sparse, group_of_entries
+from .affine import (
+    Deltas,
+    Dense,
+    Drawn,
+    Each,
+    Kept,
+    Mixed,
+    Mixing,
+    Running,
+    Sparse,
+    group_of_entries,
+)
 from .designs import unpack
 from .inputs import check
 
@@ -57,8 +68,8 @@ class Affine(Rows, Protocol):
         """For each input [K, b, *F_i]; the same objects as before if they are the same."""
         ...
 
-    def mixing(self, repeats: slice) -> Mixing:
-        """How the rows of these repeats are made of bases and deltas."""
+    def mixing(self, repeats: slice, examples: slice) -> Mixing:
+        """How the rows of these repeats and examples are made of bases and deltas."""
         ...
 
 
@@ -111,7 +122,7 @@ class Path:
             self._deltas = examples, [Kept(Dense((part(x, examples) - b)[None])) for x, b in pairs]
         return self._deltas[1]
 
-    def mixing(self, repeats: slice) -> Mixing:
+    def mixing(self, repeats: slice, examples: slice) -> Mixing:
         return Mixed(part(self.alphas, repeats)[:, None])
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
@@ -182,7 +193,7 @@ class Coalitions:
             found.append(Kept(Sparse(values, positions, offsets, x.shape[1:], few=True)))
         return found
 
-    def mixing(self, repeats: slice) -> Mixing:
+    def mixing(self, repeats: slice, examples: slice) -> Mixing:
         which = slice(repeats.start // self.grain, repeats.stop // self.grain)
         return Mixed(unpack(self.bits[which], self.players))
 
@@ -221,9 +232,9 @@ class Prefixes(Coalitions):
         if self.players > _MOST_MIXED:
             self.mixed = 1
 
-    def mixing(self, repeats: slice) -> Mixing:
+    def mixing(self, repeats: slice, examples: slice) -> Mixing:
         if self.mixed == self.players:
-            return super().mixing(repeats)
+            return super().mixing(repeats, examples)
         return Running(self.orders, repeats.start, repeats.stop)
 
 
@@ -236,6 +247,7 @@ class Noisy:
 
     kind = "noisy inputs"
     together = False
+    grain = 1
 
     def __init__(
         self,
@@ -249,6 +261,10 @@ class Noisy:
         self.samples = self.repeats = samples
         self.seed = seed
         self.position: float | None = None
+        self.others = background or ()
+        self.mixed = len(self.others[0]) if self.others else 1
+        self.anchors = 1 + self.mixed
+        self._deltas: tuple[slice, list[Kept[Deltas]]] | None = None  # used last
         self.batch = inputs[0].shape[0]
         self.row_bytes, self.device = row_bytes(inputs), inputs[0].device
 
@@ -269,6 +285,29 @@ class Noisy:
             ops.noisy_points(**draws, position=self.position).flatten(0, 1)
             for draws in self._draws(repeats, examples)
         )
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether all are mixed of the inputs and the background: nothing else is as few."""
+        return bool(self.others) and self.position is None and not any(self.stdevs)
+
+    def bases(self, examples: slice) -> list[Tensor]:
+        return [part(x, examples) for x in self.inputs]
+
+    def deltas(self, repeats: slice, examples: slice) -> list[Kept[Deltas]]:
+        if self._deltas is None or self._deltas[0] != examples:
+            pairs = zip(self.others, self.bases(examples), strict=True)
+            self._deltas = examples, [Kept(Dense(start[:, None] - x)) for start, x in pairs]
+        return self._deltas[1]
+
+    def mixing(self, repeats: slice, examples: slice) -> Mixing:
+        # The op tells what it draws by rows of one number: the path from 1 to 0, and from k to 0.
+        end = torch.zeros(length(examples), 1, dtype=torch.float64, device=self.device)
+        starts = torch.arange(self.mixed, dtype=torch.float64, device=self.device)[:, None]
+        draws = {**next(self._draws(repeats, examples)), "input": end}
+        left = ops.noisy_points(**draws | {"baseline": torch.ones_like(starts)})
+        which = ops.noisy_points(**draws | {"baseline": starts}, position=0.0)
+        return Drawn(which[..., 0].long(), left[..., 0], self.mixed)
 
     def add_products(
         self,
@@ -377,7 +416,7 @@ class OneOff:
             found.append(Kept(Sparse(values, positions, offsets, x.shape[1:], few=False)))
         return found
 
-    def mixing(self, repeats: slice) -> Mixing:
+    def mixing(self, repeats: slice, examples: slice) -> Mixing:
         return Each(length(repeats))
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
@@ -456,7 +495,9 @@ def part(tensor: Tensor, span: slice) -> Tensor:
 
 
 def is_affine(rows: Rows) -> TypeGuard[Affine]:
-    return isinstance(rows, Path | Coalitions | OneOff)
+    return isinstance(rows, Path | Coalitions | OneOff) or (
+        isinstance(rows, Noisy) and rows.is_affine
+    )
 
 
 def _own_entries(positions: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Rows that stay affine: the same gradients as of rows that are made, or not used at all."""
 
 import contextlib
+import functools
 import gc
 import threading
 import weakref
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from fastxai.attr import IntegratedGradients, KernelShap
+from fastxai.attr import GradientShap, IntegratedGradients, KernelShap
 from fastxai.core import engine, prefix
 from fastxai.core.affine import AffineRows, Calls, Dense, Kept, Mixed, NotAffine
 from fastxai.core.designs import permutations, prefixes
@@ -602,3 +603,40 @@ def test_any_composition(names):
     both(function, randn(3, 8), steps=4)
     of_coalitions(function, randn(3, 8), n=40)
     one_off(function, randn(3, 8), groups=8)
+
+
+def drawn(function, *inputs, baselines=3, target=None, samples=40, multiply=True):
+    """GradientShap with the prefix and without agree; what tells its plan."""
+    given, background = inputs, tuple(randn(baselines, *x.shape[1:]) for x in inputs)
+    methods = [GradientShap(function, multiply, affine_prefix=wanted) for wanted in (True, False)]
+    options = {"n_samples": samples, "target": target, "seed": 4}
+    found, expected = (m.attribute(given, background, **options) for m in methods)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, **EXACT)
+    return functools.partial(methods[0].plan, given, background, **options)
+
+
+@pytest.mark.parametrize("name", [*USED, *NOT_USED])
+@pytest.mark.filterwarnings("ignore")
+def test_drawn_points_of_any_model(name):
+    target = None if name == "nothing affine" else 1
+    drawn({**USED, **NOT_USED}[name], randn(3, 7), target=target)
+
+
+@pytest.mark.parametrize("multiply", [False, True])
+@pytest.mark.parametrize("baselines", [1, 3])
+def test_drawn_points(baselines, multiply):
+    options = {"baselines": baselines, "multiply": multiply}
+    assert "linear" in str(drawn(wide, randn(4, 90), target=1, **options)())
+    assert "linear" in str(
+        drawn(TwoInputs().double(), randn(2, 4), randn(2, 2, 3), target=1, **options)()
+    )
+    drawn(ResidualCNN().double(), randn(2, 2, 8, 8), target=1, **options)
+
+
+def test_few_drawn_points_and_noisy_ones_are_made():
+    few = drawn(wide, randn(4, 90), target=1, baselines=30)()  # as many anchors as points
+    assert "linear" not in str(few)
+    x, background = randn(4, 90), randn(3, 90)
+    noisy = GradientShap(wide).plan(x, background, n_samples=40, stdevs=0.1, target=1, seed=0)
+    assert "linear" not in str(noisy)
