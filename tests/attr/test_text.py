@@ -1,6 +1,5 @@
 """A Hugging Face encoder, explained by words: masks, padding, special tokens, pieces of words."""
 
-import captum.attr
 import pytest
 import torch
 from torch import nn
@@ -90,8 +89,9 @@ def test_integrated_gradients_add_up(judge):
 
 
 def test_integrated_gradients_equal_captum(judge):
+    captum = pytest.importorskip("captum.attr")
     ids, mask, _, _, baseline = batch()
-    theirs = captum.attr.LayerIntegratedGradients(judge, judge.bert.bert.embeddings.word_embeddings)
+    theirs = captum.LayerIntegratedGradients(judge, judge.bert.bert.embeddings.word_embeddings)
     for target in (2, [0, 2, 1]):
         arguments = {"target": target, "additional_forward_args": mask, "n_steps": 20}
         ours = LayerIntegratedGradients(judge, judge.bert.bert.embeddings.word_embeddings)
