@@ -18,8 +18,6 @@ from ..core.model import Model
 from ..core.rows import Perturbed, length
 from ._perturb import by_repeat, check_perturbed, check_sizes, for_function, interleaved
 
-_OF_ROWS = ("additional_forward_args", "baselines", "feature_mask")
-
 
 def sensitivity_max(
     explanation_func: Callable[..., Any],
@@ -103,7 +101,9 @@ class _Explanations:
     """The explanation function as a forward function: rows in, [rows, E] numbers out."""
 
     def __init__(self, function: Callable[..., Any], inputs: Inputs, kwargs: dict[str, Any]):
-        self.function, self.inputs, self.kwargs = function, inputs, kwargs
+        self.function, self.inputs, self.kwargs = function, inputs, dict(kwargs)
+        if isinstance(kwargs.get("target"), np.ndarray):
+            self.kwargs["target"] = torch.from_numpy(kwargs["target"])
 
     def __call__(self, *rows: Tensor) -> Tensor:
         count, batch = rows[0].shape[0], self.inputs.batch
@@ -123,20 +123,29 @@ class _Explanations:
 
     def _repeated(self, repeats: int) -> dict[str, Any]:
         kwargs = dict(self.kwargs)
-        for name in _OF_ROWS:
+        # A baseline or mask with fewer dimensions than the inputs is for all rows.
+        whole = {x.dim() for x in self.inputs.tensors}
+        for name, dims in (
+            ("additional_forward_args", None),
+            ("baselines", whole),
+            ("feature_mask", whole),
+            ("target", None),
+        ):
             if name in kwargs:
-                kwargs[name] = self._of_rows(kwargs[name], repeats)
-        if "target" in kwargs:
-            target = kwargs["target"]
-            target = torch.from_numpy(target) if isinstance(target, np.ndarray) else target
-            of_rows = isinstance(target, list) and len(target) == self.inputs.batch
-            kwargs["target"] = target * repeats if of_rows else self._of_rows(target, repeats)
+                kwargs[name] = self._of_rows(kwargs[name], repeats, dims)
+        target = kwargs.get("target")
+        if isinstance(target, list) and len(target) == self.inputs.batch:
+            kwargs["target"] = target * repeats
         return kwargs
 
-    def _of_rows(self, value: Any, repeats: int) -> Any:
+    def _of_rows(self, value: Any, repeats: int, dims: set[int] | None) -> Any:
         if isinstance(value, tuple):
-            return tuple(self._of_rows(v, repeats) for v in value)
-        of_rows = isinstance(value, Tensor) and value.shape[:1] == (self.inputs.batch,)
+            return tuple(self._of_rows(v, repeats, dims) for v in value)
+        of_rows = (
+            isinstance(value, Tensor)
+            and value.shape[:1] == (self.inputs.batch,)
+            and (dims is None or value.dim() in dims)
+        )
         return value.repeat(repeats, *[1] * (value.dim() - 1)) if of_rows else value
 
 

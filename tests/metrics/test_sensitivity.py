@@ -178,6 +178,15 @@ def test_arguments_stay_with_their_row():
         torch.testing.assert_close(measured(slice(None), limit), apart, **EXACT)
 
 
+def test_one_baseline_and_mask_for_all_rows_stay_one():
+    x, baseline, mask = randn(7, 7), randn(7), torch.tensor([0, 0, 1, 1, 2, 2, 2])
+    explain = FeatureAblation(mlp().double()).attribute
+    options = {"baselines": baseline, "feature_mask": mask, "target": 1}
+    apart = [sensitivity_max(explain, x[i : i + 1], bent, 0.5, **options) for i in range(7)]
+    found = sensitivity_max(explain, x, bent, 0.5, **options)
+    torch.testing.assert_close(found, torch.cat(apart), **EXACT)
+
+
 def test_other_arguments_pass_through():
     seen = []
 
