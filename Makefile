@@ -9,7 +9,10 @@ RUN     = PATH="$(abspath $(VENV))/bin:$$PATH" PYTHONPATH="$(CURDIR)" $(VENV)/bi
 TORCH       = torch==2.13.0
 TORCH_INDEX = https://download.pytorch.org/whl/cpu
 PACKAGES    = numpy setuptools wheel ninja pybind11 pytest pytest-benchmark captum==0.9.0 \
-              scikit-learn shap==0.51.0 matplotlib tqdm ruff mypy clang-format hypothesis torch-abi-audit
+              scikit-learn shap==0.51.0 transformers matplotlib tqdm ruff mypy clang-format hypothesis \
+              torch-abi-audit
+# Sentences that people have rated, for the demo; only the package's source has them.
+TEXTS       = $(VENV)/vaderSentiment-3.3.2.tar.gz
 
 # One architecture compiles quickly; wheels get setup.py's list.
 export TORCH_CUDA_ARCH_LIST ?= 9.0
@@ -19,7 +22,7 @@ CXX_SOURCES = $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' -o -na
 .PHONY: help env build test demo bench accuracy lint cuda-symbols gpu-check clean
 
 help:
-	@echo "make demo          train two models, explain them, draw a picture, print timings"
+	@echo "make demo          train three models, explain them, draw pictures, print timings"
 	@echo "make test          all tests, with the native library and without"
 	@echo "make bench         all benchmarks, and the README's table from them"
 	@echo "make accuracy      errors of Shapley values per evaluation, beside shap's and Captum's"
@@ -45,8 +48,13 @@ test: build
 	$(RUN) -m pytest -m "not cuda"
 	FASTXAI_NATIVE=0 $(RUN) -m pytest -m "not cuda and not slow" --ignore=tests/native
 
-demo: build
+demo: build $(TEXTS)
 	$(RUN) examples/demo.py
+	$(RUN) examples/text.py --data $(TEXTS)
+
+$(TEXTS): | env
+	$(VENV)/bin/pip download --no-deps --no-build-isolation --no-binary :all: -d $(VENV) \
+	  vaderSentiment==3.3.2
 
 bench: build
 	mkdir -p build
@@ -66,11 +74,11 @@ lint: env
 cuda-symbols: build
 	$(RUN) -m tests.native.cuda_symbols
 
-# No network, no environment: everything comes with the machine's own Python.
+# No network, no environment: everything comes with the machine's own Python (no transformers).
 gpu-check:
 	FASTXAI_NATIVE=1 FASTXAI_CUDA=1 $(PYTHON) setup.py build_ext --inplace
 	$(PYTHON) -m fastxai
-	$(PYTHON) -m pytest -q
+	$(PYTHON) -m pytest -q --ignore=tests/attr/test_text.py
 	$(PYTHON) -m pytest -q benchmarks/bench_*.py -k cuda --benchmark-json=benchmarks/results/gpu.json
 	$(PYTHON) benchmarks/compare.py benchmarks/results/gpu.json
 
