@@ -19,7 +19,6 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
 import fastxai
-from fastxai.core.rows import Noisy
 
 N_SAMPLES, N_BASELINES = 50, 10
 MLP, RESNET, TRANSFORMER, TABULAR, _ = models.MODELS
@@ -145,27 +144,3 @@ def test_error(benchmark: BenchmarkFixture, n_samples: int) -> None:
         case=f"{MLP}, {n_samples} samples, {N_BASELINES} baselines",
         errors=benchmark.pedantic(errors),
     )
-
-
-@pytest.mark.benchmark(group="GradientShap: rows made at once")
-def test_rows_are_streamed(benchmark: BenchmarkFixture) -> None:
-    """The most rows that exist at a time, for 50 and for 10,000 samples."""
-    model, inputs, target = models.load(TABULAR, 1)
-    ours, baselines = fastxai.GradientShap(model), background(inputs)
-    most: dict[str, float] = {}
-    make = Noisy.block
-
-    def block(rows: Noisy, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
-        made = make(rows, repeats, examples)
-        label = f"{rows.samples} samples"
-        most[label] = max(most.get(label, 0), len(made[0]))
-        return made
-
-    def run() -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Noisy, "block", block)
-            for n_samples in (N_SAMPLES, 200 * N_SAMPLES):
-                ours.attribute(inputs, baselines, n_samples, target=target)
-
-    benchmark.pedantic(run)
-    benchmark.extra_info.update(case=f"{TABULAR}, batch 1", rows=most)

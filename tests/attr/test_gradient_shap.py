@@ -211,6 +211,18 @@ def test_blocks_change_nothing_but_rounding():
     torch.testing.assert_close(found[:5], expected, **EXACT)
 
 
+def test_memory_does_not_grow_with_samples():
+    x, baselines = randn(1, 2000).float(), randn(4, 2000).float()
+
+    def most_rows(n_samples):
+        logged = Logged(lambda x: x.sin().sum(1))
+        GradientShap(logged).attribute(x, baselines, n_samples)
+        assert sum(logged.rows) == n_samples
+        return max(logged.rows)
+
+    assert most_rows(10_000) <= most_rows(5_000)
+
+
 def test_seeds():
     x, baselines, explainer = randn(3, 7), randn(4, 7), GradientShap(mlp().double())
 
