@@ -311,8 +311,9 @@ uint32_t shuffled(uint32_t i, uint32_t count, uint32_t key, uint32_t shift) {
 }
 
 py::tuple draw(int64_t n, int64_t example, int64_t samples, int64_t baselines, int64_t seed) {
-  const auto result = fastxai::draw_of(n, example, samples, baselines, fastxai::philox_key(seed));
-  return py::make_tuple(result.baseline, result.alpha);
+  const auto key = fastxai::philox_key(seed);
+  return py::make_tuple(fastxai::baseline_of(n, example, baselines, key),
+                        fastxai::position_of(n, example, samples, baselines, key));
 }
 
 Array<float> logarithm(const Array<float>& values) {
@@ -369,8 +370,8 @@ Array<fastxai::Accumulation<T>> noisy_sums(const Array<fastxai::Accumulation<T>>
                                                         .input = pointer<T>(input),
                                                         .baseline = nullptr,
                                                         .features = grads.shape(1),
-                                                        .draws = nullptr,
-                                                        .draw_stride = 0,
+                                                        .drawn = nullptr,
+                                                        .drawn_stride = 0,
                                                         .stdev = stdev,
                                                         .source = {fastxai::philox_key(seed), 3},
                                                         .first = 5,
