@@ -94,10 +94,11 @@ class GradientShap(GradientAttribution):
         rows = _rows(query, n_samples, stdevs, seed)
         if not return_convergence_delta:
             return query.inputs.pack(self._mean(query, rows))
-        sums = torch.zeros(rows.repeats, rows.batch, dtype=torch.float64, device=rows.device)
+        with torch.inference_mode(False):  # the engine writes to it outside of that
+            sums = torch.zeros(rows.repeats, rows.batch, dtype=torch.float64, device=rows.device)
         values = self._mean(query, rows, noted=sums)
         ends, starts = _outputs(query, rows.ends()), _outputs(query, rows.starts())
-        starts = starts[torch.arange(rows.repeats) % len(starts)]  # [N, B]
+        starts = starts[torch.arange(rows.repeats, device=rows.device) % len(starts)]  # [N, B]
         delta = (sums - (ends - starts)).T.flatten().to(values[0].dtype)
         return query.inputs.pack(values), delta
 
@@ -124,7 +125,7 @@ class GradientShap(GradientAttribution):
 
     def _mean(self, query: Query, rows: Noisy, noted: Tensor | None = None) -> tuple[Tensor, ...]:
         """The mean over samples; ``noted`` [N, B] takes what those of each sample add up to."""
-        by_one = engine.weighted(torch.ones(rows.repeats, dtype=torch.float64))
+        by_one = engine.weighted(torch.ones(rows.repeats, dtype=torch.float64, device=rows.device))
 
         def add(sums: list[Tensor], found: engine.Gradients) -> list[Tensor]:
             block = found.repeats, found.examples

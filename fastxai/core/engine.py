@@ -161,7 +161,9 @@ def gradient_sum(
     Raises:
         RuntimeError: if the outputs do not depend on an input.
     """
-    add = weights if callable(weights) else weighted(weights)
+    if isinstance(weights, Tensor):
+        weights = weights.to(rows.device)
+    add = weighted(weights) if isinstance(weights, Tensor) else weights
     totals: list[Tensor] = []
 
     def by_shortcut(affine: tuple[Tensor, ...], repeats: slice, examples: slice) -> int:
@@ -170,7 +172,7 @@ def gradient_sum(
             output = scalars(shortcut.checked(model(affine, r, examples)))
         kept = _bytes_kept(output) if r * b < rows.repeats * rows.batch else 0
         assert isinstance(weights, Tensor)
-        each = part(weights, repeats).to(output.device, output.dtype)
+        each = part(weights, repeats).to(output.dtype)
         shortcut.gather(output, each.repeat_interleave(b))
         return kept
 
@@ -220,11 +222,11 @@ def multiplications(model: Model, inputs: tuple[Tensor, ...]) -> int:  # each [B
     return int(counter.get_total_flops()) // 2
 
 
-def weighted(weights: Tensor) -> Add:  # [R] float64
+def weighted(weights: Tensor) -> Add:  # [R] float64, where the rows are
     """Adds gradients up with these weights for the repeats."""
 
     def add(sums: list[Tensor], gradients: Gradients) -> list[Tensor]:
-        each = part(weights, gradients.repeats).to(gradients.each[0].device)
+        each = part(weights, gradients.repeats)
         return [
             ops.path_reduce(sums[i] if sums else None, g, each)
             for i, g in enumerate(gradients.each)

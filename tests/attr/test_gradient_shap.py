@@ -58,9 +58,9 @@ def test_one_sample_for_each_baseline_has_no_bias(n_samples):
     """The mean over seeds of a quadratic model's attributions is known."""
     x, baselines = randn(3, 4), randn(5, 4)
     explainer = GradientShap(lambda x: (x**2).sum(1))
-    runs = torch.stack([explainer.attribute(x, baselines, n_samples, seed=s) for s in range(400)])
+    runs = torch.stack([explainer.attribute(x, baselines, n_samples, seed=s) for s in range(200)])
     expected = (x[:, None] ** 2 - baselines**2).mean(1)  # of (x - b)(x + b)
-    error = (runs.mean(0) - expected) / (runs.std(0) / 400**0.5)
+    error = (runs.mean(0) - expected) / (runs.std(0) / 200**0.5)
     assert error.abs().max() < 4
 
 
@@ -192,22 +192,22 @@ def test_shapes():
 
 def test_blocks_change_nothing_but_rounding():
     model, x, baselines = mlp().double(), randn(5, 7), randn(3, 7)
-    expected = GradientShap(model).attribute(x, baselines, 500, 0.1, 1, seed=8)
+    expected = GradientShap(model).attribute(x, baselines, 200, 0.1, 1, seed=8)
     for most in (3, 40):
         error = torch.OutOfMemoryError("out of memory")
         logged = Logged(model, fail_above=most, error=error)
         found, delta = GradientShap(logged).attribute(
-            x, baselines, 50, 0.1, 1, return_convergence_delta=True, seed=8
+            x, baselines, 20, 0.1, 1, return_convergence_delta=True, seed=8
         )
         again, whole = GradientShap(model).attribute(
-            x, baselines, 50, 0.1, 1, return_convergence_delta=True, seed=8
+            x, baselines, 20, 0.1, 1, return_convergence_delta=True, seed=8
         )
         assert max(logged.rows) <= most
         torch.testing.assert_close(found, again, **EXACT)
         torch.testing.assert_close(delta, whole, **EXACT)
-    large = randn(600, 7)  # several slices of examples
+    large = randn(300, 7)  # several slices of examples
     large[:5] = x
-    found = GradientShap(model).attribute(large, baselines, 500, 0.1, 1, seed=8)
+    found = GradientShap(model).attribute(large, baselines, 200, 0.1, 1, seed=8)
     torch.testing.assert_close(found[:5], expected, **EXACT)
 
 
@@ -274,6 +274,11 @@ def test_nothing_is_left_behind():
         GradientShap(raising).attribute(x, baselines, target=0)
     found = GradientShap(model).attribute(x, baselines, target=0)
     assert not found.requires_grad
+    with torch.inference_mode():
+        values, _ = GradientShap(model).attribute(
+            x, baselines, target=0, return_convergence_delta=True
+        )
+    assert values.shape == x.shape
     assert x.grad is None and x.requires_grad and not baselines.requires_grad
     assert model.training and all(p.grad is None and p.requires_grad for p in model.parameters())
 
