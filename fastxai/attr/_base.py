@@ -125,6 +125,7 @@ class Attribution:
 
     attribute: Callable[..., Any]
     _differentiates = False  # whether the inputs must be floating-point
+    _draws_baselines = False  # whether baselines are rows for all examples to draw from
 
     def __init__(self, forward_func: Callable[..., Any], *, affine_prefix: bool = True):
         check(callable(forward_func), "forward_func", "a module or callable", repr(forward_func))

@@ -50,6 +50,8 @@ class GradientShap(GradientAttribution):
             returned: local sensitivities rather than contributions.
     """
 
+    _draws_baselines = True
+
     def __init__(self, forward_func: Callable[..., Any], multiply_by_inputs: bool = True):
         super().__init__(forward_func)
         self._multiply_by_inputs = multiply_by_inputs

@@ -166,6 +166,13 @@ def test_tunnels_and_gradient_shap_within():
     assert values.shape == x.shape and delta.shape == (3 * 3 * 5,)
 
 
+def test_baselines_to_draw_from_are_not_repeated():
+    x, rows, w = randn(4, 7), randn(4, 7), randn(7)  # as many as examples
+    tunnel = NoiseTunnel(GradientShap(lambda x: x @ w))
+    found = tunnel.attribute(x, stdevs=0.0, nt_samples=3, baselines=rows, n_samples=4)
+    torch.testing.assert_close(found, w * (x - rows.mean(0)), **EXACT)
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("nt_type", TYPES)
 def test_captum_s_own_methods(nt_type):
