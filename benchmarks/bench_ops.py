@@ -65,6 +65,13 @@ MOMENTS = {
 }
 # Problems, players and outputs.
 LASSOS = {"1x49x1": (1, 49, 1), "100x49x1": (100, 49, 1), "1x200x10": (1, 200, 10)}
+# Samples, rows, features and baselines: a chunk for an MLP, of a picture, of a table.
+NOISY = {
+    "50x11x784x10": (50, 11, 784, 10),
+    "10x1x150528x10": (10, 1, 150_528, 10),
+    "50x80x30x100": (50, 80, 30, 100),
+}
+STDEVS = {"noise": 0.1, "no noise": 0.0}
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
@@ -238,6 +245,42 @@ def test_lasso(benchmark, device, size):
     if device == "cpu" and rhs.shape[::2] == (1, 1):
         calls["scikit-learn"] = scikit_learn_lasso(x, x @ effects[0])
     compare(benchmark, f"lasso {size} {device}", calls, device, 8 * (gram.numel() + rhs.numel()))
+
+
+@pytest.mark.benchmark(group="Ops: time, and a copy of the bytes they must move")
+@pytest.mark.parametrize("stdev", STDEVS)
+@pytest.mark.parametrize("size", NOISY)
+def test_noisy_points(benchmark, device, size, stdev):
+    case, moved = noisy_case(size, stdev, device)
+    calls = {
+        "native": lambda: native.backend().noisy_points(*case, None),
+        "reference": lambda: reference.noisy_points(*case, None),
+    }
+    compare(benchmark, f"noisy_points {size} {stdev} {device}", calls, device, moved)
+
+
+@pytest.mark.benchmark(group="Ops: time, and a copy of the bytes they must move")
+@pytest.mark.parametrize("stdev", STDEVS)
+@pytest.mark.parametrize("size", NOISY)
+def test_noisy_reduce(benchmark, device, size, stdev):
+    case, moved = noisy_case(size, stdev, device)
+    samples, rows, features, _ = NOISY[size]
+    grads = torch.randn(samples, rows, features).to(device)
+    acc = torch.randn(rows, features, device=device)
+    calls = {
+        "native": lambda: native.backend().noisy_reduce(acc, grads, *case),
+        "reference": lambda: reference.noisy_reduce(acc, grads, *case),
+    }
+    compare(benchmark, f"noisy_reduce {size} {stdev} {device}", calls, device, moved)
+
+
+def noisy_case(size: str, stdev: str, device: str) -> tuple[tuple, int]:
+    """Arguments of noisy_points, and the bytes of its rows."""
+    samples, rows, features, baselines = NOISY[size]
+    input = torch.randn(rows, features).to(device)
+    baseline = torch.randn(baselines, features).to(device)
+    case = (input, baseline, STDEVS[stdev], 1, 0, samples, 0, 0, samples)
+    return case, samples * input.numel() * input.element_size()
 
 
 def scikit_learn_lasso(x: Tensor, y: Tensor) -> Callable[[], Tensor]:

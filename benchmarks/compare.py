@@ -48,6 +48,12 @@ def memory_table(cases: list[dict[str, Any]]) -> str:
     return markdown(rows)
 
 
+def error_table(cases: list[dict[str, Any]]) -> str:
+    rows = [["", *cases[0]["errors"]]]
+    rows += [[case["case"], *(f"{x:.2g}" for x in case["errors"].values())] for case in cases]
+    return markdown(rows)
+
+
 def footer(machine: dict[str, Any], date: str) -> str:
     versions = {"Python": machine["python_version"], **machine["packages"]}
     listed = ", ".join(f"{name} {number or '(absent)'}" for name, number in versions.items())
@@ -62,7 +68,8 @@ def report(run: dict[str, Any]) -> str:
     parts = []
     for group, benchmarks in groupby(run["benchmarks"], key=lambda entry: entry["group"]):
         cases = [entry["extra_info"] for entry in benchmarks]
-        table = memory_table if "megabytes" in cases[0] else time_table
+        tables = {"megabytes": memory_table, "errors": error_table}
+        table = next((tables[name] for name in tables if name in cases[0]), time_table)
         parts += [f"**{group}**", table(cases)]
     return "\n\n".join([*parts, footer(run["machine_info"], run["datetime"])])
 

@@ -44,35 +44,38 @@ FASTXAI_HOST_DEVICE FASTXAI_INLINE uint32_t shuffled(uint32_t i, uint32_t count,
   return static_cast<uint32_t>((uint64_t{i} + shift) % count);
 }
 
-struct Draw {
-  int64_t baseline;
-  double alpha;
-};
+FASTXAI_HOST_DEVICE inline PhiloxCounter draw_words(int64_t number, int64_t example,
+                                                    uint32_t purpose, PhiloxKey key) {
+  return philox4x32_10({{static_cast<uint32_t>(number), static_cast<uint32_t>(example),
+                         static_cast<uint32_t>(example >> 32), purpose}},
+                       key);
+}
 
-// The baseline and the position of sample n of an example. Samples go through the baselines in
-// rounds, in an order of the example's own. The positions are stratified twice: those of one
+// The baseline of sample n of an example. Samples go through the baselines in rounds, in an order
+// of the example's own.
+FASTXAI_HOST_DEVICE inline int64_t baseline_of(int64_t n, int64_t example, int64_t baselines,
+                                               PhiloxKey key) {
+  const PhiloxCounter order = draw_words(0, example, kOrder, key);
+  return shuffled(static_cast<uint32_t>(n % baselines), static_cast<uint32_t>(baselines),
+                  order.word[0], order.word[1]);
+}
+
+// The position on the path of sample n of an example. Positions are stratified twice: those of one
 // baseline have a coarse stratum each, those of different baselines in it a fine one each. Every
 // single draw is uniform: baseline and position are independent.
-FASTXAI_HOST_DEVICE inline Draw draw_of(int64_t n, int64_t example, int64_t samples,
-                                        int64_t baselines, PhiloxKey key) {
-  const auto words = [&](int64_t a, uint32_t purpose) {
-    return philox4x32_10({{static_cast<uint32_t>(a), static_cast<uint32_t>(example),
-                           static_cast<uint32_t>(example >> 32), purpose}},
-                         key);
-  };
+FASTXAI_HOST_DEVICE inline double position_of(int64_t n, int64_t example, int64_t samples,
+                                              int64_t baselines, PhiloxKey key) {
   const auto place = static_cast<uint32_t>(n % baselines);
   const auto round = static_cast<uint32_t>(n / baselines);
   const auto rounds = static_cast<uint32_t>((samples + baselines - 1) / baselines);
   const auto places = static_cast<uint32_t>(samples < baselines ? samples : baselines);
-  const PhiloxCounter order = words(0, kOrder);
-  const PhiloxCounter coarse = words(place, kCoarse);
+  const PhiloxCounter coarse = draw_words(place, example, kCoarse, key);
   const uint32_t stratum = shuffled(round, rounds, coarse.word[0], coarse.word[1]);
-  const PhiloxCounter fine = words(stratum, kFine);
+  const PhiloxCounter fine = draw_words(stratum, example, kFine, key);
   const uint32_t within = shuffled(place, places, fine.word[0], fine.word[1]);
-  const double jitter = (words(n, kJitter).word[0] + 0.5) * 0x1.0p-32;
+  const double jitter = (draw_words(n, example, kJitter, key).word[0] + 0.5) * 0x1.0p-32;
   const double strata = static_cast<double>(rounds) * places;
-  return {shuffled(place, static_cast<uint32_t>(baselines), order.word[0], order.word[1]),
-          (static_cast<double>(stratum) * places + within + jitter) / strata};
+  return (static_cast<double>(stratum) * places + within + jitter) / strata;
 }
 
 FASTXAI_HOST_DEVICE FASTXAI_INLINE uint32_t word_of(float value) {

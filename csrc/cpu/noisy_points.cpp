@@ -24,20 +24,24 @@ void run(const Tensor& rows, const Tensor& input, const std::optional<Tensor>& b
   const T* start = baseline ? data<T>(*baseline) : nullptr;
   T* to = mutable_data<T>(rows);
   const auto share = [&](int64_t begin, int64_t end) {
-    Draw draw{0, 0};
+    int64_t drawn = 0;
+    double alpha = position.value_or(0);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t row = unit / tiles;
       const int64_t first = unit % tiles * kNoiseTile;
       const int64_t sample = of.first + row / batch;
       const int64_t example = row % batch;
       if (start != nullptr && (unit == begin || first == 0)) {
-        draw = draw_of(sample, of.example + example, of.samples, baseline->size(0), key);
+        drawn = baseline_of(sample, of.example + example, baseline->size(0), key);
+        if (!position) {
+          alpha = position_of(sample, of.example + example, of.samples, baseline->size(0), key);
+        }
       }
       noisy_leaf(to + row * features,
                  NoisyTile<T>{
                      .input = from + example * features,
-                     .baseline = start == nullptr ? nullptr : start + draw.baseline * features,
-                     .alpha = position.value_or(draw.alpha),
+                     .baseline = start == nullptr ? nullptr : start + drawn * features,
+                     .alpha = alpha,
                      .stdev = of.stdev,
                      .source = {key, static_cast<uint32_t>(of.stream)},
                      .sample = sample,

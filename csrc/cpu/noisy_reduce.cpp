@@ -24,11 +24,10 @@ void run(const Tensor& sums, const Accumulation<T>* acc, const Tensor& grads, co
   const int64_t features = input.numel() / batch;
   const int64_t samples = of.last - of.first;
   const int64_t tiles = (features + kNoiseTile - 1) / kNoiseTile;
-  std::vector<Draw> draws(baseline ? samples * batch : 0);
-  for (size_t row = 0; row < draws.size(); ++row) {
+  std::vector<int64_t> drawn(baseline ? samples * batch : 0);  // each row's baseline
+  for (size_t row = 0; row < drawn.size(); ++row) {
     const auto r = static_cast<int64_t>(row);
-    draws[row] =
-        draw_of(of.first + r / batch, of.example + r % batch, of.samples, baseline->size(0), key);
+    drawn[row] = baseline_of(of.first + r / batch, of.example + r % batch, baseline->size(0), key);
   }
   Accumulation<T>* to = mutable_data<Accumulation<T>>(sums);
   const auto share = [&](int64_t begin, int64_t end) {
@@ -48,8 +47,8 @@ void run(const Tensor& sums, const Accumulation<T>* acc, const Tensor& grads, co
                                   .input = data<T>(input) + example * features,
                                   .baseline = baseline ? data<T>(*baseline) : nullptr,
                                   .features = features,
-                                  .draws = draws.data() + (draws.empty() ? 0 : example),
-                                  .draw_stride = batch,
+                                  .drawn = drawn.data() + (drawn.empty() ? 0 : example),
+                                  .drawn_stride = batch,
                                   .stdev = of.stdev,
                                   .source = {key, static_cast<uint32_t>(of.stream)},
                                   .first = of.first,

@@ -19,8 +19,8 @@ struct NoisyReduction {
   const T* input;     // of the example
   const T* baseline;  // the first; null for none
   int64_t features;
-  const Draw* draws;  // of the samples; null for none
-  int64_t draw_stride;
+  const int64_t* drawn;  // the baselines of the samples; null for none
+  int64_t drawn_stride;
   double stdev;
   NoiseSource source;
   int64_t first, samples, example, begin, n;
@@ -48,7 +48,7 @@ FASTXAI_INLINE void noisy_reduce_tile(Accumulation<T>* sums, const NoisyReductio
       for (int64_t i = 0; i < of.n; ++i) sums[i] += ends[i] * widen(grad[i]);
       continue;
     }
-    const T* start = of.baseline + of.draws[s * of.draw_stride].baseline * of.features + of.begin;
+    const T* start = of.baseline + of.drawn[s * of.drawn_stride] * of.features + of.begin;
     for (int64_t i = 0; i < of.n; ++i) sums[i] += (ends[i] - widen(start[i])) * widen(grad[i]);
   }
 }

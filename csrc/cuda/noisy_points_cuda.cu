@@ -18,21 +18,24 @@ __global__ void noisy_points_kernel(T* __restrict__ rows, const T* __restrict__ 
                                     const T* __restrict__ baseline, NoisyLayout layout,
                                     double position, bool is_placed) {
   using A = Accumulation<T>;
-  __shared__ Draw draw;
+  __shared__ int64_t drawn;
+  __shared__ double alpha_drawn;
   const int64_t counter = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   const A stdev = static_cast<A>(layout.stdev);
   for (int64_t row = blockIdx.y; row < layout.samples * layout.batch; row += gridDim.y) {
     const int64_t sample = layout.first + row / layout.batch;
     const int64_t example = row % layout.batch;
-    __syncthreads();  // all have read the draw before
+    __syncthreads();  // all have read what was drawn before
     if (threadIdx.x == 0 && baseline != nullptr) {
-      draw = draw_of(sample, layout.example + example, layout.all_samples, layout.baselines,
-                     layout.key);
+      drawn = baseline_of(sample, layout.example + example, layout.baselines, layout.key);
+      alpha_drawn = is_placed ? position
+                              : position_of(sample, layout.example + example, layout.all_samples,
+                                            layout.baselines, layout.key);
     }
     __syncthreads();
     float noise[4];
     noise_of(noise, counter, sample, layout.example + example, layout);
-    const A alpha = static_cast<A>(is_placed ? position : draw.alpha);
+    const A alpha = static_cast<A>(baseline != nullptr ? alpha_drawn : 0);
     for (int lane = 0; lane < 4; ++lane) {
       const int64_t i = element_of(counter, lane);
       if (i >= layout.features) break;
@@ -40,7 +43,7 @@ __global__ void noisy_points_kernel(T* __restrict__ rows, const T* __restrict__ 
           widen(input[example * layout.features + i]) + stdev * static_cast<A>(noise[lane]);
       A value = end;
       if (baseline != nullptr) {
-        const A start = widen(baseline[draw.baseline * layout.features + i]);
+        const A start = widen(baseline[drawn * layout.features + i]);
         value = start + alpha * (end - start);
       }
       rows[row * layout.features + i] = narrow<T>(value);

@@ -35,9 +35,8 @@ __global__ void noisy_reduce_kernel(Accumulation<T>* __restrict__ sums,
       if (baseline != nullptr && s % kThreads == 0) {
         __syncthreads();  // all have read the picks before
         if (s + threadIdx.x < layout.samples) {
-          picks[threadIdx.x] = draw_of(layout.first + s + threadIdx.x, layout.example + example,
-                                       layout.all_samples, layout.baselines, layout.key)
-                                   .baseline;
+          picks[threadIdx.x] = baseline_of(layout.first + s + threadIdx.x, layout.example + example,
+                                           layout.baselines, layout.key);
         }
         __syncthreads();
       }

@@ -127,6 +127,7 @@ class Attribution:
     attribute: Callable[..., Any]
     _differentiates = False  # whether it takes gradients
     _of_inputs = True  # with respect to the inputs, which must then be floating-point
+    _draws_baselines = False  # whether baselines are rows for all examples to draw from
 
     def __init__(self, forward_func: Callable[..., Any], *, affine_prefix: bool = True):
         check(callable(forward_func), "forward_func", "a module or callable", repr(forward_func))

@@ -50,6 +50,8 @@ class GradientShap(GradientAttribution):
             returned: local sensitivities rather than contributions.
     """
 
+    _draws_baselines = True
+
     def __init__(
         self,
         forward_func: Callable[..., Any],
@@ -100,10 +102,11 @@ class GradientShap(GradientAttribution):
         rows = _rows(query, n_samples, stdevs, seed)
         if not return_convergence_delta:
             return query.inputs.pack(self._mean(query, rows))
-        sums = torch.zeros(rows.repeats, rows.batch, dtype=torch.float64, device=rows.device)
+        with torch.inference_mode(False):  # the engine writes to it outside of that
+            sums = torch.zeros(rows.repeats, rows.batch, dtype=torch.float64, device=rows.device)
         values = self._mean(query, rows, noted=sums)
         ends, starts = _outputs(query, rows.ends()), _outputs(query, rows.starts())
-        starts = starts[torch.arange(rows.repeats) % len(starts)]  # [N, B]
+        starts = starts[torch.arange(rows.repeats, device=rows.device) % len(starts)]  # [N, B]
         delta = (sums - (ends - starts)).T.flatten().to(values[0].dtype)
         return query.inputs.pack(values), delta
 
@@ -130,7 +133,7 @@ class GradientShap(GradientAttribution):
 
     def _mean(self, query: Query, rows: Noisy, noted: Tensor | None = None) -> tuple[Tensor, ...]:
         """The mean over samples; ``noted`` [N, B] takes what those of each sample add up to."""
-        one_each = torch.ones(rows.repeats, dtype=torch.float64)
+        one_each = torch.ones(rows.repeats, dtype=torch.float64, device=rows.device)
         add = _Products(one_each, rows) if self._multiply_by_inputs else engine.Weighted(one_each)
 
         def note_and_add(sums: list[Tensor], found: engine.Gradients) -> list[Tensor]:

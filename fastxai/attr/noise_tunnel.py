@@ -261,8 +261,9 @@ class _Samples:
         rows = self._rows(self.noisy, span)
         if hasattr(method, "gradient_func"):  # of Captum, which would warn
             rows = tuple(x.requires_grad_() for x in rows)
+        for_all = ("baselines",) if getattr(method, "_draws_baselines", False) else ()
         arguments = {
-            name: _repeated(name, value, self.inputs, length(span))
+            name: value if name in for_all else _repeated(name, value, self.inputs, length(span))
             for name, value in self.arguments.items()
         }
         if self._baselines is not None:

@@ -52,10 +52,10 @@ Add = Callable[[list[Tensor], Gradients], list[Tensor]]
 class Weighted:
     """Adds up gradients by weights of the repeats."""
 
-    weights: Tensor  # [R] float64
+    weights: Tensor  # [R] float64, where the rows are
 
     def __call__(self, sums: list[Tensor], found: Gradients) -> list[Tensor]:
-        w = self.of(found.repeats).to(found.each[0].device)
+        w = self.of(found.repeats)
         return [
             ops.path_reduce(sums[i] if sums else None, each, w) for i, each in enumerate(found.each)
         ]
@@ -193,7 +193,7 @@ def gradient_sum(
     Raises:
         RuntimeError: if the outputs do not depend on an input.
     """
-    add = Weighted(weights) if isinstance(weights, Tensor) else weights
+    add = Weighted(weights.to(rows.device)) if isinstance(weights, Tensor) else weights
     totals: list[Tensor] = []
 
     def by_shortcut(affine: tuple[Tensor, ...], repeats: slice, examples: slice) -> int:
@@ -202,7 +202,7 @@ def gradient_sum(
             output = scalars(shortcut.checked(model(affine, r, examples)))
         kept = _bytes_kept(output) if r * b < rows.repeats * rows.batch else 0
         assert isinstance(add, Weighted)
-        each = add.of(repeats).to(output.device, output.dtype)
+        each = add.of(repeats).to(output.dtype)
         shortcut.gather(output, each.repeat_interleave(b))
         return kept
 

@@ -5,7 +5,14 @@ import copy
 import pytest
 import torch
 
-from fastxai import ArgumentError, InputXGradient, IntegratedGradients, Saliency
+from fastxai import (
+    ArgumentError,
+    GradientShap,
+    InputXGradient,
+    IntegratedGradients,
+    NoiseTunnel,
+    Saliency,
+)
 
 from ..models import Logged, ResidualCNN, TwoInputs, mlp
 
@@ -62,6 +69,23 @@ def test_a_real_out_of_memory_error_halves_the_blocks():
     found = IntegratedGradients(logged).attribute(x, n_steps=50)
     torch.testing.assert_close(found, x.square(), rtol=1e-5, atol=1e-5)
     assert sum(logged.rows) == 400 and max(logged.rows) < 40 and logged.tried > len(logged.rows)
+
+
+def test_noise_is_that_of_the_cpu():
+    model, x = ResidualCNN().double(), torch.randn(3, 2, 6, 5).double()
+    baselines, on_gpu = torch.randn(4, 2, 6, 5).double(), copy.deepcopy(model).cuda()
+    options = {"n_samples": 9, "stdevs": 0.1, "target": 1, "seed": 3}
+    expected = GradientShap(model).attribute(x, baselines, return_convergence_delta=True, **options)
+    found = GradientShap(on_gpu).attribute(
+        x.cuda(), baselines.cuda(), return_convergence_delta=True, **options
+    )
+    for value, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(value.cpu(), other, **CLOSE)
+    for make in (Saliency, IntegratedGradients):
+        options = {"nt_type": "vargrad", "target": [0, 3, -1], "seed": 3}
+        expected = NoiseTunnel(make(model)).attribute(x, **options)
+        found = NoiseTunnel(make(on_gpu)).attribute(x.cuda(), **options)
+        torch.testing.assert_close(found.cpu(), expected, **CLOSE)
 
 
 def test_two_devices_are_named():

@@ -9,6 +9,7 @@
 #include <tuple>
 #include <vector>
 
+#include "common/draws.h"
 #include "common/float16.h"
 #include "common/isa.h"
 #include "common/philox.h"
@@ -19,6 +20,8 @@
 #include "cpu/coalitions.h"
 #include "cpu/group_linear.h"
 #include "cpu/lasso.h"
+#include "cpu/noisy_points.h"
+#include "cpu/noisy_reduce.h"
 #include "cpu/path_points.h"
 #include "cpu/path_reduce.h"
 #include "cpu/perturb.h"
@@ -303,6 +306,83 @@ Array<double> lasso(const Array<double>& gram, const Array<double>& rhs, double 
   return coefficients;
 }
 
+uint32_t shuffled(uint32_t i, uint32_t count, uint32_t key, uint32_t shift) {
+  return fastxai::shuffled(i, count, key, shift);
+}
+
+py::tuple draw(int64_t n, int64_t example, int64_t samples, int64_t baselines, int64_t seed) {
+  const auto key = fastxai::philox_key(seed);
+  return py::make_tuple(fastxai::baseline_of(n, example, baselines, key),
+                        fastxai::position_of(n, example, samples, baselines, key));
+}
+
+Array<float> logarithm(const Array<float>& values) {
+  Array<float> result(values.size());
+  for (py::ssize_t i = 0; i < values.size(); ++i) {
+    result.mutable_data()[i] = fastxai::logarithm(values.data()[i]);
+  }
+  return result;
+}
+
+// [2, N]
+Array<float> box_muller(const Array<uint32_t>& first, const Array<uint32_t>& second) {
+  const py::ssize_t count = std::min(first.size(), second.size());
+  Array<float> result({py::ssize_t{2}, count});
+  for (py::ssize_t i = 0; i < count; ++i) {
+    fastxai::box_muller(first.data()[i], second.data()[i], result.mutable_data()[i],
+                        result.mutable_data()[count + i]);
+  }
+  return result;
+}
+
+// Elements [begin, begin + n) of a noisy row, of which the rest keeps its fill.
+template <class T>
+Array<Bits<T>> noisy(const Array<Bits<T>>& input, const std::optional<Array<Bits<T>>>& baseline,
+                     double alpha, double stdev, int64_t seed, int64_t begin, int64_t n,
+                     Bits<T> fill) {
+  Array<Bits<T>> row(input.size());
+  std::fill_n(row.mutable_data(), row.size(), fill);
+  fastxai::noisy_leaf(reinterpret_cast<T*>(row.mutable_data()),
+                      fastxai::NoisyTile<T>{
+                          .input = pointer<T>(input),
+                          .baseline = baseline ? pointer<T>(*baseline) : nullptr,
+                          .alpha = alpha,
+                          .stdev = stdev,
+                          .source = {fastxai::philox_key(seed), 3},
+                          .sample = 5,
+                          .example = 7,
+                          .begin = begin,
+                          .n = n,
+                      });
+  return row;
+}
+
+// The sums of elements [begin, begin + n), added to those given.
+template <class T>
+Array<fastxai::Accumulation<T>> noisy_sums(const Array<fastxai::Accumulation<T>>& sums,
+                                           const Array<Bits<T>>& grads, const Array<Bits<T>>& input,
+                                           double stdev, int64_t seed, int64_t begin) {
+  Array<fastxai::Accumulation<T>> result(sums.size());
+  std::copy_n(sums.data(), sums.size(), result.mutable_data());
+  fastxai::noisy_reduce_leaf(result.mutable_data(), fastxai::NoisyReduction<T>{
+                                                        .grads = pointer<T>(grads),
+                                                        .stride = grads.shape(1),
+                                                        .input = pointer<T>(input),
+                                                        .baseline = nullptr,
+                                                        .features = grads.shape(1),
+                                                        .drawn = nullptr,
+                                                        .drawn_stride = 0,
+                                                        .stdev = stdev,
+                                                        .source = {fastxai::philox_key(seed), 3},
+                                                        .first = 5,
+                                                        .samples = grads.shape(0),
+                                                        .example = 7,
+                                                        .begin = begin,
+                                                        .n = sums.size(),
+                                                    });
+  return result;
+}
+
 using Words2 = std::array<uint32_t, 2>;
 using Words4 = std::array<uint32_t, 4>;
 
@@ -317,6 +397,18 @@ Words4 philox(const Words4& counter, const Words2& key) {
 PYBIND11_MODULE(fastxai_harness, m) {
   m.def("cpu_clones", &fastxai::cpu_clones);
   m.def("philox", &philox);
+  m.def("shuffled", &shuffled);
+  m.def("draw", &draw);
+  m.def("logarithm", &logarithm);
+  m.def("box_muller", &box_muller);
+  m.def("noisy_half", &noisy<fastxai::Half>);
+  m.def("noisy_bfloat16", &noisy<fastxai::BFloat16>);
+  m.def("noisy_float", &noisy<float>);
+  m.def("noisy_double", &noisy<double>);
+  m.def("noisy_sums_half", &noisy_sums<fastxai::Half>);
+  m.def("noisy_sums_bfloat16", &noisy_sums<fastxai::BFloat16>);
+  m.def("noisy_sums_float", &noisy_sums<float>);
+  m.def("noisy_sums_double", &noisy_sums<double>);
   m.def("half_to_float", &widen_all<fastxai::Half>);
   m.def("bfloat16_to_float", &widen_all<fastxai::BFloat16>);
   m.def("float_to_half", &narrow_all<fastxai::Half>);
