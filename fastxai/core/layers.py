@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import BaseTorchFunctionMode
 
+from .affine import is_compiled_module
 from .inputs import ArgumentError, check
 from .model import Model
 
@@ -120,9 +121,7 @@ class Layers:
         if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
             found = f"nn.DataParallel over {len(module.device_ids)} devices; pass its .module"
             raise ArgumentError(f"forward_func: expected a model on one device, got {found}")
-        scripted = isinstance(module, torch.jit.ScriptModule)
-        compiled = isinstance(module, torch._dynamo.OptimizedModule)
-        if not (scripted or compiled or module._compiled_call_impl is not None):
+        if not (isinstance(module, torch.jit.ScriptModule) or is_compiled_module(module)):
             return
         inside = set(module.modules())
         for i, layer in enumerate(self.modules):
