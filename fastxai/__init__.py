@@ -1,9 +1,11 @@
 """Compiled high-performance attribution for PyTorch models, with Captum's interface."""
 
 from .attr import (
+    Deconvolution,
     Explanation,
     FeatureAblation,
     FeaturePermutation,
+    GuidedBackprop,
     InputXGradient,
     IntegratedGradients,
     KernelShap,
@@ -22,9 +24,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArgumentError",
+    "Deconvolution",
     "Explanation",
     "FeatureAblation",
     "FeaturePermutation",
+    "GuidedBackprop",
     "InputXGradient",
     "IntegratedGradients",
     "KernelShap",

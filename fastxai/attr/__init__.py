@@ -3,6 +3,7 @@
 from ..core.linear_fits import Lasso, LeastSquares, Ridge
 from ._base import Attribution, Explanation, GradientAttribution, PerturbationAttribution
 from .ablation import FeatureAblation, FeaturePermutation, Occlusion
+from .guided_backprop import Deconvolution, GuidedBackprop
 from .integrated_gradients import IntegratedGradients
 from .kernel_shap import KernelShap
 from .lime import Lime, LimeBase, get_exp_kernel_similarity_function
@@ -11,10 +12,12 @@ from .shapley import ShapleyValues, ShapleyValueSampling
 
 __all__ = [
     "Attribution",
+    "Deconvolution",
     "Explanation",
     "FeatureAblation",
     "FeaturePermutation",
     "GradientAttribution",
+    "GuidedBackprop",
     "InputXGradient",
     "IntegratedGradients",
     "KernelShap",

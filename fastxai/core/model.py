@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import numbers
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -231,6 +232,12 @@ class Model:
             raise NotRowByRow(output.shape, count)
         self._check_shape(output.shape if self.whole_batch else output.shape[1:])
         return self.target.select(output, repeats, examples)
+
+    def through(self, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Model:
+        """The same question to the function in a wrapper, which sees all rows as they are."""
+        other = copy.copy(self)
+        other.forward_func, other.prefix = wrap(self.forward_func), Prefix(wanted=False)
+        return other
 
     def take_for_whole_batch(self, error: NotRowByRow) -> None:
         """From here on, what was not row by row is the batch's answer; the error, if it is not."""
