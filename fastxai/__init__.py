@@ -1,9 +1,12 @@
 """Compiled high-performance attribution for PyTorch models, with Captum's interface."""
 
 from .attr import (
+    Deconvolution,
     Explanation,
     FeatureAblation,
     FeaturePermutation,
+    GuidedBackprop,
+    GuidedGradCam,
     InputXGradient,
     IntegratedGradients,
     KernelShap,
@@ -28,9 +31,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArgumentError",
+    "Deconvolution",
     "Explanation",
     "FeatureAblation",
     "FeaturePermutation",
+    "GuidedBackprop",
+    "GuidedGradCam",
     "InputXGradient",
     "IntegratedGradients",
     "KernelShap",

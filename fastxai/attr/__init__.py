@@ -4,6 +4,8 @@ from ..core.linear_fits import Lasso, LeastSquares, Ridge
 from ._base import Attribution, Explanation, GradientAttribution, PerturbationAttribution
 from ._layer import LayerAttribution
 from .ablation import FeatureAblation, FeaturePermutation, Occlusion
+from .guided_backprop import Deconvolution, GuidedBackprop
+from .guided_grad_cam import GuidedGradCam
 from .integrated_gradients import IntegratedGradients
 from .kernel_shap import KernelShap
 from .layer_gradients import LayerActivation, LayerGradCam, LayerGradientXActivation
@@ -15,10 +17,13 @@ from .token_reference import TokenReferenceBase
 
 __all__ = [
     "Attribution",
+    "Deconvolution",
     "Explanation",
     "FeatureAblation",
     "FeaturePermutation",
     "GradientAttribution",
+    "GuidedBackprop",
+    "GuidedGradCam",
     "InputXGradient",
     "IntegratedGradients",
     "KernelShap",

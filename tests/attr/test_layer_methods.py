@@ -8,6 +8,8 @@ from torch import nn
 
 from fastxai import (
     ArgumentError,
+    GuidedBackprop,
+    GuidedGradCam,
     IntegratedGradients,
     LayerActivation,
     LayerAttribution,
@@ -80,6 +82,27 @@ def test_grad_cam_is_channels_by_their_mean_gradients():
     torch.testing.assert_close(found, expected.relu(), **EXACT)
     found = cam.attribute(x, 2, attr_dim_summation=False)
     torch.testing.assert_close(found, weights * y.detach(), **EXACT)
+
+
+def test_guided_grad_cam_is_guided_backpropagation_where_grad_cam_looks():
+    model, x = ResidualCNN().double(), randn(3, 2, 6, 5)
+    details = GuidedBackprop(model).attribute(x, 2)
+    cam = LayerGradCam(model, model.body).attribute(x, 2, relu_attributions=True)
+    guided = GuidedGradCam(model, model.body)
+    torch.testing.assert_close(guided.attribute(x, 2), cam * details, **EXACT)
+    torch.testing.assert_close(guided.explain(x, 2).values, cam * details, **EXACT)
+    logged = Logged(model)
+    for arguments, message in [
+        ({"inputs": x, "interpolate_mode": "cubic"}, "interpolate_mode: expected one of nearest"),
+        ({"inputs": x, "interpolate_mode": "linear"}, "interpolate_mode: expected a mode for inpu"),
+        ({"inputs": x.flatten(1)}, "interpolate_mode: expected a mode for inputs of shape"),
+        ({"inputs": x.long()}, "inputs: expected floating-point"),
+    ]:
+        with pytest.raises(ArgumentError, match=f"^{message}"):
+            GuidedGradCam(logged, model.body).attribute(**arguments, target=1)
+    assert logged.tried == 0
+    with pytest.raises(ArgumentError, match=r"^layer: expected one whose tensor .* got one with 2"):
+        GuidedGradCam(model, model.head).attribute(x, 1)
 
 
 def test_a_layers_input_is_the_last_ones_output():
