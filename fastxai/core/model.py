@@ -239,7 +239,6 @@ class Model:
         """The same question asked of a function that calls this one, with other arguments."""
         other = copy.copy(self)
         other.forward_func, other.forward_args = forward_func, forward_args
-        other.writes_to_rows = False
         return other
 
     def through(self, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Model:

@@ -271,6 +271,26 @@ def test_frozen_models(method):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
 
 
+def test_a_frozen_models_layer_input_that_is_used_besides():
+    model, x = ResidualCNN(), torch.randn(3, 2, 6, 5)
+    method = LayerGradientXActivation(model, model.stem)
+    both = LayerGradientXActivation(lambda x: model(x) + x.mean((1, 2, 3))[:, None], model.stem)
+    of_model, of_both = (m.attribute(x, 1, attribute_to_layer_input=True) for m in (method, both))
+    torch.testing.assert_close(of_both, of_model + x / 60)
+    model.requires_grad_(False)
+    found = both.attribute(x, 1, attribute_to_layer_input=True)
+    torch.testing.assert_close(found, of_both)
+
+
+def test_in_place_operations_after_the_layer():
+    model, x = ResidualCNN().double(), randn(3, 2, 6, 5)
+    found = [method(model, model.norm).attribute(x, **options(method)) for method in METHODS]
+    model.relu.inplace = False
+    for method, value in zip(METHODS, found, strict=True):
+        expected = method(model, model.norm).attribute(x, **options(method))
+        torch.testing.assert_close(value, expected, **EXACT)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_models_and_inputs_are_left_as_they_were(method):
     model, x = ResidualCNN().train(), torch.randn(3, 2, 6, 5, requires_grad=True)
