@@ -26,7 +26,7 @@ from .model import Model
 Watcher = Callable[..., Any]  # watcher(method, *args, **kwargs) calls the method in its own way
 
 _changing = threading.Lock()  # held while a layer is covered or uncovered
-_PLAIN = (bool, int, float, str, type(None))
+_IN_TUPLES = (Tensor, bool, int, float, str, type(None))
 
 
 class _Covered:
@@ -114,8 +114,8 @@ class Layers:
             self._check_runs_in_python(module)
         known = set(model.modules)
         for i, module in enumerate(self.modules):
-            inside = module in known or not known
-            check(inside, self._name(i), "a layer of forward_func", self._describe(i))
+            if known and module not in known:
+                raise self._error(i, "a layer of forward_func")
 
     def _check_runs_in_python(self, module: nn.Module) -> None:
         if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
@@ -127,8 +127,7 @@ class Layers:
         for i, layer in enumerate(self.modules):
             if layer in inside:
                 kind = type(module).__name__
-                found = f"{self._describe(i)} inside a compiled or scripted {kind}"
-                raise ArgumentError(f"{self._name(i)}: expected {_AS_IT_IS}, got {found}")
+                raise self._error(i, _AS_IT_IS, f" inside a compiled or scripted {kind}")
 
     def call(
         self,
@@ -147,8 +146,8 @@ class Layers:
 
         def watcher(i: int, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             calls[i] += 1
-            expected = "a layer that forward_func calls once"
-            check(calls[i] == 1, self._name(i), expected, f"{self._describe(i)}, called again")
+            if calls[i] > 1:
+                raise self._error(i, "a layer that forward_func calls once", ", called again")
             if self.of_inputs:
                 return method(*self._changed(i, args, look), **kwargs)
             return self._changed(i, method(*args, **kwargs), look)
@@ -159,7 +158,8 @@ class Layers:
         with _watched(self.modules, name, watchers):
             output = function(*args)
         for i, count in enumerate(calls):
-            check(count > 0, self._name(i), "a layer that forward_func calls", self._describe(i))
+            if count == 0:
+                raise self._error(i, "a layer that forward_func calls")
         return output
 
     def _changed(
@@ -167,43 +167,51 @@ class Layers:
     ) -> Any:
         if isinstance(value, Tensor):
             return look(i, [value])[0]
-        expected = f"a layer whose {self.side} is a tensor or a tuple of them"
-        fine = isinstance(value, tuple | list) and all(
-            isinstance(v, (Tensor, *_PLAIN)) for v in value
-        )
-        tensors = [v for v in value if isinstance(v, Tensor)] if fine else []
-        found = f"{self._describe(i)} with {_kinds(value)}"
-        check(len(tensors) > 0, self._name(i), expected, found)
+        plain = isinstance(value, tuple | list) and all(isinstance(v, _IN_TUPLES) for v in value)
+        tensors = [v for v in value if isinstance(v, Tensor)] if plain else []
+        if not tensors:
+            expected = f"a layer whose {self.side} is a tensor or a tuple of them"
+            raise self._error(i, expected, f" with {_kinds(value)}")
         new = iter(look(i, tensors))
         values = [next(new) if isinstance(v, Tensor) else v for v in value]
         return type(value)(*values) if hasattr(value, "_fields") else type(value)(values)
 
     def check_floating(self, i: int, tensors: list[Tensor]) -> None:
         for t in tensors:
-            expected = f"a layer whose {self.side} is of floating-point numbers to differentiate"
-            found = f"{self._describe(i)} with {t.dtype}"
-            check(t.is_floating_point(), self._name(i), expected, found)
+            if not t.is_floating_point():
+                expected = (
+                    f"a layer whose {self.side} is of floating-point numbers to differentiate"
+                )
+                raise self._error(i, expected, f" with {t.dtype}")
 
     def check_rows(self, i: int, tensor: Tensor, count: int) -> None:
-        expected = f"a layer whose {self.side} has the {count} rows of forward_func's inputs first"
-        found = f"{self._describe(i)} with shape {tuple(tensor.shape)}"
-        check(tensor.shape[:1] == (count,), self._name(i), expected, found)
+        if tensor.shape[:1] != (count,):
+            rows = f"the {count} rows of forward_func's inputs"
+            expected = f"a layer whose {self.side} has {rows} first"
+            raise self._error(i, expected, f" with shape {tuple(tensor.shape)}")
 
     def check_shape(self, i: int, shape: torch.Size, expected: torch.Size) -> None:
-        what = f"a layer whose {self.side} has its rows first and one shape, {tuple(expected)} here"
-        found = f"{self._describe(i)} with shape {tuple(shape)}"
-        check(shape == expected, self._name(i), what, found)
+        if shape != expected:
+            known = f"its rows first and one shape, {tuple(expected)} here"
+            raise self._error(
+                i, f"a layer whose {self.side} has {known}", f" with shape {tuple(shape)}"
+            )
 
     def check_channels(self, i: int, tensor: Tensor) -> None:
-        expected = f"a layer whose {self.side} has rows and channels first"
-        found = f"{self._describe(i)} with shape {tuple(tensor.shape)}"
-        check(tensor.dim() > 1, self._name(i), expected, found)
+        if tensor.dim() < 2:
+            expected = f"a layer whose {self.side} has rows and channels first"
+            raise self._error(i, expected, f" with shape {tuple(tensor.shape)}")
 
     def unused(self, i: int) -> RuntimeError:
         """Layer i's tensors make no difference."""
         return RuntimeError(
             f"{self._name(i)}: forward_func's output does not depend on the {self.side} of "
             f"{self._describe(i)}; of layers in a list none may feed another alone"
+        )
+
+    def _error(self, i: int, expected: str, found: str = "") -> ArgumentError:
+        return ArgumentError(
+            f"{self._name(i)}: expected {expected}, got {self._describe(i)}{found}"
         )
 
     def _name(self, i: int) -> str:
