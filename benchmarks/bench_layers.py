@@ -66,9 +66,11 @@ def test_grad_cam(benchmark: BenchmarkFixture, batch: int) -> None:
     model, images, target = models.load(RESNET, batch)
     layer = model[4][1].conv2
 
+    stages = torch.nn.Sequential(*model)
+
     def bare() -> None:
-        y = model[:5](images)
-        model[5:](y).gather(1, target[:, None]).sum().backward(inputs=[y])
+        y = stages[:5](images)
+        stages[5:](y).gather(1, target[:, None]).sum().backward(inputs=[y])
 
     competitors = [Competitor("bare", bare)]
     if find_spec("captum"):
