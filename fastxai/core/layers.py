@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -54,16 +54,14 @@ def _itself(method: Any) -> Any:
 @contextmanager
 def _watched(layers: Sequence[nn.Module], name: str, watchers: Sequence[Watcher]) -> Iterator[None]:
     """Has this thread's calls of the layers' methods go through the watchers."""
-    try:
+    with ExitStack() as stack:
         for layer, watcher in zip(layers, watchers, strict=True):
+            stack.callback(_unwatch, layer, name, watcher)  # first: an interrupt may come at once
             _watch(layer, name, watcher)
         # torch's transformer layers call none of their layers where they can do without. They
         # cannot under a mode, which is of this thread alone.
-        with BaseTorchFunctionMode():
-            yield
-    finally:
-        for layer, watcher in zip(layers, watchers, strict=True):
-            _unwatch(layer, name, watcher)
+        stack.enter_context(BaseTorchFunctionMode())
+        yield
 
 
 def _watch(layer: nn.Module, name: str, watcher: Watcher) -> None:
