@@ -3,6 +3,7 @@
 from ..core.linear_fits import Lasso, LeastSquares, Ridge
 from ._base import Attribution, Explanation, GradientAttribution, PerturbationAttribution
 from .ablation import FeatureAblation, FeaturePermutation, Occlusion
+from .deep_lift import DeepLift, DeepLiftShap
 from .guided_backprop import Deconvolution, GuidedBackprop
 from .integrated_gradients import IntegratedGradients
 from .kernel_shap import KernelShap
@@ -13,6 +14,8 @@ from .shapley import ShapleyValues, ShapleyValueSampling
 __all__ = [
     "Attribution",
     "Deconvolution",
+    "DeepLift",
+    "DeepLiftShap",
     "Explanation",
     "FeatureAblation",
     "FeaturePermutation",
