@@ -157,7 +157,7 @@ class DeepLiftShap(DeepLift):
         super().__init__(model, multiply_by_inputs)
 
     @captum_compatible
-    def attribute(
+    def attribute(  # type: ignore[override]
         self,
         inputs: TensorOrTuple,
         baselines: Any,

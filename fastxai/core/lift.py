@@ -128,11 +128,18 @@ class _Call:
 class _Rule:
     apply: Callable[[_Call], Any]
     operands: tuple[tuple[int, str], ...] = ((0, "input"),)
+    along: bool = False  # whether it is only for calls that name dimensions
 
     def find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor] | None:
         """The operands; None where the operation is linear in what is not a weight."""
+        if self.along and not isinstance(
+            args[1] if len(args) > 1 else kwargs.get("dim"), int | tuple
+        ):
+            return None
         found = [args[i] if i < len(args) else kwargs.get(name) for i, name in self.operands]
-        changing = [isinstance(x, Tensor) and not _is_weight(x) for x in found]
+        changing = [
+            isinstance(x, Tensor) and x.is_floating_point() and not _is_weight(x) for x in found
+        ]
         return found if all(changing) else None  # type: ignore[return-value]
 
 
@@ -216,7 +223,7 @@ class _Valued(torch.autograd.Function):
         return value[0]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient, None
 
 
@@ -229,7 +236,7 @@ class _Scaled(torch.autograd.Function):
         return value[0]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (multiplier,) = ctx.saved_tensors
         return gradient * multiplier, None, None
 
@@ -241,7 +248,7 @@ def _relu(call: _Call) -> Tensor:
         apart = x - call.like(reference, x)
         ratio = (y - call.like(reference.relu(), x)).div_(apart)
         multiplier = torch.where(apart.abs() < call.eps, (y > 0).to(y.dtype), ratio)
-    return _Scaled.apply(x, multiplier, [y])  # type: ignore[no-any-return]
+    return _Scaled.apply(x, multiplier, [y])
 
 
 def _rescale(call: _Call) -> Tensor:
@@ -256,7 +263,7 @@ def _rescale(call: _Call) -> Tensor:
         ratio = (y - call.like(call.of(reference.clone()), y)).div_(apart)
         close = x.abs().mul_(_ROUNDING * torch.finfo(x.dtype).eps).clamp_(min=call.eps)
         multiplier = torch.where(apart.abs() < close, gradient, ratio)
-    return _Scaled.apply(x, multiplier, [y])  # type: ignore[no-any-return]
+    return _Scaled.apply(x, multiplier, [y])
 
 
 def _product(call: _Call) -> Tensor:
@@ -268,12 +275,12 @@ def _product(call: _Call) -> Tensor:
             )
         )
     half_way = [
-        x.clone() + (call.like(reference, x) - x).detach() / 2
+        x + (call.like(reference, x) - x).detach() / 2
         for x, reference in zip(call.operands, call.references, strict=True)
     ]
     if call.operands[0] is call.operands[1]:
         half_way[1] = half_way[0]
-    return _Valued.apply(call.of(*half_way), [value])  # type: ignore[no-any-return]
+    return _Valued.apply(call.of(*half_way), [value])
 
 
 def _mean_of_exp(a: Tensor, b: Tensor) -> Tensor:
@@ -298,14 +305,14 @@ def _softmax(call: _Call) -> Tensor:
         value = call.of(x)
     x, reference = (t.to(value.dtype) for t in (x, call.like(call.references[0], x)))
     if dim is None:
-        dim = F._get_softmax_dim("softmax", x.dim(), 5)
+        dim = 0 if x.dim() in (0, 1, 3) else 1  # as torch chooses
     log_sum, total, at_baseline = _logsumexp(x, reference, dim)
     surrogate = x - log_sum
     if "log" not in call.func.__name__:
         with torch.no_grad():
             slope = _mean_of_exp(x - total, reference - at_baseline)
         surrogate = surrogate * slope
-    return _Valued.apply(surrogate, [value])  # type: ignore[no-any-return]
+    return _Valued.apply(surrogate, [value])
 
 
 def _log_of_sum(call: _Call) -> Tensor:
@@ -313,7 +320,7 @@ def _log_of_sum(call: _Call) -> Tensor:
     with torch.no_grad():
         value = call.of(x)
     surrogate, _, _ = _logsumexp(x, call.like(call.references[0], x), dims)
-    return _Valued.apply(surrogate.reshape(value.shape), [value])  # type: ignore[no-any-return]
+    return _Valued.apply(surrogate.reshape(value.shape), [value])
 
 
 def _normalised(x: Tensor, reference: Tensor, dims: Any, eps: float, centred: bool) -> Tensor:
@@ -341,8 +348,9 @@ def _layer_norm(call: _Call) -> Tensor:
 def _group_norm(call: _Call) -> Tensor:
     (x,), groups = call.operands, call.argument(1, "num_groups")
     weight, eps = call.argument(2, "weight"), call.argument(4, "eps", 1e-5)
-    parts = [t.reshape(*t.shape[:1], groups, -1) for t in (x, call.like(call.references[0], x))]
-    surrogate = _normalised(*parts, -1, eps, True).reshape(x.shape)
+    reference = call.like(call.references[0], x)
+    x_part, ref_part = (t.reshape(*t.shape[:1], groups, -1) for t in (x, reference))
+    surrogate = _normalised(x_part, ref_part, -1, eps, True).reshape(x.shape)
     return _affine(call, surrogate, _by_channel(weight, x))
 
 
@@ -350,7 +358,7 @@ def _instance_norm(call: _Call) -> Tensor:
     (x,), dims = call.operands, tuple(range(2, call.operands[0].dim()))
     weight, eps = call.argument(3, "weight"), call.argument(7, "eps", 1e-5)
     if not call.argument(5, "use_input_stats", True):
-        return call.of(x)  # type: ignore[no-any-return]
+        return call.of(x)
     surrogate = _normalised(x, call.like(call.references[0], x), dims, eps, True)
     return _affine(call, surrogate, _by_channel(weight, x))
 
@@ -363,7 +371,39 @@ def _affine(call: _Call, surrogate: Tensor, weight: Tensor | None) -> Tensor:
     with torch.no_grad():
         value = call.of(*call.operands)
     surrogate = surrogate if weight is None else surrogate * weight
-    return _Valued.apply(surrogate, [value])  # type: ignore[no-any-return]
+    return _Valued.apply(surrogate, [value])
+
+
+def _split(
+    call: _Call, x: Tensor, reference: Tensor, best: Iterable[Tensor], best_ref: Iterable[Tensor]
+) -> Tensor:
+    """Maxima along x's last dimension, [*, P] of [*, n], and their places, so for the baselines."""
+    (y, place), (y_ref, place_ref) = best, best_ref
+    with torch.no_grad():
+        apart, stop = x - reference, torch.maximum(y, y_ref)
+        parts = ((stop - y_ref, place, 1.0), (y - stop, place_ref.expand(place.shape), 0.0))
+        steps = [(step, p, tie, apart.gather(-1, p)) for step, p, tie in parts]
+        multipliers = [
+            (p, torch.where(there.abs() < call.eps, tie, step / there))
+            for step, p, tie, there in steps
+        ]
+    return sum((x.gather(-1, p) * m for p, m in multipliers), torch.zeros_like(y))
+
+
+def _greatest(call: _Call) -> Any:
+    (x,), dims = call.operands, call.argument(1, "dim")
+    dims = (dims,) if isinstance(dims, int) else tuple(dims)
+    reference = call.like(call.references[0], x)
+    last = tuple(range(-len(dims), 0))
+    rows, ref_rows = (t.movedim(dims, last).flatten(-len(dims)) for t in (x, reference))
+    with torch.no_grad():
+        value = call.of(x)
+        best, best_ref = (t.max(-1, keepdim=True) for t in (rows, ref_rows))
+    surrogate = _split(call, rows, ref_rows, best, best_ref)
+    if isinstance(value, Tensor):
+        return _Valued.apply(surrogate.reshape(value.shape), [value])
+    values = _Valued.apply(surrogate.reshape(value.values.shape), [value.values])
+    return torch.return_types.max((values, value.indices))
 
 
 def _max_pool(call: _Call) -> Any:
@@ -374,22 +414,14 @@ def _max_pool(call: _Call) -> Any:
     def flat(t: Tensor) -> Tensor:
         return t.reshape(*t.shape[:-dims], -1)
 
+    reference = call.like(call.references[0], x)
     with torch.no_grad():
         y, index = pool(x, *call.args[1:most], **options)
-        y_ref, index_ref = (
-            call.like(t, y) for t in pool(call.references[0], *call.args[1:most], **options)
-        )
-        places = [flat(i).expand(flat(index).shape) for i in (index, index_ref)]
-        apart = flat(x - call.like(call.references[0], x))
-        stop = torch.maximum(y, y_ref)
-        steps = [flat(stop - y_ref), flat(y - stop)]
-        multipliers = []
-        for step, place, at_tie in zip(steps, places, (1.0, 0.0), strict=True):
-            there = apart.gather(-1, place)
-            multipliers.append(torch.where(there.abs() < call.eps, at_tie, step / there))
-    x_flat = flat(x)
-    parts = [x_flat.gather(-1, p) * m for p, m in zip(places, multipliers, strict=True)]
-    out = _Valued.apply((parts[0] + parts[1]).reshape(y.shape), [y])
+        found = pool(call.references[0], *call.args[1:most], **options)
+        y_ref, index_ref = (call.like(t, y) for t in found)
+    best, best_ref = ([flat(t) for t in pair] for pair in ((y, index), (y_ref, index_ref)))
+    surrogate = _split(call, flat(x), flat(reference), best, best_ref)
+    out = _Valued.apply(surrogate.reshape(y.shape), [y])
     wants_index = name.endswith("indices") or call.argument(most, "return_indices", False)
     return (out, index) if wants_index else out
 
@@ -436,10 +468,11 @@ def _normalize(
 
 
 def _norm(
-    input: Tensor, p: float = 2.0, dim: Any = None, keepdim: bool = False, **others: Any
+    input: Tensor, p: Any = 2.0, dim: Any = None, keepdim: bool = False, **others: Any
 ) -> Tensor:
-    if p not in (2, 2.0, "fro", None):
-        return input.abs().pow(p).sum(dim, keepdim=keepdim).pow(1 / p)
+    if others.get("ord", p) not in (2, "fro", None):
+        with torch._C.DisableTorchFunction():
+            return torch.norm(input, others.get("ord", p), dim, keepdim)
     return (input * input).sum(dim, keepdim=keepdim).sqrt()
 
 
@@ -533,6 +566,7 @@ _RULES: dict[Function, _Rule] = {
     **_for_all(spellings("group_norm"), _Rule(_group_norm)),
     **_for_all(spellings("instance_norm"), _Rule(_instance_norm)),
     **_for_all(_POOLS, _Rule(_max_pool)),
+    **_for_all(spellings("amax", "max"), _Rule(_greatest, along=True)),
 }
 for _places, _names in _BILINEAR.items():
     _RULES.update(_for_all(spellings(*_names.split()), _Rule(_product, _places)))
@@ -544,7 +578,7 @@ _COMPOSITES: dict[Function, Function] = {
     **_for_all({Tensor.div_, Tensor.true_divide_}, _div_),
     **_for_all({Tensor.__rdiv__, Tensor.__rtruediv__}, lambda x, other: x.reciprocal() * other),
     **_for_all({F.normalize}, _normalize),
-    **_for_all({torch.norm, Tensor.norm, torch.linalg.vector_norm, torch.linalg.norm}, _norm),
+    **_for_all({torch.norm, Tensor.norm, torch.linalg.vector_norm}, _norm),
     **_for_all(spellings("var"), _var),
     **_for_all(spellings("std"), _std),
     **_for_all(spellings("maximum"), _maximum),

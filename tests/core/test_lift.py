@@ -96,6 +96,13 @@ SEVERAL_TO_MANY = {
     "max pool 2d": lambda x: F.max_pool2d(x[:, None], 3, 2, 1, ceil_mode=True),
     "max pool 3d": lambda x: F.max_pool3d(x[:, None, None], (1, 2, 2)),
     "max pool, indices": lambda x: F.max_pool1d(x, 2, return_indices=True)[0],
+    "max along a dimension": lambda x: x.max(1).values + x.max(dim=1, keepdim=True)[0][:, 0],
+    "amax": lambda x: x.amax((1, 2)) + torch.amax(x, dim=(-1, 1)),
+    "softmax by hand": lambda x: ((e := (x - x.amax(-1, True)).exp()) / e.sum(-1, True))[..., 0],
+    "norm": lambda x: (
+        x / (x.norm(dim=-1, keepdim=True) + torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True))
+    ),
+    "integer factor": lambda x: (x * torch.arange(4)) ** 2,
     "adaptive max pool": lambda x: nn.AdaptiveMaxPool1d(2)(x) + F.adaptive_max_pool2d(x, (1, 2)),
     "rows behind": lambda x: x.transpose(0, 1).softmax(-1).transpose(0, 1)[..., 0],
     "rows merged": lambda x: (x.reshape(-1, 4) * x.reshape(-1, 4).exp()).reshape(x.shape),
