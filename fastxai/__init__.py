@@ -2,6 +2,8 @@
 
 from .attr import (
     Deconvolution,
+    DeepLift,
+    DeepLiftShap,
     Explanation,
     FeatureAblation,
     FeaturePermutation,
@@ -32,6 +34,8 @@ __version__ = "0.1.0"
 __all__ = [
     "ArgumentError",
     "Deconvolution",
+    "DeepLift",
+    "DeepLiftShap",
     "Explanation",
     "FeatureAblation",
     "FeaturePermutation",

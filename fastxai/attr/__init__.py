@@ -4,6 +4,7 @@ from ..core.linear_fits import Lasso, LeastSquares, Ridge
 from ._base import Attribution, Explanation, GradientAttribution, PerturbationAttribution
 from ._layer import LayerAttribution
 from .ablation import FeatureAblation, FeaturePermutation, Occlusion
+from .deep_lift import DeepLift, DeepLiftShap
 from .guided_backprop import Deconvolution, GuidedBackprop
 from .guided_grad_cam import GuidedGradCam
 from .integrated_gradients import IntegratedGradients
@@ -18,6 +19,8 @@ from .token_reference import TokenReferenceBase
 __all__ = [
     "Attribution",
     "Deconvolution",
+    "DeepLift",
+    "DeepLiftShap",
     "Explanation",
     "FeatureAblation",
     "FeaturePermutation",

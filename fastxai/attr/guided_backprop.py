@@ -42,7 +42,7 @@ class _RectifiedGradient(GradientAttribution):
         query = self._query(inputs, None, target, additional_forward_args)
         return query.inputs.pack(self._values(query))
 
-    def _values(self, query: Query) -> tuple[Tensor, ...]:
+    def _values(self, query: Query) -> tuple[Tensor, ...]:  # type: ignore[override]
         check_eager(self.forward_func)
         wrap = partial(RectifiedBackward, gate=self._gate)
         return gradient(Query(query.inputs, query.baselines, query.model.through(wrap)))

@@ -233,6 +233,38 @@ def gradients_inside(
     return gradients
 
 
+def gradients(
+    model: Model,
+    rows: Rows,
+    visit: Callable[[tuple[Tensor, ...], Tensor, slice, slice], None],
+) -> None:
+    """Shows ∂F/∂row to ``visit``, block by block, for those tensors of a block that are inputs.
+
+    What else a block holds is handed to the model as it is. A block is shown as
+    ``visit(gradients, each [r, b, *F_i], outputs [r, b], repeats, examples)``.
+
+    Raises:
+        RuntimeError: if the outputs do not depend on an input.
+    """
+    run, count = Run(rows.kind, rows.repeats * rows.batch), len(rows.inputs)
+    model.runs.append(run)
+
+    def look(repeats: slice, examples: slice, measure: bool) -> int:
+        r, b = length(repeats), length(examples)
+        block = rows.block(repeats, examples)
+        leaves = tuple(row.detach().requires_grad_() for row in block[:count])
+        with torch.enable_grad():
+            output = scalars(_recorded(model, leaves + block[count:], r, examples))
+        kept = _bytes_kept(output) if measure and r * b < rows.repeats * rows.batch else 0
+        found = _gradients(output, leaves)
+        shaped = tuple(g.reshape(r, b, *g.shape[1:]) for g in found)
+        visit(shaped, output.detach().reshape(r, b), repeats, examples)
+        return kept
+
+    with torch.inference_mode(False), torch.no_grad():
+        _for_each_block(model, rows, None, look, True, run)
+
+
 def multiplications(model: Model, inputs: tuple[Tensor, ...]) -> int:  # each [B, *F_i]
     """Those of the model for one row, in its matrix products and convolutions."""
     one = slice(0, 1)

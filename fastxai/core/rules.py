@@ -7,8 +7,8 @@ same ``nn.ReLU`` three times makes no difference, and nothing is left on the mod
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -102,10 +102,11 @@ def in_place(func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> b
     return bool(kwargs.get("inplace", len(args) > place >= 0 and args[place]))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _place_of_inplace(func: Function) -> int:
     """Which argument tells; -1 for none."""
-    if not inspect.isfunction(func):
+    try:
+        names = list(inspect.signature(func).parameters)
+    except ValueError:  # of a builtin
         return -1
-    names = list(inspect.signature(func).parameters)
     return names.index("inplace") if "inplace" in names else -1

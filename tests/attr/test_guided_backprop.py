@@ -111,7 +111,7 @@ def test_scripted_and_compiled_models_are_refused_before_any_call(method):
     x = torch.randn(3, 7)
     scripted = torch.jit.trace(mlp(), x)
     for model in (scripted, nn.Sequential(scripted), torch.compile(mlp()), torch.compile(F.relu)):
-        with pytest.raises(ArgumentError, match="^forward_func: .* seen one by one"):
+        with pytest.raises(ArgumentError, match=r"^forward_func: .* seen one by one"):
             method(model).attribute(x, target=1)
 
 
