@@ -1,7 +1,8 @@
 """Peak memory of an explanation above the loaded model, each run in a fresh process (Linux).
 
 ``python benchmarks/memory.py fastxai 400`` prints megabytes for Integrated Gradients on ResNet-18,
-batch 1, 400 steps; ``kernel_shap 1000000`` for KernelShap on an MLP, 49 groups, so many samples.
+batch 1, 400 steps; ``kernel_shap 1000000`` for KernelShap on an MLP, 49 groups, so many samples;
+``text_fastxai 50`` for Layer Integrated Gradients at the embeddings of 128 words.
 """
 
 from __future__ import annotations
@@ -30,6 +31,13 @@ def resident(field: str) -> float:
 
 def measure(what: str, count: int) -> float:
     """Runs in the child; ``what`` is ``captum`` or ``fastxai``, at its defaults, or a method."""
+    if what.startswith("text_"):
+        library = import_module(f"{what.removeprefix('text_')}.attr")
+        text, inputs, target = models.load_text(batch=1)
+        explain = library.LayerIntegratedGradients(text, text.embedding).attribute
+        before = resident("VmRSS")
+        explain(inputs, target=target, n_steps=count)
+        return resident("VmHWM") - before
     if what == "kernel_shap":
         method = import_module("fastxai.attr").KernelShap
         model, inputs, target = models.load(MLP, batch=1)

@@ -65,6 +65,22 @@ class Transformer(nn.Module):
         return self.head(self.encoder(x).mean(1))
 
 
+class TextEncoder(nn.Module):
+    """A four-layer encoder over ids of words: [B, T] -> [B, 10]."""
+
+    def __init__(self, words: int = 5000, tokens: int = 128, width: int = 128) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(words, width)
+        self.position = nn.Parameter(torch.randn(tokens, width) / 10)
+        self.transformer = Transformer(width, layers=4)
+
+    def on_embeddings(self, x: Tensor) -> Tensor:  # [B, T, D]
+        return self.transformer(x + self.position[: x.shape[1]])
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.on_embeddings(self.embedding(ids))
+
+
 def mlp(*widths: int) -> nn.Sequential:
     """Linear layers of these widths with ReLU between them: [B, widths[0]] -> [B, widths[-1]]."""
     layers: list[nn.Module] = []
@@ -98,3 +114,13 @@ def load(name: str, batch: int, device: str = "cpu") -> tuple[nn.Module, Tensor,
         inputs = torch.randn(batch, *features).to(device)
     with torch.no_grad():
         return model, inputs, model(inputs).argmax(1)
+
+
+def load_text(batch: int, tokens: int = 128) -> tuple[TextEncoder, Tensor, Tensor]:
+    """Returns the model, random ids [batch, tokens] and predicted classes [batch]."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = TextEncoder(tokens=tokens).eval()
+        ids = torch.randint(1, 5000, (batch, tokens))
+    with torch.no_grad():
+        return model, ids, model(ids).argmax(1)

@@ -2,10 +2,15 @@
 
 from . import metrics
 from .attr import (
+    Deconvolution,
+    DeepLift,
+    DeepLiftShap,
     Explanation,
     FeatureAblation,
     FeaturePermutation,
     GradientShap,
+    GuidedBackprop,
+    GuidedGradCam,
     InputXGradient,
     IntegratedGradients,
     KernelShap,
@@ -31,10 +36,15 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArgumentError",
+    "Deconvolution",
+    "DeepLift",
+    "DeepLiftShap",
     "Explanation",
     "FeatureAblation",
     "FeaturePermutation",
     "GradientShap",
+    "GuidedBackprop",
+    "GuidedGradCam",
     "InputXGradient",
     "IntegratedGradients",
     "KernelShap",

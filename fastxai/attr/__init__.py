@@ -4,7 +4,10 @@ from ..core.linear_fits import Lasso, LeastSquares, Ridge
 from ._base import Attribution, Explanation, GradientAttribution, PerturbationAttribution
 from ._layer import LayerAttribution
 from .ablation import FeatureAblation, FeaturePermutation, Occlusion
+from .deep_lift import DeepLift, DeepLiftShap
 from .gradient_shap import GradientShap
+from .guided_backprop import Deconvolution, GuidedBackprop
+from .guided_grad_cam import GuidedGradCam
 from .integrated_gradients import IntegratedGradients
 from .kernel_shap import KernelShap
 from .layer_gradients import LayerActivation, LayerGradCam, LayerGradientXActivation
@@ -17,11 +20,16 @@ from .token_reference import TokenReferenceBase
 
 __all__ = [
     "Attribution",
+    "Deconvolution",
+    "DeepLift",
+    "DeepLiftShap",
     "Explanation",
     "FeatureAblation",
     "FeaturePermutation",
     "GradientAttribution",
     "GradientShap",
+    "GuidedBackprop",
+    "GuidedGradCam",
     "InputXGradient",
     "IntegratedGradients",
     "KernelShap",

@@ -93,7 +93,7 @@ class LayerAttribution(Attribution):
     def _gradients(self, query: Query, of_inputs: bool) -> tuple[Recorded, tuple[Tensor, ...]]:
         """What the layers have at the inputs, and the output's gradients with respect to it."""
         recorded = Recorded(query.model.forward_func, self._layers(query, of_inputs))
-        model = query.model.through(recorded, query.model.forward_args)
+        model = query.model.calling(recorded, query.model.forward_args)
         try:
             gradients = engine.gradients_inside(
                 model, query.inputs.tensors, lambda: tuple(p for ps in recorded.points for p in ps)
@@ -113,7 +113,7 @@ def activations(
 
     And the model that was called, which now knows what a row takes.
     """
-    called, batch = model.through(watched, model.forward_args), model.batch
+    called, batch = model.calling(watched, model.forward_args), model.batch
     whole: list[Tensor] = []
 
     def keep(outputs: Tensor, repeats: slice, examples: slice) -> None:

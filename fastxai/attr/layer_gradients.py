@@ -61,7 +61,7 @@ class LayerActivation(LayerAttribution):
         watched = Answerless(
             query.model.forward_func, self._layers(query, attribute_to_layer_input)
         )
-        model = query.model.through(watched, query.model.forward_args)
+        model = query.model.calling(watched, query.model.forward_args)
         with torch.inference_mode(False):
             engine.values(model, Given(query.inputs.tensors, model.batch, together=True))
         return Found(watched.flat, form=watched.packed)

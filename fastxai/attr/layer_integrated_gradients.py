@@ -136,7 +136,7 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
             for i, (a, b) in enumerate(zip(y, baseline, strict=True)):
                 layers.check_floating(watched.layer_of(i), [a])
                 layers.check_shape(watched.layer_of(i), b.shape, a.shape)
-            model = called.through(Replaced(watched), (*x, *extra))
+            model = called.calling(Replaced(watched), (*x, *extra))
             try:
                 path = Path(y, baseline, alphas)
                 mean = engine.gradient_sum(model, path, weights, limit)

@@ -818,9 +818,14 @@ def _is_special(module: torch.nn.Module) -> bool:
         module._backward_hooks,
         module._backward_pre_hooks,
     )
-    special = (torch.jit.ScriptModule, torch.nn.DataParallel, torch._dynamo.OptimizedModule)
-    compiled = module._compiled_call_impl is not None
-    return any(hooks) or compiled or isinstance(module, special)
+    special = (torch.jit.ScriptModule, torch.nn.DataParallel)
+    return any(hooks) or is_compiled_module(module) or isinstance(module, special)
+
+
+def is_compiled_module(module: torch.nn.Module) -> bool:
+    """Whether torch.compile made it, or compiled it in place."""
+    # Not by the class, torch._dynamo's: looking it up would import some 100 MB.
+    return module._compiled_call_impl is not None or "_orig_mod" in module._modules
 
 
 def _is_written(value: Any) -> bool:

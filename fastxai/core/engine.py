@@ -25,6 +25,10 @@ from .rows import Given, Rows, is_affine, length, part
 # to a ResNet-18 (22 MB, 10 rows) with one K, and is flat around it.
 _K = {"cpu": 4.2e9, "cuda": 1e12}  # bytes·rows²; cuda: not tuned yet
 _MOST_KEPT = 200_000_000  # bytes, on a CPU
+# Where rows are matrices enough for themselves (sequences of 128 words, 3 MB each) there is nothing
+# to win by more of them than caches hold: 8 at a time are 9 % faster than 25, in half the memory.
+_CACHED = 24_000_000  # bytes, on a CPU, unless these are of fewer rows than
+_FEW = 8
 _REPEATS = 64  # in a block at least, where there are so many
 _FREED = 31 << 20  # bytes; glibc learns from what it frees below 32 MiB
 # Before the first block has shown what a row keeps, assume this many times its input, less for
@@ -277,6 +281,38 @@ def gradients_inside(
     return gradients
 
 
+def gradients(
+    model: Model,
+    rows: Rows,
+    visit: Callable[[tuple[Tensor, ...], Tensor, slice, slice], None],
+) -> None:
+    """Shows ∂F/∂row to ``visit``, block by block, for those tensors of a block that are inputs.
+
+    What else a block holds is handed to the model as it is. A block is shown as
+    ``visit(gradients, each [r, b, *F_i], outputs [r, b], repeats, examples)``.
+
+    Raises:
+        RuntimeError: if the outputs do not depend on an input.
+    """
+    run, count = Run(rows.kind, rows.repeats * rows.batch), len(rows.inputs)
+    model.runs.append(run)
+
+    def look(repeats: slice, examples: slice, measure: bool) -> int:
+        r, b = length(repeats), length(examples)
+        block = rows.block(repeats, examples)
+        leaves = tuple(row.detach().requires_grad_() for row in block[:count])
+        with torch.enable_grad():
+            output = scalars(_recorded(model, leaves + block[count:], r, examples))
+        kept = _bytes_kept(output) if measure and r * b < rows.repeats * rows.batch else 0
+        found = _gradients(output, leaves)
+        shaped = tuple(g.reshape(r, b, *g.shape[1:]) for g in found)
+        visit(shaped, output.detach().reshape(r, b), repeats, examples)
+        return kept
+
+    with torch.inference_mode(False), torch.no_grad():
+        _for_each_block(model, rows, None, look, True, run)
+
+
 def multiplications(model: Model, inputs: tuple[Tensor, ...]) -> int:  # each [B, *F_i]
     """Those of the model for one row, in its matrix products and convolutions."""
     one = slice(0, 1)
@@ -442,6 +478,7 @@ def _rows_a_call(row_bytes: int, device: torch.device) -> int:
         most = torch.cuda.get_device_properties(device).total_memory // 8
     else:
         most = _MOST_KEPT
+        rows = min(rows, max(_FEW, _CACHED // row_bytes))
     return max(1, min(rows, most // row_bytes))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import BaseTorchFunctionMode
 
+from .affine import is_compiled_module
 from .inputs import ArgumentError, check
 from .model import Model
 
 Watcher = Callable[..., Any]  # watcher(method, *args, **kwargs) calls the method in its own way
 
 _changing = threading.Lock()  # held while a layer is covered or uncovered
-_PLAIN = (bool, int, float, str, type(None))
+_IN_TUPLES = (Tensor, bool, int, float, str, type(None))
 
 
 class _Covered:
@@ -53,16 +54,14 @@ def _itself(method: Any) -> Any:
 @contextmanager
 def _watched(layers: Sequence[nn.Module], name: str, watchers: Sequence[Watcher]) -> Iterator[None]:
     """Has this thread's calls of the layers' methods go through the watchers."""
-    try:
+    with ExitStack() as stack:
         for layer, watcher in zip(layers, watchers, strict=True):
+            stack.callback(_unwatch, layer, name, watcher)  # first: an interrupt may come at once
             _watch(layer, name, watcher)
         # torch's transformer layers call none of their layers where they can do without. They
         # cannot under a mode, which is of this thread alone.
-        with BaseTorchFunctionMode():
-            yield
-    finally:
-        for layer, watcher in zip(layers, watchers, strict=True):
-            _unwatch(layer, name, watcher)
+        stack.enter_context(BaseTorchFunctionMode())
+        yield
 
 
 def _watch(layer: nn.Module, name: str, watcher: Watcher) -> None:
@@ -113,23 +112,20 @@ class Layers:
             self._check_runs_in_python(module)
         known = set(model.modules)
         for i, module in enumerate(self.modules):
-            inside = module in known or not known
-            check(inside, self._name(i), "a layer of forward_func", self._describe(i))
+            if known and module not in known:
+                raise self._error(i, "a layer of forward_func")
 
     def _check_runs_in_python(self, module: nn.Module) -> None:
         if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
             found = f"nn.DataParallel over {len(module.device_ids)} devices; pass its .module"
             raise ArgumentError(f"forward_func: expected a model on one device, got {found}")
-        scripted = isinstance(module, torch.jit.ScriptModule)
-        compiled = isinstance(module, torch._dynamo.OptimizedModule)
-        if not (scripted or compiled or module._compiled_call_impl is not None):
+        if not (isinstance(module, torch.jit.ScriptModule) or is_compiled_module(module)):
             return
         inside = set(module.modules())
         for i, layer in enumerate(self.modules):
             if layer in inside:
                 kind = type(module).__name__
-                found = f"{self._describe(i)} inside a compiled or scripted {kind}"
-                raise ArgumentError(f"{self._name(i)}: expected {_AS_IT_IS}, got {found}")
+                raise self._error(i, _AS_IT_IS, f" inside a compiled or scripted {kind}")
 
     def call(
         self,
@@ -148,8 +144,8 @@ class Layers:
 
         def watcher(i: int, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             calls[i] += 1
-            expected = "a layer that forward_func calls once"
-            check(calls[i] == 1, self._name(i), expected, f"{self._describe(i)}, called again")
+            if calls[i] > 1:
+                raise self._error(i, "a layer that forward_func calls once", ", called again")
             if self.of_inputs:
                 return method(*self._changed(i, args, look), **kwargs)
             return self._changed(i, method(*args, **kwargs), look)
@@ -160,7 +156,8 @@ class Layers:
         with _watched(self.modules, name, watchers):
             output = function(*args)
         for i, count in enumerate(calls):
-            check(count > 0, self._name(i), "a layer that forward_func calls", self._describe(i))
+            if count == 0:
+                raise self._error(i, "a layer that forward_func calls")
         return output
 
     def _changed(
@@ -168,43 +165,51 @@ class Layers:
     ) -> Any:
         if isinstance(value, Tensor):
             return look(i, [value])[0]
-        expected = f"a layer whose {self.side} is a tensor or a tuple of them"
-        fine = isinstance(value, tuple | list) and all(
-            isinstance(v, (Tensor, *_PLAIN)) for v in value
-        )
-        tensors = [v for v in value if isinstance(v, Tensor)] if fine else []
-        found = f"{self._describe(i)} with {_kinds(value)}"
-        check(len(tensors) > 0, self._name(i), expected, found)
+        plain = isinstance(value, tuple | list) and all(isinstance(v, _IN_TUPLES) for v in value)
+        tensors = [v for v in value if isinstance(v, Tensor)] if plain else []
+        if not tensors:
+            expected = f"a layer whose {self.side} is a tensor or a tuple of them"
+            raise self._error(i, expected, f" with {_kinds(value)}")
         new = iter(look(i, tensors))
         values = [next(new) if isinstance(v, Tensor) else v for v in value]
         return type(value)(*values) if hasattr(value, "_fields") else type(value)(values)
 
     def check_floating(self, i: int, tensors: list[Tensor]) -> None:
         for t in tensors:
-            expected = f"a layer whose {self.side} is of floating-point numbers to differentiate"
-            found = f"{self._describe(i)} with {t.dtype}"
-            check(t.is_floating_point(), self._name(i), expected, found)
+            if not t.is_floating_point():
+                expected = (
+                    f"a layer whose {self.side} is of floating-point numbers to differentiate"
+                )
+                raise self._error(i, expected, f" with {t.dtype}")
 
     def check_rows(self, i: int, tensor: Tensor, count: int) -> None:
-        expected = f"a layer whose {self.side} has the {count} rows of forward_func's inputs first"
-        found = f"{self._describe(i)} with shape {tuple(tensor.shape)}"
-        check(tensor.shape[:1] == (count,), self._name(i), expected, found)
+        if tensor.shape[:1] != (count,):
+            rows = f"the {count} rows of forward_func's inputs"
+            expected = f"a layer whose {self.side} has {rows} first"
+            raise self._error(i, expected, f" with shape {tuple(tensor.shape)}")
 
     def check_shape(self, i: int, shape: torch.Size, expected: torch.Size) -> None:
-        what = f"a layer whose {self.side} has its rows first and one shape, {tuple(expected)} here"
-        found = f"{self._describe(i)} with shape {tuple(shape)}"
-        check(shape == expected, self._name(i), what, found)
+        if shape != expected:
+            known = f"its rows first and one shape, {tuple(expected)} here"
+            raise self._error(
+                i, f"a layer whose {self.side} has {known}", f" with shape {tuple(shape)}"
+            )
 
     def check_channels(self, i: int, tensor: Tensor) -> None:
-        expected = f"a layer whose {self.side} has rows and channels first"
-        found = f"{self._describe(i)} with shape {tuple(tensor.shape)}"
-        check(tensor.dim() > 1, self._name(i), expected, found)
+        if tensor.dim() < 2:
+            expected = f"a layer whose {self.side} has rows and channels first"
+            raise self._error(i, expected, f" with shape {tuple(tensor.shape)}")
 
     def unused(self, i: int) -> RuntimeError:
         """Layer i's tensors make no difference."""
         return RuntimeError(
             f"{self._name(i)}: forward_func's output does not depend on the {self.side} of "
             f"{self._describe(i)}; of layers in a list none may feed another alone"
+        )
+
+    def _error(self, i: int, expected: str, found: str = "") -> ArgumentError:
+        return ArgumentError(
+            f"{self._name(i)}: expected {expected}, got {self._describe(i)}{found}"
         )
 
     def _name(self, i: int) -> str:

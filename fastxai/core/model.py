@@ -235,11 +235,16 @@ class Model:
         self._check_shape(output.shape if self.whole_batch else output.shape[1:])
         return self.target.select(output, repeats, examples)
 
-    def through(self, forward_func: Callable[..., Any], forward_args: tuple[Any, ...]) -> Model:
+    def calling(self, forward_func: Callable[..., Any], forward_args: tuple[Any, ...]) -> Model:
         """The same question asked of a function that calls this one, with other arguments."""
         other = copy.copy(self)
         other.forward_func, other.forward_args = forward_func, forward_args
-        other.writes_to_rows = False
+        return other
+
+    def through(self, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Model:
+        """The same question to the function in a wrapper, which sees all rows as they are."""
+        other = self.calling(wrap(self.forward_func), self.forward_args)
+        other.prefix = Prefix(wanted=False)
         return other
 
     def take_for_whole_batch(self, error: NotRowByRow) -> None:

@@ -93,6 +93,32 @@ class Given:
         return tuple(part(x, examples).expand(count, *x.shape[1:]).clone() for x in self.inputs)
 
 
+class Pairs:
+    """Each example with each of K baselines: the inputs, then as many baselines as they need.
+
+    Baseline r of a block belongs to the examples of repeat r; with one for each example, K is 1.
+    """
+
+    kind = "inputs against baselines"
+    together = False
+
+    def __init__(
+        self,
+        inputs: tuple[Tensor, ...],  # each [B, *F_i]
+        baselines: tuple[Tensor, ...],  # each [K, *F_i], or [B, *F_i]
+        repeats: int,  # K, or 1
+    ):
+        self.inputs, self.baselines, self.repeats = inputs, baselines, repeats
+        self.batch = inputs[0].shape[0]
+        self.row_bytes, self.device = row_bytes(inputs), inputs[0].device
+
+    def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
+        count = length(repeats)
+        rows = [part(x, examples).repeat(count, *[1] * (x.dim() - 1)) for x in self.inputs]
+        which = repeats if self.repeats > 1 else examples
+        return (*rows, *(part(baseline, which).clone() for baseline in self.baselines))
+
+
 class Path:
     """Points on the straight path from the baseline (α = 0) to the input (α = 1)."""
 

@@ -10,11 +10,15 @@ from fastxai import (
     GradientShap,
     InputXGradient,
     IntegratedGradients,
+    LayerActivation,
+    LayerGradCam,
+    LayerIntegratedGradients,
     NoiseTunnel,
     Saliency,
+    TokenReferenceBase,
 )
 
-from ..models import Logged, ResidualCNN, TwoInputs, mlp
+from ..models import Logged, ResidualCNN, TextModel, TwoInputs, mlp
 
 pytestmark = [
     pytest.mark.cuda,
@@ -47,6 +51,21 @@ def test_tuples_extra_arguments_and_delta():
     torch.testing.assert_close(tuple(v.cpu() for v in found.values), expected.values, **CLOSE)
     delta = found.convergence_delta.cpu()
     torch.testing.assert_close(delta, expected.convergence_delta, **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["embedding", "encoder"])
+def test_layers(name):
+    model, ids = TextModel().double(), torch.randint(1, 50, (3, 7))
+    on_gpu = copy.deepcopy(model).cuda()
+    layer, layer_there = getattr(model, name), getattr(on_gpu, name)
+    start = TokenReferenceBase(2).generate_reference(7, torch.device("cuda"))
+    expected = LayerIntegratedGradients(model, layer).attribute(ids, start.cpu(), 1)
+    found = LayerIntegratedGradients(on_gpu, layer_there).attribute(ids.cuda(), start, 1)
+    torch.testing.assert_close(found.cpu(), expected, **CLOSE)
+    for method, arguments in [(LayerActivation, {}), (LayerGradCam, {"target": 1})]:
+        expected = method(model, layer).attribute(ids, **arguments)
+        found = method(on_gpu, layer_there).attribute(ids.cuda(), **arguments)
+        torch.testing.assert_close(found.cpu(), expected, **CLOSE)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

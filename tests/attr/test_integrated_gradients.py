@@ -281,3 +281,6 @@ def test_a_model_that_writes_to_its_input():
     expected[:, 0] = 0
     torch.testing.assert_close(found, expected, **EXACT)
     assert torch.equal(x, before)
+    logged = Logged(in_place)
+    IntegratedGradients(logged).attribute(x, n_steps=4, internal_batch_size=3)
+    assert logged.tried == 5  # it is found out once

@@ -8,6 +8,8 @@ from torch import nn
 
 from fastxai import (
     ArgumentError,
+    GuidedBackprop,
+    GuidedGradCam,
     IntegratedGradients,
     LayerActivation,
     LayerAttribution,
@@ -80,6 +82,27 @@ def test_grad_cam_is_channels_by_their_mean_gradients():
     torch.testing.assert_close(found, expected.relu(), **EXACT)
     found = cam.attribute(x, 2, attr_dim_summation=False)
     torch.testing.assert_close(found, weights * y.detach(), **EXACT)
+
+
+def test_guided_grad_cam_is_guided_backpropagation_where_grad_cam_looks():
+    model, x = ResidualCNN().double(), randn(3, 2, 6, 5)
+    details = GuidedBackprop(model).attribute(x, 2)
+    cam = LayerGradCam(model, model.body).attribute(x, 2, relu_attributions=True)
+    guided = GuidedGradCam(model, model.body)
+    torch.testing.assert_close(guided.attribute(x, 2), cam * details, **EXACT)
+    torch.testing.assert_close(guided.explain(x, 2).values, cam * details, **EXACT)
+    logged = Logged(model)
+    for arguments, message in [
+        ({"inputs": x, "interpolate_mode": "cubic"}, "interpolate_mode: expected one of nearest"),
+        ({"inputs": x, "interpolate_mode": "linear"}, "interpolate_mode: expected a mode for inpu"),
+        ({"inputs": x.flatten(1)}, "interpolate_mode: expected a mode for inputs of shape"),
+        ({"inputs": x.long()}, "inputs: expected floating-point"),
+    ]:
+        with pytest.raises(ArgumentError, match=f"^{message}"):
+            GuidedGradCam(logged, model.body).attribute(**arguments, target=1)
+    assert logged.tried == 0
+    with pytest.raises(ArgumentError, match=r"^layer: expected one whose tensor .* got one with 2"):
+        GuidedGradCam(model, model.head).attribute(x, 1)
 
 
 def test_a_layers_input_is_the_last_ones_output():
@@ -246,6 +269,26 @@ def test_frozen_models(method):
         parameter.requires_grad_(False)
     found = method(model, inner).attribute(ids, **options(method))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_frozen_models_layer_input_that_is_used_besides():
+    model, x = ResidualCNN(), torch.randn(3, 2, 6, 5)
+    method = LayerGradientXActivation(model, model.stem)
+    both = LayerGradientXActivation(lambda x: model(x) + x.mean((1, 2, 3))[:, None], model.stem)
+    of_model, of_both = (m.attribute(x, 1, attribute_to_layer_input=True) for m in (method, both))
+    torch.testing.assert_close(of_both, of_model + x / 60)
+    model.requires_grad_(False)
+    found = both.attribute(x, 1, attribute_to_layer_input=True)
+    torch.testing.assert_close(found, of_both)
+
+
+def test_in_place_operations_after_the_layer():
+    model, x = ResidualCNN().double(), randn(3, 2, 6, 5)
+    found = [method(model, model.norm).attribute(x, **options(method)) for method in METHODS]
+    model.relu.inplace = False
+    for method, value in zip(METHODS, found, strict=True):
+        expected = method(model, model.norm).attribute(x, **options(method))
+        torch.testing.assert_close(value, expected, **EXACT)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -7,6 +7,9 @@ import torch
 from torch import nn
 
 from fastxai import (
+    DeepLift,
+    GuidedBackprop,
+    GuidedGradCam,
     IntegratedGradients,
     KernelShap,
     LayerActivation,
@@ -41,6 +44,8 @@ def questions_to_a_cnn():
     cam, activation = LayerGradCam(model, model.body), LayerActivation(model, model.norm)
     product = LayerGradientXActivation(model, [model.stem, model.body])
     ig, shap = IntegratedGradients(model), KernelShap(model)
+    lift, guided = DeepLift(model), GuidedBackprop(model)
+    guided_cam = GuidedGradCam(model, model.body)
     mask = (torch.arange(60) // 10).reshape(1, 2, 6, 5)
     return model, torch.randn(8, 2, 2, 6, 5), [
         lambda x: layer_ig.attribute(x, 0.1, 1, n_steps=6),
@@ -49,6 +54,9 @@ def questions_to_a_cnn():
         lambda x: activation.attribute(x),
         lambda x: product.attribute(x, 1)[0],
         lambda x: ig.attribute(x, target=1, n_steps=6),
+        lambda x: lift.attribute(x, target=1),
+        lambda x: guided.attribute(x, 1),
+        lambda x: guided_cam.attribute(x, 1),
         lambda x: shap.attribute(x, target=1, feature_mask=mask, n_samples=20, seed=3),
     ]  # fmt: skip
 

@@ -228,6 +228,42 @@ def test_positional_arguments_stand_in_captums_order():
     assert_same(ours, theirs, **F32)
 
 
+class WithReLUModules(nn.Module):
+    """Images and a line beside them."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(8)
+        self.first, self.relu = nn.Conv2d(2, 6, 3, padding=1), nn.ReLU()
+        self.second, self.last = nn.Conv2d(6, 4, 3, 2), nn.ReLU()
+        self.head = nn.Linear(4, 3)
+        self.eval()
+
+    def forward(self, x, line=None, scale=1.0):
+        y = self.last(self.second(self.relu(self.first(x)))).mean((2, 3))
+        return self.head(y if line is None else y * line.mean(2)) * scale
+
+
+GUIDED = WithReLUModules()
+
+
+@pytest.mark.filterwarnings("ignore:Setting backward hooks", "ignore:Input Tensor")
+@pytest.mark.filterwarnings("ignore:Couldn't appropriately", "ignore:.*non-full backward hook")
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+@pytest.mark.parametrize("to_input", [False, True])
+def test_guided_grad_cam(mode, to_input):
+    for layer in (GUIDED.second, GUIDED.first):
+        arguments = {"interpolate_mode": mode, "attribute_to_layer_input": to_input}
+        ours, theirs = both(
+            "GuidedGradCam", GUIDED, layer, IMAGES, [0, 2, 1], (None, 2.0), **arguments
+        )
+        assert_same(ours, theirs, **F32)
+        pair = (IMAGES, torch.rand(3, 4, 5))
+        ours, theirs = both("GuidedGradCam", GUIDED, layer, pair, 1, **arguments)
+        assert ours[1].shape == (0,)  # a line is no image
+        assert_same(ours, theirs, **F32)
+
+
 def test_hooks_of_the_layer_count():
     model = mlp()
     model[2].register_forward_hook(lambda module, args, output: output * 3)
@@ -262,16 +298,24 @@ def test_token_reference():
 
 @pytest.mark.parametrize(
     "name",
-    ["LayerActivation", "LayerGradientXActivation", "LayerGradCam", "LayerIntegratedGradients"],
+    [
+        "GuidedGradCam",
+        "LayerActivation",
+        "LayerGradientXActivation",
+        "LayerGradCam",
+        "LayerIntegratedGradients",
+    ],
 )
 def test_what_captum_code_asks_of_a_method(name):
     made = [getattr(library, name)(MLP, MLP[0]) for library in (fastxai.attr, captum.attr)]
     ours, theirs = made
     assert ours.get_name() == theirs.get_name()
     assert ours.has_convergence_delta() == theirs.has_convergence_delta()
+    if name == "GuidedGradCam":
+        ours, theirs = ours.grad_cam, theirs.grad_cam
     assert ours.layer is theirs.layer and ours.device_ids == theirs.device_ids
     assert isinstance(ours, fastxai.LayerAttribution)
-    if name != "LayerGradCam":  # Captum's raises an error
+    if "GradCam" not in name:  # Captum's raises an error
         assert ours.multiplies_by_inputs == theirs.multiplies_by_inputs
     with pytest.raises(NotImplementedError):
         ours.attribute_future()

@@ -1,0 +1,256 @@
+"""DeepLift and DeepLiftShap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core import engine
+from ..core.inputs import TensorOrTuple, check, check_background, check_not_inference
+from ..core.lift import Lifted
+from ..core.rows import Pairs
+from ..core.rules import check_eager
+from ._base import Found, GradientAttribution, Query, captum_compatible
+
+Combine = Callable[..., tuple[Tensor, ...]]
+
+
+class DeepLift(GradientAttribution):
+    """DeepLift: how much of the output's difference from a baseline each feature's difference made.
+
+    Differences are passed back through every operation by a multiplier m with m · Δin = Δout, in
+    place of its gradient, so that attributions m_i (x_i − x'_i) of a row add up to F(x) − F(x'),
+    with one forward and one backward pass, however saturated the network is. Source: Shrikumar,
+    Greenside and Kundaje, "Learning important features through propagating activation differences"
+    (2017), with the Rescale rule.
+
+    Operations are seen as the model does them, in the calling thread alone: functional calls,
+    methods, in-place forms and modules that are used several times are all right, and nothing is
+    hooked to the model. They may be: linear ones; non-linearities of one number; max pooling;
+    products and quotients of activations; softmax and its logarithm; layer, group, instance and RMS
+    norms; attention, fused or written out. For these the attributions add up but for rounding. An
+    operation without a rule (a sort, a fused LSTM) keeps its gradient; the known ones warn.
+
+    Numbers are Captum's but where those do not add up: Captum is off where one non-linear module
+    directly follows another, as pooling a ReLU; in softmax, where rows depend on their neighbours
+    in the batch; in pooling, where windows overlap; and for what is not one of ten kinds of module.
+
+    Args:
+        model: a module or any callable that takes the inputs (then the extra arguments) and returns
+            one tensor with the rows first; neither scripted nor compiled, and with batch norms in
+            eval mode. What it does must not depend on values: inputs and baselines pass through it
+            apart, and must meet the same operations.
+        multiply_by_inputs: whether to multiply by x − x'. Without it, the multipliers are returned.
+        eps: where input and baseline of a non-linearity are closer than this, or than rounding can
+            tell, its gradient is its multiplier.
+    """
+
+    def __init__(
+        self, model: Callable[..., Any], multiply_by_inputs: bool = True, eps: float = 1e-10
+    ):
+        super().__init__(model, affine_prefix=False)
+        self.model, self.eps = model, eps
+        self._multiply_by_inputs = multiply_by_inputs
+
+    @captum_compatible
+    def attribute(
+        self,
+        inputs: TensorOrTuple,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: bool = False,
+        custom_attribution_func: Combine | None = None,
+    ) -> Any:
+        """Attributes the chosen output to the inputs.
+
+        Args:
+            inputs: a floating-point tensor [B, *F], or a tuple of tensors [B, *F_i].
+            baselines: what inputs are compared with, as for :class:`IntegratedGradients`.
+            target: which output is explained, as for :class:`IntegratedGradients`.
+            additional_forward_args: extra arguments, as for :class:`IntegratedGradients`.
+            return_convergence_delta: whether to return the convergence delta as well.
+            custom_attribution_func: what to return in place of multipliers · (inputs − baselines):
+                a function of the multipliers, or of them and the inputs, or of these and the
+                baselines, all tuples of tensors [B, *F_i], that returns such a tuple.
+
+        Returns:
+            The attributions, in the form, shapes and dtypes of the inputs, without a graph. With
+            ``return_convergence_delta`` a pair: the attributions, and Σ attributions −
+            (F(x) − F(x')) of each row, [B].
+
+        Raises:
+            ArgumentError: an argument is not as above; the message names it.
+            IndexError, RuntimeError: as :class:`IntegratedGradients`.
+        """
+        query = self._query(inputs, baselines, target, additional_forward_args)
+        values = self._values(query, custom_attribution_func)
+        result = query.inputs.pack(values)
+        return (
+            (result, self._convergence_delta(query, values)) if return_convergence_delta else result
+        )
+
+    def _values(  # type: ignore[override]
+        self, query: Query, custom_attribution_func: Combine | None
+    ) -> tuple[Tensor, ...]:
+        combine = self._combination(custom_attribution_func)
+        x, baselines = query.inputs.tensors, query.baselines
+        multipliers = self._multipliers(query, Pairs(x, baselines, 1))
+        pairs = zip(baselines, x, strict=True)
+        return combine(
+            tuple(m[0] for m in multipliers), x, tuple(b.expand(t.shape) for b, t in pairs)
+        )
+
+    def _multipliers(self, query: Query, pairs: Pairs) -> list[Tensor]:  # each [K, B, *F_i]
+        check_eager(self.forward_func)
+        expected = "batch norms in eval mode, as each row is compared with its baseline alone"
+        check(not query.model.mixes_rows, "forward_func", expected, "one in train mode")
+        with torch.inference_mode(False):  # as the engine's, that writes to them
+            out = [x.new_zeros(pairs.repeats, *x.shape) for x in pairs.inputs]
+
+        def keep(found: tuple[Tensor, ...], _: Tensor, repeats: slice, examples: slice) -> None:
+            for all_rows, rows in zip(out, found, strict=True):
+                all_rows[repeats, examples] = rows
+
+        lifted = partial(Lifted, count=len(out), eps=self.eps)
+        engine.gradients(query.model.through(lifted), pairs, keep)
+        return out
+
+    def _combination(self, custom: Combine | None) -> Combine:
+        """How multipliers, inputs and baselines make attributions."""
+        if custom is None:
+            return (
+                _contributions if self._multiply_by_inputs else lambda multipliers, *_: multipliers
+            )
+        check(callable(custom), "custom_attribution_func", "a function", repr(custom))
+        count = len(signature(custom).parameters)
+        check(1 <= count <= 3, "custom_attribution_func", "one to three parameters", count)
+        return lambda *arguments: custom(*arguments[:count])
+
+    def has_convergence_delta(self) -> bool:
+        return True
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return self._multiply_by_inputs
+
+
+class DeepLiftShap(DeepLift):
+    """DeepLift against each of several baselines, averaged: an estimate of SHAP values.
+
+    The attributions of a row add up to F(x) less the mean output over the baselines. A baseline
+    passes through the model once, and is there for all inputs. Source: Lundberg and Lee, "A unified
+    approach to interpreting model predictions" (2017). Operations are as for :class:`DeepLift`.
+
+    Args:
+        model: as for :class:`DeepLift`.
+        multiply_by_inputs: whether to multiply by x − x'. Without it: mean multipliers.
+    """
+
+    def __init__(self, model: Callable[..., Any], multiply_by_inputs: bool = True):
+        super().__init__(model, multiply_by_inputs)
+
+    @captum_compatible
+    def attribute(  # type: ignore[override]
+        self,
+        inputs: TensorOrTuple,
+        baselines: Any,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: bool = False,
+        custom_attribution_func: Combine | None = None,
+    ) -> Any:
+        """Attributes the chosen output to the inputs.
+
+        Args:
+            inputs: a floating-point tensor [B, *F], or a tuple of tensors [B, *F_i].
+            baselines: at least two rows: a tensor [K, *F], or a tuple of tensors [K, *F_i]; or a
+                function of the inputs, or of nothing, that returns them.
+            target: which output is explained, as for :class:`IntegratedGradients`.
+            additional_forward_args: extra arguments, as for :class:`IntegratedGradients`.
+            return_convergence_delta: whether to return the convergence deltas as well.
+            custom_attribution_func: as for :class:`DeepLift`, with one row for each pair of an
+                input and a baseline, [B · K, *F_i], input by input.
+
+        Returns:
+            The attributions, in the form, shapes and dtypes of the inputs, without a graph. With
+            ``return_convergence_delta`` a pair: the attributions, and Σ attributions −
+            (F(x) − F(x')) of each pair of an input and a baseline, [B · K], input by input.
+
+        Raises:
+            ArgumentError, IndexError, RuntimeError: as :class:`DeepLift`.
+        """
+        query = self._query(inputs, baselines, target, additional_forward_args)
+        of_pairs = self._of_pairs(query, custom_attribution_func)
+        result = query.inputs.pack([a.mean(1) for a in of_pairs])
+        if not return_convergence_delta:
+            return result
+        sums = torch.stack([a.flatten(2).sum(2) if a.dim() > 2 else a for a in of_pairs]).sum(0)
+        outputs = self._outputs(query, query.inputs.tensors)[:, None]
+        changes = outputs - self._at_baselines(query)  # [B, K]
+        return result, (sums - changes.to(sums.dtype)).flatten()
+
+    def compute_convergence_delta(self, *args: Any, **kwargs: Any) -> Tensor:
+        return DeepLift(self.model).compute_convergence_delta(*args, **kwargs)
+
+    compute_convergence_delta.__doc__ = DeepLift.compute_convergence_delta.__doc__
+
+    def _query(
+        self,
+        inputs: TensorOrTuple,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+    ) -> Query:
+        query = super()._query(inputs, None, target, additional_forward_args)
+        if callable(baselines):
+            baselines = baselines(*[inputs][: len(signature(baselines).parameters)])
+        for rows in baselines if isinstance(baselines, tuple) else (baselines,):
+            several = isinstance(rows, Tensor) and rows.dim() > 0 and rows.shape[0] > 1
+            got = rows.shape if isinstance(rows, Tensor) else repr(rows)
+            check(several, "baselines", "a tensor of two rows or more; DeepLift takes one", got)
+            check_not_inference(rows, "baselines")
+        try:
+            background = check_background(baselines, query.inputs)
+        except AssertionError as error:
+            raise type(error)(str(error).replace("background", "baselines", 1)) from None
+        return replace(query, background=background)
+
+    def _find(self, query: Query, detailed: bool, **options: Any) -> Found:
+        values = tuple(a.mean(1) for a in self._of_pairs(query, **options))
+        return Found(
+            values, baseline_outputs=self._at_baselines(query).mean(1) if detailed else None
+        )
+
+    def _of_pairs(
+        self, query: Query, custom_attribution_func: Combine | None
+    ) -> list[Tensor]:  # each [B, K, *F_i]
+        combine = self._combination(custom_attribution_func)
+        x, baselines = query.inputs.tensors, query.background
+        assert baselines is not None
+        batch, count = query.inputs.batch, baselines[0].shape[0]
+        multipliers = self._multipliers(query, Pairs(x, baselines, count))
+        found = combine(
+            tuple(m.transpose(0, 1).flatten(0, 1) for m in multipliers),
+            tuple(t.repeat_interleave(count, 0) for t in x),
+            tuple(b.repeat(batch, *[1] * (b.dim() - 1)) for b in baselines),
+        )
+        return [a.reshape(batch, count, *a.shape[1:]) for a in found]
+
+    def _at_baselines(self, query: Query) -> Tensor:  # [B, K]
+        assert query.background is not None
+        rows = zip(*(b.split(1) for b in query.background), strict=True)
+        return torch.stack([self._outputs(query, one) for one in rows], 1)
+
+
+def _contributions(
+    multipliers: tuple[Tensor, ...], inputs: tuple[Tensor, ...], baselines: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    triples = zip(multipliers, inputs, baselines, strict=True)
+    return tuple(m * (x - baseline) for m, x, baseline in triples)
