@@ -5,9 +5,18 @@ import copy
 import pytest
 import torch
 
-from fastxai import ArgumentError, InputXGradient, IntegratedGradients, Saliency
+from fastxai import (
+    ArgumentError,
+    Deconvolution,
+    DeepLift,
+    DeepLiftShap,
+    GuidedBackprop,
+    InputXGradient,
+    IntegratedGradients,
+    Saliency,
+)
 
-from ..models import Logged, ResidualCNN, TwoInputs, mlp
+from ..models import EmbeddingModel, Logged, ResidualCNN, TwoInputs, mlp
 
 pytestmark = [
     pytest.mark.cuda,
@@ -16,7 +25,10 @@ pytestmark = [
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 
 
-@pytest.mark.parametrize("method", [IntegratedGradients, Saliency, InputXGradient])
+@pytest.mark.parametrize(
+    "method",
+    [IntegratedGradients, Saliency, InputXGradient, DeepLift, GuidedBackprop, Deconvolution],
+)
 @pytest.mark.parametrize("target", [2, [0, 3, -1], torch.tensor([1, 1, 4])])
 def test_equals_the_cpu(method, target):
     model, x = ResidualCNN().double(), torch.randn(3, 2, 6, 5).double()
@@ -40,6 +52,15 @@ def test_tuples_extra_arguments_and_delta():
     torch.testing.assert_close(tuple(v.cpu() for v in found.values), expected.values, **CLOSE)
     delta = found.convergence_delta.cpu()
     torch.testing.assert_close(delta, expected.convergence_delta, **CLOSE)
+
+
+def test_deep_lift_shap_of_attention_equals_the_cpu():
+    model, x = EmbeddingModel().double(), torch.randn(3, 6, 8).double()
+    background = torch.randn(4, 6, 8).double()
+    expected = DeepLiftShap(model).explain(x, background, 1)
+    found = DeepLiftShap(copy.deepcopy(model).cuda()).explain(x.cuda(), background.cuda(), 1)
+    torch.testing.assert_close(found.values.cpu(), expected.values, **CLOSE)
+    assert found.convergence_delta.abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
