@@ -65,7 +65,7 @@ class Lifted:
         if each > 1 and plain and self._shares:
             try:
                 return self._run(inputs, baselines, extra, each)
-            except _Unlike:
+            except (_Unlike, Exception):  # or a model that knows how many rows there are
                 self._shares = False
         if each > 1:
             baselines = tuple(b.repeat_interleave(each, 0) for b in baselines)
