@@ -153,6 +153,8 @@ class DeepLiftShap(DeepLift):
         multiply_by_inputs: whether to multiply by x − x'. Without it: mean multipliers.
     """
 
+    _draws_baselines = True
+
     def __init__(self, model: Callable[..., Any], multiply_by_inputs: bool = True):
         super().__init__(model, multiply_by_inputs)
 

@@ -65,7 +65,7 @@ class Lifted:
         if each > 1 and plain and self._shares:
             try:
                 return self._run(inputs, baselines, extra, each)
-            except _Unlike:
+            except (_Unlike, Exception):  # or a model that knows how many rows there are
                 self._shares = False
         if each > 1:
             baselines = tuple(b.repeat_interleave(each, 0) for b in baselines)
@@ -467,6 +467,10 @@ def _normalize(
     return input / _norm(input, p, dim, True).clamp_min(eps)
 
 
+def _cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    return (_normalize(x1, 2, dim, eps) * _normalize(x2, 2, dim, eps)).sum(dim)
+
+
 def _norm(
     input: Tensor, p: Any = 2.0, dim: Any = None, keepdim: bool = False, **others: Any
 ) -> Tensor:
@@ -539,7 +543,7 @@ _ONE_TO_ONE = """
 _UNRULED = """
     lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell topk sort cumprod prod
     amax amin max min median kthvalue logcumsumexp fractional_max_pool2d fractional_max_pool3d
-    lp_pool1d lp_pool2d atan2 fmod
+    lp_pool1d lp_pool2d atan2 fmod cdist
 """
 _BILINEAR = {
     ((0, "input"), (1, "other")): "mul multiply matmul __rmatmul__ outer",
@@ -578,6 +582,7 @@ _COMPOSITES: dict[Function, Function] = {
     **_for_all({Tensor.div_, Tensor.true_divide_}, _div_),
     **_for_all({Tensor.__rdiv__, Tensor.__rtruediv__}, lambda x, other: x.reciprocal() * other),
     **_for_all({F.normalize}, _normalize),
+    **_for_all(spellings("cosine_similarity"), _cosine_similarity),
     **_for_all({torch.norm, Tensor.norm, torch.linalg.vector_norm}, _norm),
     **_for_all(spellings("var"), _var),
     **_for_all(spellings("std"), _std),

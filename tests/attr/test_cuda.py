@@ -7,7 +7,11 @@ import torch
 
 from fastxai import (
     ArgumentError,
+    Deconvolution,
+    DeepLift,
+    DeepLiftShap,
     GradientShap,
+    GuidedBackprop,
     InputXGradient,
     IntegratedGradients,
     LayerActivation,
@@ -18,7 +22,7 @@ from fastxai import (
     TokenReferenceBase,
 )
 
-from ..models import Logged, ResidualCNN, TextModel, TwoInputs, mlp
+from ..models import EmbeddingModel, Logged, ResidualCNN, TextModel, TwoInputs, mlp
 
 pytestmark = [
     pytest.mark.cuda,
@@ -27,7 +31,10 @@ pytestmark = [
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 
 
-@pytest.mark.parametrize("method", [IntegratedGradients, Saliency, InputXGradient])
+@pytest.mark.parametrize(
+    "method",
+    [IntegratedGradients, Saliency, InputXGradient, DeepLift, GuidedBackprop, Deconvolution],
+)
 @pytest.mark.parametrize("target", [2, [0, 3, -1], torch.tensor([1, 1, 4])])
 def test_equals_the_cpu(method, target):
     model, x = ResidualCNN().double(), torch.randn(3, 2, 6, 5).double()
@@ -66,6 +73,15 @@ def test_layers(name):
         expected = method(model, layer).attribute(ids, **arguments)
         found = method(on_gpu, layer_there).attribute(ids.cuda(), **arguments)
         torch.testing.assert_close(found.cpu(), expected, **CLOSE)
+
+
+def test_deep_lift_shap_of_attention_equals_the_cpu():
+    model, x = EmbeddingModel().double(), torch.randn(3, 6, 8).double()
+    background = torch.randn(4, 6, 8).double()
+    expected = DeepLiftShap(model).explain(x, background, 1)
+    found = DeepLiftShap(copy.deepcopy(model).cuda()).explain(x.cuda(), background.cuda(), 1)
+    torch.testing.assert_close(found.values.cpu(), expected.values, **CLOSE)
+    assert found.convergence_delta.abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -162,6 +162,17 @@ def test_a_shared_baseline_runs_once_and_each_of_several_once():
     assert logged.rows == [4, 4]  # each baseline with the argument of its example
 
 
+def test_a_model_that_holds_something_for_every_row_gets_every_row():
+    x, background, own = randn(3, 4), randn(2, 4), randn(3, 2)
+    w = randn(6, 5)
+
+    def forward(x):
+        return (torch.cat([x, own], 1) @ w).tanh().sum(1)
+
+    _, delta = DeepLift(forward).attribute(x, background[:1], return_convergence_delta=True)
+    assert delta.abs().max() < 1e-12
+
+
 def test_tuples_extra_arguments_and_every_pair():
     model, x = TwoInputs().double(), (randn(3, 4), randn(3, 2, 3))
     shift, background = randn(3, 6), (randn(5, 4), randn(5, 2, 3) + 1)

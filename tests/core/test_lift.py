@@ -96,6 +96,7 @@ SEVERAL_TO_MANY = {
     "max pool 2d": lambda x: F.max_pool2d(x[:, None], 3, 2, 1, ceil_mode=True),
     "max pool 3d": lambda x: F.max_pool3d(x[:, None, None], (1, 2, 2)),
     "max pool, indices": lambda x: F.max_pool1d(x, 2, return_indices=True)[0],
+    "cosine similarity": lambda x: F.cosine_similarity(x[:, :3], x[:, 3:].exp(), dim=-1),
     "max along a dimension": lambda x: x.max(1).values + x.max(dim=1, keepdim=True)[0][:, 0],
     "amax": lambda x: x.amax((1, 2)) + torch.amax(x, dim=(-1, 1)),
     "softmax by hand": lambda x: ((e := (x - x.amax(-1, True)).exp()) / e.sum(-1, True))[..., 0],

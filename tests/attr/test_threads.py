@@ -1,0 +1,125 @@
+"""Every method at once from many threads, on one model and shared explainers: as if alone."""
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from fastxai import attr
+
+THREADS, CALLS = 8, 50
+
+
+class Net(nn.Module):
+    """Convolution, normalisation, a module used twice, a functional activation, attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.relu = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU()
+        self.mix, self.head = nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, x):  # [B, 1, 6, 6]
+        h = self.relu(self.norm(self.conv(x))).flatten(2)  # [B, 4, 16]
+        h = h + torch.softmax(h @ h.transpose(1, 2), -1) @ h
+        return self.head(self.relu(torch.tanh(self.mix(h))).mean(1))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+def callables(model):
+    """Name -> a call of input and target, each on an explainer that all threads share."""
+    mask = torch.arange(36).reshape(1, 1, 6, 6) // 6
+    background = torch.randn(3, 1, 6, 6, generator=torch.Generator().manual_seed(1))
+    layer_ig = attr.LayerIntegratedGradients(model, model.conv)
+    deep_lift, guided = attr.DeepLift(model), attr.GuidedBackprop(model)
+    grad_cam, ig = attr.LayerGradCam(model, model.conv), attr.IntegratedGradients(model)
+    kernel, shap = attr.KernelShap(model), attr.GradientShap(model)
+    tunnel, deep_shap = attr.NoiseTunnel(attr.Saliency(model)), attr.DeepLiftShap(model)
+    return {
+        "LayerIntegratedGradients": lambda x, t: layer_ig.attribute(x, target=t, n_steps=8),
+        "DeepLift": lambda x, t: deep_lift.attribute(x, target=t),
+        "GuidedBackprop": lambda x, t: guided.attribute(x, target=t),
+        "IntegratedGradients": lambda x, t: ig.attribute(x, target=t, n_steps=8),
+        "KernelShap": lambda x, t: kernel.attribute(
+            x, target=t, n_samples=30, feature_mask=mask, seed=0
+        ),
+        "LayerGradCam": lambda x, t: grad_cam.attribute(x, target=t),
+        "GradientShap": lambda x, t: shap.attribute(x, background, target=t, seed=0),
+        "NoiseTunnel": lambda x, t: tunnel.attribute(x, target=t, seed=0),
+        "DeepLiftShap": lambda x, t: deep_shap.attribute(x, background, target=t),
+    }
+
+
+def test_many_threads_on_one_model(model):
+    calls = callables(model)
+    inputs = torch.randn(THREADS, 2, 1, 6, 6)
+    before = {name: set(module.__dict__) for name, module in model.named_modules()}
+    alone = {name: [call(x, i % 3) for i, x in enumerate(inputs)] for name, call in calls.items()}
+    wrong = []
+    start = threading.Barrier(THREADS)
+
+    def work(i):
+        start.wait()
+        names = list(calls)
+        for n in range(CALLS):
+            name = names[(i + n) % len(names)]  # different methods at the same time
+            try:
+                got = calls[name](inputs[i], i % 3)
+                torch.testing.assert_close(got, alone[name][i], rtol=0, atol=0)
+            except Exception as error:
+                wrong.append((name, n, repr(error)))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong, wrong[:3]
+    for name, module in model.named_modules():
+        assert set(module.__dict__) == before[name]
+        assert not module._forward_hooks and not module._forward_pre_hooks
+        assert not module._backward_hooks
+    assert all(p.grad is None for p in model.parameters())
+
+
+class Broken(nn.Module):
+    """Raises in the middle of the model, when told to."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = None
+        self.kind = error
+
+    def forward(self, x):
+        if self.error is not None:
+            raise self.error
+        return x
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError("in the model")])
+def test_a_call_that_breaks_off_leaves_everything_as_found(model, error):
+    model.mix = nn.Sequential(model.mix, Broken(error))
+    calls = callables(model)
+    x = torch.randn(2, 1, 6, 6, requires_grad=True)
+    expected = {name: call(x, 1) for name, call in calls.items()}
+    training = [module.training for module in model.modules()]
+    before = {name: dict(module.__dict__) for name, module in model.named_modules()}
+    state, grad_mode = torch.get_rng_state(), torch.is_grad_enabled()
+    for name, call in calls.items():
+        model.mix[1].error = error
+        with pytest.raises(error if isinstance(error, type) else type(error)):
+            call(x, 1)
+        model.mix[1].error = None
+        torch.testing.assert_close(call(x, 1), expected[name], rtol=0, atol=0)
+    assert [module.training for module in model.modules()] == training
+    for name, module in model.named_modules():
+        assert module.__dict__.keys() == before[name].keys()
+        assert not module._forward_hooks and not module._forward_pre_hooks
+    assert torch.equal(torch.get_rng_state(), state) and torch.is_grad_enabled() == grad_mode
+    assert x.grad is None and x.requires_grad and all(p.requires_grad for p in model.parameters())
+    assert torch.overrides._len_torch_function_stack() == 0
