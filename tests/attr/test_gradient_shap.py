@@ -220,7 +220,7 @@ def test_memory_does_not_grow_with_samples():
         assert sum(logged.rows) == n_samples
         return max(logged.rows)
 
-    assert most_rows(10_000) <= most_rows(5_000)
+    assert most_rows(10_000) <= 1.1 * most_rows(5_000)  # blocks are evened out
 
 
 def test_seeds():
