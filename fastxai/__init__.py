@@ -16,6 +16,7 @@ from .attr import (
 )
 from .core.inputs import ArgumentError
 from .core.plan import Plan
+from .deploy import export, load
 from .ops.native import LibraryLoadError, build_info
 
 __version__ = "0.1.0"
@@ -37,4 +38,6 @@ __all__ = [
     "ShapleyValueSampling",
     "ShapleyValues",
     "build_info",
+    "export",
+    "load",
 ]
