@@ -6,7 +6,7 @@ import copy
 import os
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -15,19 +15,40 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attr import Attribution, InputXGradient, IntegratedGradients, Saliency
-from ..core import quadrature
+from .. import ops
+from ..attr import (
+    Attribution,
+    FeatureAblation,
+    InputXGradient,
+    IntegratedGradients,
+    KernelShap,
+    Lime,
+    Occlusion,
+    Saliency,
+)
+from ..attr._base import check_ids
+from ..attr.lime import ExpKernel, fair_coins
+from ..core import designs, quadrature
 from ..core.inputs import (
     ArgumentError,
+    FeatureGroups,
     Inputs,
     TensorOrTuple,
     check,
+    check_background,
     check_baselines,
+    check_count,
+    check_feature_mask,
     check_forward_args,
     check_inputs,
+    check_seed,
     name_of,
 )
+from ..core.linear_fits import Lasso, LinearFit, is_wide
 from ..core.model import Target
+from ..core.surrogate import ShapleyRegression
+from ..core.windows import Windows, check_windows
+from ..ops import native, reference
 from . import programs
 from .manifest import (
     ENTRY,
@@ -63,8 +84,10 @@ def export(
     else is built in.
 
     Args:
-        explainer: a :class:`Saliency`, :class:`InputXGradient` or :class:`IntegratedGradients` over
-            a module in eval mode. It and the module are left as they are.
+        explainer: a :class:`Saliency`, :class:`InputXGradient`, :class:`IntegratedGradients`,
+            :class:`FeatureAblation`, :class:`Occlusion`, :class:`KernelShap` or :class:`Lime`
+            over a module in eval mode. It and the module are left as they are. The coalitions of
+            the last two are drawn here, by ``seed``, and serve all calls.
         example_inputs: a tensor [B, *F], or a tuple of tensors [B, *F_i], of the shapes, dtypes and
             device that will be served; their values do not matter. Two rows or more, if another
             tensor has a row for each.
@@ -87,7 +110,7 @@ def export(
     options = _options(explainer, example_inputs, attribute_arguments)
     call = _Call(explainer, module, example_inputs, options)
     options = {k: v for k, v in options.items() if k not in _ASKED}
-    program = _PROGRAMS[type(explainer)](explainer, call.question(call.examples), **options)
+    program = _PROGRAMS[type(explainer)](explainer, call.inputs, **options)
 
     outputs = call.check_outputs()
     if isinstance(explainer, _ONE_NUMBER):
@@ -100,6 +123,7 @@ def export(
         results=traced.results,
         inputs_in_tuple=call.inputs.in_tuple,
         fingerprint=fingerprint(module),
+        needs_library=_calls_our_ops(traced.program),
         format=format,
         device=device_here(call.examples[0].device),
         versions=_versions(),
@@ -279,18 +303,18 @@ def _in_words(value: Any) -> str:
 # --- The methods ---
 
 
-def _saliency(explainer: Saliency, question: Question, abs: bool) -> Program:
+def _saliency(explainer: Saliency, inputs: Inputs, abs: bool) -> Program:
     return partial(programs.saliency, abs=abs)
 
 
-def _input_x_gradient(explainer: InputXGradient, question: Question) -> Program:
+def _input_x_gradient(explainer: InputXGradient, inputs: Inputs) -> Program:
     return programs.input_x_gradient
 
 
 def _integrated_gradients(
-    explainer: IntegratedGradients, question: Question, n_steps: int, method: str
+    explainer: IntegratedGradients, inputs: Inputs, n_steps: int, method: str
 ) -> Program:
-    alphas, weights = quadrature.rule(method, n_steps, question.inputs[0].device)
+    alphas, weights = quadrature.rule(method, n_steps, inputs.tensors[0].device)
     return partial(
         programs.integrated_gradients,
         alphas=alphas,
@@ -299,10 +323,148 @@ def _integrated_gradients(
     )
 
 
+def _feature_ablation(explainer: FeatureAblation, inputs: Inputs, feature_mask: Any) -> Program:
+    groups = _groups(feature_mask, inputs)
+    every = torch.ones(groups.count + 1, groups.count, dtype=torch.bool, device=_device(inputs))
+    return partial(
+        programs.feature_ablation,
+        coalitions=programs.Coalitions(every.fill_diagonal_(False), groups),
+    )
+
+
+def _occlusion(
+    explainer: Occlusion, inputs: Inputs, sliding_window_shapes: Any, strides: Any
+) -> Program:
+    windows = check_windows(sliding_window_shapes, strides, inputs)
+    count = windows[-1].first + windows[-1].count
+    kept = tuple(_left_by(window, count) for window in windows)
+    return partial(programs.occlusion, kept=kept, windows=windows)
+
+
+def _left_by(windows: Windows, count: int) -> Tensor:  # [count + 1, *F] bool
+    """Which features of one input each window leaves; the last row leaves all."""
+    positions, offsets = windows.positions(slice(0, count), slice(0, 1))
+    numbers = torch.arange(count, device=windows.device)
+    window = numbers.repeat_interleave(offsets[0].diff())
+    kept = torch.ones(
+        count + 1, torch.Size(windows.shape).numel(), dtype=torch.bool, device=windows.device
+    )
+    kept[window, positions[0]] = False
+    return kept.unflatten(1, windows.shape)
+
+
+def _kernel_shap(
+    explainer: KernelShap,
+    inputs: Inputs,
+    feature_mask: Any,
+    n_samples: int,
+    return_input_shape: bool,
+    background: Any,
+    design: str | None,
+    seed: int | None,
+) -> Program:
+    groups = _groups(feature_mask, inputs, return_input_shape)
+    n_samples = check_count(n_samples, "n_samples", at_least=2)
+    try:
+        plan = designs.shapley_design(groups.count, n_samples, check_seed(seed), design)
+    except ValueError as error:
+        raise ArgumentError(f"design: {error}") from error
+    return partial(
+        programs.kernel_shap,
+        coalitions=_coalitions(plan.bits, groups, inputs, with_nobody=True),
+        solution=_solution(plan).to(_device(inputs)),
+        background=None if background is None else check_background(background, inputs),
+        spread=groups.spread if return_input_shape else _by_id(groups),
+    )
+
+
+def _solution(plan: designs.Design) -> Tensor:  # [M, N + 2] float64
+    """What each output counts for each value: the regression of unit vectors.
+
+    The outputs are of the empty coalition, the design's, and the full one.
+    """
+    each = torch.eye(plan.bits.shape[0], dtype=torch.float64)
+    moments = ops.coalition_rhs(plan.bits, plan.players, plan.weights, each)
+    difference = torch.zeros(each.shape[0] + 2, dtype=torch.float64)
+    difference[0], difference[-1] = -1, 1
+    return ShapleyRegression(plan).solve(torch.nn.functional.pad(moments, (1, 1)), difference)
+
+
+def _lime(
+    explainer: Lime,
+    inputs: Inputs,
+    feature_mask: Any,
+    n_samples: int,
+    return_input_shape: bool,
+    seed: int | None,
+) -> Program:
+    kernel, fit = explainer.similarity_func, explainer.interpretable_model
+    known = isinstance(kernel, ExpKernel)
+    check(known, "similarity_func", "get_exp_kernel_similarity_function's", kernel)
+    fair = explainer.perturb_func is fair_coins
+    check(fair, "perturb_func", "None, fair coins", explainer.perturb_func)
+    linear = isinstance(fit, LinearFit)
+    check(linear, "interpretable_model", "a Lasso, Ridge or LeastSquares", fit)
+    lasso = isinstance(fit, Lasso) and fit.alpha > 0
+    check(
+        not lasso or native.backend() is not reference,
+        "interpretable_model",
+        "a Ridge or LeastSquares where there is no compiled library, which has the lasso",
+        fit,
+    )
+    groups = _groups(feature_mask, inputs, return_input_shape)
+    n = check_count(n_samples, "n_samples")
+    check(not is_wide(n, groups.count), "feature_mask", "fewer groups", groups.count)
+    bits = designs.bernoulli_pairs(groups.count, n, check_seed(seed))
+    return partial(
+        programs.lime,
+        coalitions=_coalitions(bits, groups, inputs),
+        kernel=kernel,
+        fit=fit,
+        spread=groups.spread if return_input_shape else _by_id(groups),
+    )
+
+
+def _groups(feature_mask: Any, inputs: Inputs, return_input_shape: bool = True) -> FeatureGroups:
+    groups = check_feature_mask(feature_mask, inputs)
+    check(groups.one_for_all, "feature_mask", "one row for all examples", "one for each")
+    if not return_input_shape:
+        check_ids(groups)
+    # A file has trouble with tensors that share memory, as the parts of one mask do.
+    return replace(groups, masks=tuple(mask.clone() for mask in groups.masks))
+
+
+def _by_id(groups: FeatureGroups) -> programs.Spread:
+    """One number for each id between the least and the greatest, zero where there is none."""
+    ids = torch.arange(groups.count) if groups.ids is None else groups.ids.cpu()
+    source = torch.full((int(ids[-1] - ids[0]) + 1,), groups.count)  # a zero beside the values
+    source[ids - ids[0]] = torch.arange(groups.count)
+    source = source.to(groups.masks[0].device)
+    return lambda values: (torch.nn.functional.pad(values, (0, 1))[..., source],)
+
+
+def _coalitions(
+    bits: Tensor, groups: FeatureGroups, inputs: Inputs, with_nobody: bool = False
+) -> programs.Coalitions:
+    """These coalitions, then the full one."""
+    present = designs.unpack(bits, groups.count).to(torch.bool)
+    everyone = torch.ones_like(present[:1]) if len(present) else torch.ones(1, groups.count).bool()
+    first = [~everyone] if with_nobody else []
+    return programs.Coalitions(torch.cat([*first, present, everyone]).to(_device(inputs)), groups)
+
+
+def _device(inputs: Inputs) -> torch.device:
+    return inputs.tensors[0].device
+
+
 _PROGRAMS: dict[type, Callable[..., Program]] = {
-    Saliency: _saliency,
+    FeatureAblation: _feature_ablation,
     InputXGradient: _input_x_gradient,
     IntegratedGradients: _integrated_gradients,
+    KernelShap: _kernel_shap,
+    Lime: _lime,
+    Occlusion: _occlusion,
+    Saliency: _saliency,
 }
 
 
@@ -363,6 +525,10 @@ def _graph(run: Callable[..., Any], examples: list[Tensor]) -> torch.fx.GraphMod
         for example in examples
     ]
     return make_fx(run, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*fakes)
+
+
+def _calls_our_ops(program: torch.export.ExportedProgram) -> bool:
+    return any(str(node.target).startswith("fastxai") for node in program.graph.nodes)
 
 
 def _check_trace(

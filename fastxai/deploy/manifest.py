@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..ops import native, reference
+
 FORMATS = ("aoti", "torch")
 ENTRY = "fastxai.json"  # among the archive's extra files
 _VERSION = 1  # of what is in it
@@ -46,6 +48,7 @@ class Manifest:
         inputs_in_tuple: whether inputs and attributions come in a tuple.
         outputs: how many numbers the model gives for each row, by dimension.
         fingerprint: of the model's weights, as :func:`fingerprint` makes it.
+        needs_library: whether the program calls an op of fastxai's compiled library.
         format: "aoti", native code, or "torch", a portable program.
         device: "cpu" or "cuda", and the GPU's compute capability.
         versions: of fastxai, torch and Python when it was made.
@@ -58,6 +61,7 @@ class Manifest:
     results: tuple[Argument, ...]
     inputs_in_tuple: bool
     fingerprint: str
+    needs_library: bool
     format: str
     device: str
     versions: dict[str, str]
@@ -109,6 +113,11 @@ class Manifest:
             raise PackageError(
                 f"the package was made with torch {self.versions['torch']} and needs {wanted}; "
                 f"here is torch {torch.__version__}. Export it again here"
+            )
+        if self.needs_library and native.backend() is reference:
+            raise PackageError(
+                "the package calls fastxai's compiled library, which is not here (see "
+                "fastxai.build_info())"
             )
         if self.device.startswith("cuda"):
             self._check_gpu()
