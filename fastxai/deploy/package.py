@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ..core.inputs import ArgumentError, TensorOrTuple
 from .manifest import Argument, Manifest, PackageError, file_digest
+
+_ARGUMENTS = ("inputs", "target", "baselines", "additional_forward_args")
 
 
 class Explained(NamedTuple):
@@ -37,16 +39,14 @@ class Package:
         manifest: what it is: method, arguments, versions, the weights' fingerprint.
     """
 
-    def __init__(self, manifest: Manifest, run: Callable[[list[Tensor]], list[Tensor]]):
+    def __init__(self, manifest: Manifest, run: Callable[[list[Tensor]], Sequence[Tensor]]):
         self.manifest = manifest
         self._run = run
         self._device = torch.device(manifest.device.split(",")[0]).type
-        self._dtypes = [getattr(torch, a.dtype) for a in manifest.arguments]
-        names = [a.name for a in manifest.arguments]
-        self._counts = {
-            kind: sum(name.split("[")[0] == kind for name in names)
-            for kind in ("inputs", "target", "baselines", "additional_forward_args")
-        }
+        self._expected = [(a, a.shape, getattr(torch, a.dtype)) for a in manifest.arguments]
+        taken = [a.name.split("[")[0] for a in manifest.arguments]
+        self._counts = [(name, taken.count(name)) for name in _ARGUMENTS]
+        self._places = _places([r.name.split("[")[0] for r in manifest.results], manifest)
 
     def __call__(
         self,
@@ -69,41 +69,39 @@ class Package:
         Raises:
             ArgumentError: an argument is missing, is not taken, or is not as ``manifest`` says.
         """
-        tensors = [
-            *self._given("inputs", inputs),
-            *self._given("target", target),
-            *self._given("baselines", baselines),
-            *self._given("additional_forward_args", additional_forward_args),
-        ]
-        batch = tensors[0].shape[0] if tensors[0].dim() else 0
-        for tensor, argument, dtype in zip(
-            tensors, self.manifest.arguments, self._dtypes, strict=True
-        ):
+        tensors: list[Tensor] = []
+        values = (inputs, target, baselines, additional_forward_args)
+        for value, (name, count) in zip(values, self._counts, strict=True):
+            given = () if value is None else value if isinstance(value, tuple) else (value,)
+            if len(given) != count:
+                self._refuse_count(name, count, len(given))
+            tensors += given
+        first = tensors[0].shape if isinstance(tensors[0], Tensor) else ()
+        batch = first[0] if first else 0
+        for i, (argument, shape, dtype) in enumerate(self._expected):
+            tensor = tensors[i]
             # Compiled code looks at none of this, and would read beyond a tensor's end.
             if (
-                tensor.shape != (batch, *argument.shape)
-                or tensor.dtype != dtype
+                not isinstance(tensor, Tensor)
+                or tensor.dtype is not dtype
+                or tensor.shape != (batch, *shape)
                 or tensor.device.type != self._device
             ):
                 self._refuse(tensor, argument, batch)
             if argument.name == "target" and batch > 0:
                 self._check_range(tensor)
-        with torch.no_grad():
-            if batch == 0:  # what a model does with nothing is not to be asked
-                ones = [tensor.new_zeros(1, *tensor.shape[1:]) for tensor in tensors]
-                return self._pack([result[:0] for result in self._run(ones)])
-            return self._pack(self._run([tensor.contiguous() for tensor in tensors]))
+            tensors[i] = tensor.detach().contiguous()
+        if batch == 0:  # what a model does with nothing is not to be asked
+            ones = [tensor.new_zeros(1, *tensor.shape[1:]) for tensor in tensors]
+            results = [result[:0] for result in self._run(ones)]
+        else:
+            results = list(self._run(tensors))
+        return Explained(*[_at(results, place) for place in self._places])
 
-    def _given(self, name: str, value: Any) -> tuple[Tensor, ...]:
-        count = self._counts[name]
-        tensors = () if value is None else value if isinstance(value, tuple) else (value,)
-        if len(tensors) != count:
-            expected = f"{count} tensors" if count else "none: it was built in, or is not used"
-            raise ArgumentError(f"{name}: expected {expected}, got {len(tensors) or None}")
-        for tensor in tensors:
-            if not isinstance(tensor, Tensor):
-                raise ArgumentError(f"{name}: expected tensors, got a {type(tensor).__name__}")
-        return tensors
+    @staticmethod
+    def _refuse_count(name: str, count: int, got: int) -> None:
+        expected = f"{count} tensors" if count else "none: it was built in, or is not used"
+        raise ArgumentError(f"{name}: expected {expected}, got {got or None}")
 
     def _check_range(self, target: Tensor) -> None:  # [B] or [B, k]
         # Only where looking is free: on an accelerator it would make the call wait for the device.
@@ -119,23 +117,13 @@ class Package:
                     f"{(target.shape[0], *sizes)}"
                 )
 
-    def _refuse(self, tensor: Tensor, argument: Argument, batch: int) -> None:
-        raise ArgumentError(
-            f"{argument.name}: expected {argument.dtype} of shape {(batch, *argument.shape)} on "
-            f"{self._device}, got {str(tensor.dtype)[6:]} of shape {tuple(tensor.shape)} on "
-            f"{tensor.device}"
-        )
-
-    def _pack(self, results: list[Tensor]) -> Explained:
-        count = self._counts["inputs"]
-        by_name: dict[str, Any] = {}
-        for result, tensor in zip(self.manifest.results, results, strict=True):
-            by_name.setdefault(result.name.split("[")[0], []).append(tensor)
-        in_tuple = self.manifest.inputs_in_tuple and len(by_name["attributions"]) == count
-        for name, tensors in by_name.items():
-            several = in_tuple and name in ("attributions", "standard_errors")
-            by_name[name] = tuple(tensors) if several else tensors[0]
-        return Explained(**by_name)
+    def _refuse(self, tensor: Any, argument: Argument, batch: int) -> None:
+        expected = f"{argument.dtype} of shape {(batch, *argument.shape)} on {self._device}"
+        got = f"a {type(tensor).__name__}"
+        if isinstance(tensor, Tensor):
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            got = f"{dtype} of shape {tuple(tensor.shape)} on {tensor.device}"
+        raise ArgumentError(f"{argument.name}: expected {expected}, got {got}")
 
     def __repr__(self) -> str:
         m = self.manifest
@@ -145,6 +133,24 @@ class Package:
         return (
             f"Package({m.method} of {taken}; {m.format}, {m.device}, torch {m.versions['torch']})"
         )
+
+
+def _at(results: list[Tensor], place: int | slice | None) -> Any:
+    if place is None:
+        return None
+    return tuple(results[place]) if isinstance(place, slice) else results[place]
+
+
+def _places(names: list[str], manifest: Manifest) -> list[int | slice | None]:
+    """Where among the results each field of :class:`Explained` is."""
+    places: list[int | slice | None] = []
+    inputs = sum(a.name.startswith("inputs") for a in manifest.arguments)
+    for field in Explained._fields:
+        first, count = (names.index(field), names.count(field)) if field in names else (0, 0)
+        in_form = manifest.inputs_in_tuple and count == inputs
+        several = in_form and field in ("attributions", "standard_errors")
+        places.append(slice(first, first + count) if several else first if count else None)
+    return places
 
 
 def load(path: str | os.PathLike[str], *, sha256: str | None = None) -> Package:
@@ -173,12 +179,20 @@ def load(path: str | os.PathLike[str], *, sha256: str | None = None) -> Package:
     return Package(manifest, _native(file) if manifest.format == "aoti" else _program(file))
 
 
-def _native(path: Path) -> Callable[[list[Tensor]], list[Tensor]]:
-    from torch._inductor import aoti_load_package
+def _native(path: Path) -> Callable[[list[Tensor]], Sequence[Tensor]]:
+    # As torch._inductor.aoti_load_package, whose import of the compiler takes seconds.
+    from torch._C import _aoti
 
-    return aoti_load_package(str(path)).loader.run
+    single_threaded, runners, device = False, 1, -1
+    loader = _aoti.AOTIModelPackageLoader(str(path), "model", single_threaded, runners, device)
+    return loader.run
 
 
-def _program(path: Path) -> Callable[[list[Tensor]], list[Tensor]]:
+def _program(path: Path) -> Callable[[list[Tensor]], Sequence[Tensor]]:
     module = torch.export.load(path).module()
-    return lambda tensors: module(*tensors)
+
+    @torch.no_grad()
+    def run(tensors: list[Tensor]) -> Sequence[Tensor]:
+        return module(*tensors)
+
+    return run
