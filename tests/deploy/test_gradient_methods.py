@@ -16,7 +16,6 @@ MODELS = {
 }
 METHODS = {
     "Saliency": (Saliency, {}),
-    "signed Saliency": (Saliency, {"abs": False}),
     "InputXGradient": (InputXGradient, {}),
     "IntegratedGradients": (IntegratedGradients, {"n_steps": 7}),
 }
@@ -157,6 +156,13 @@ def test_dtypes(tmp_path, dtype):
     torch.testing.assert_close(found.attributions, expected, **close)
     torch.testing.assert_close(found.convergence_delta, delta, **close)
     assert found.outputs.dtype == dtype
+
+
+def test_gradients_with_their_signs(tmp_path):
+    explainer, x = Saliency(mlp()), randn(3, [(7,)])
+    found = exported(tmp_path, explainer, x, target=1, abs=False)(x).attributions
+    torch.testing.assert_close(found, explainer.attribute(x, target=1, abs=False), **CLOSE)
+    assert (found < 0).any()
 
 
 def test_mean_gradient_without_multiplication(tmp_path):

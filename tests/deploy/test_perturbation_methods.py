@@ -192,13 +192,9 @@ def test_export_is_checked(tmp_path, explainer, arguments, message):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["KernelShap", "Lime"])
-def test_native_code_equals_the_eager_method(tmp_path, method):
-    explainer = KernelShap(mlp()) if method == "KernelShap" else Lime(mlp())
-    options = {"n_samples": 40, "seed": 4}
+def test_native_code_equals_the_eager_method(tmp_path):
+    explainer, options = KernelShap(mlp()), {"n_samples": 40, "seed": 4}
     x = randn(2, [(7,)])
-    if method == "Lime" and native.backend() is reference:
-        pytest.skip("the lasso is in the compiled library")
     package = exported(tmp_path, explainer, x, target="argmax", format="aoti", **options)
     for count in (1, 2, 5, 0):
         x = randn(count, [(7,)])
