@@ -54,6 +54,17 @@ def error_table(cases: list[dict[str, Any]]) -> str:
     return markdown(rows)
 
 
+def latency_table(cases: list[dict[str, Any]]) -> str:
+    """Median and 99th percentile of everyone, and the median as a multiple of the first's."""
+    rows = [["", "median, µs", "99th percentile, µs", "× model alone"]]
+    for case in cases:
+        reference, _ = next(iter(case["microseconds"].values()))
+        for name, (median, late) in case["microseconds"].items():
+            ratio = f"{median / reference:.2f}×"
+            rows.append([f"{case['case']}: {name}", number(median), number(late), ratio])
+    return markdown(rows)
+
+
 def footer(machine: dict[str, Any], date: str) -> str:
     versions = {"Python": machine["python_version"], **machine["packages"]}
     listed = ", ".join(f"{name} {number or '(absent)'}" for name, number in versions.items())
@@ -68,7 +79,7 @@ def report(run: dict[str, Any]) -> str:
     parts = []
     for group, benchmarks in groupby(run["benchmarks"], key=lambda entry: entry["group"]):
         cases = [entry["extra_info"] for entry in benchmarks]
-        tables = {"megabytes": memory_table, "errors": error_table}
+        tables = {"megabytes": memory_table, "errors": error_table, "microseconds": latency_table}
         table = next((tables[name] for name in tables if name in cases[0]), time_table)
         parts += [f"**{group}**", table(cases)]
     return "\n\n".join([*parts, footer(run["machine_info"], run["datetime"])])

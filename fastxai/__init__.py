@@ -30,6 +30,7 @@ from .attr import (
 )
 from .core.inputs import ArgumentError
 from .core.plan import Plan
+from .deploy import export, load
 from .ops.native import LibraryLoadError, build_info
 
 __version__ = "0.1.0"
@@ -64,5 +65,7 @@ __all__ = [
     "ShapleyValues",
     "TokenReferenceBase",
     "build_info",
+    "export",
+    "load",
     "metrics",
 ]

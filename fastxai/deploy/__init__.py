@@ -1,0 +1,16 @@
+"""Explanations compiled with their model into one file, and served from it."""
+
+from .export import export
+from .manifest import Argument, Manifest, PackageError, fingerprint
+from .package import Explained, Package, load
+
+__all__ = [
+    "Argument",
+    "Explained",
+    "Manifest",
+    "Package",
+    "PackageError",
+    "export",
+    "fingerprint",
+    "load",
+]

@@ -1,0 +1,599 @@
+"""Writes an explanation and its model into one file."""
+
+from __future__ import annotations
+
+import copy
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..attr import (
+    Attribution,
+    FeatureAblation,
+    InputXGradient,
+    IntegratedGradients,
+    KernelShap,
+    Lime,
+    Occlusion,
+    Saliency,
+)
+from ..attr._base import check_ids
+from ..attr.lime import ExpKernel, fair_coins
+from ..core import designs, quadrature
+from ..core.inputs import (
+    ArgumentError,
+    FeatureGroups,
+    Inputs,
+    TensorOrTuple,
+    check,
+    check_background,
+    check_baselines,
+    check_count,
+    check_feature_mask,
+    check_forward_args,
+    check_inputs,
+    check_seed,
+    name_of,
+)
+from ..core.linear_fits import Lasso, LinearFit, is_wide
+from ..core.model import Target
+from ..core.surrogate import ShapleyRegression
+from ..core.windows import Windows, check_windows
+from ..ops import native, reference
+from . import programs
+from .manifest import (
+    ENTRY,
+    FORMATS,
+    Argument,
+    Manifest,
+    device_here,
+    file_digest,
+    fingerprint,
+    machine_here,
+)
+from .programs import TOP, Answer, Program, Question
+
+_BATCH = 11  # rows to trace with: not 0 or 1, which are special, and not a multiple of much
+
+
+def export(
+    explainer: Attribution,
+    example_inputs: TensorOrTuple,
+    path: str | os.PathLike[str],
+    *,
+    format: str = "aoti",
+    **attribute_arguments: Any,
+) -> str:
+    """Compiles an explanation together with its model into one file.
+
+    The file holds a function from inputs to the model's outputs, their attributions and, where the
+    method has one, the convergence delta, in one call for any number of rows. All rows that the
+    method asks the model about for a batch go through it in one call. The model's weights are
+    copied into the file.
+
+    A tensor argument with a row for each example becomes an argument of that function; everything
+    else is built in.
+
+    Args:
+        explainer: a :class:`Saliency`, :class:`InputXGradient`, :class:`IntegratedGradients`,
+            :class:`FeatureAblation`, :class:`Occlusion`, :class:`KernelShap` or :class:`Lime`
+            over a module in eval mode. It and the module are left as they are. The coalitions of
+            the last two are drawn here, by ``seed``, and serve all calls.
+        example_inputs: a tensor [B, *F], or a tuple of tensors [B, *F_i], of the shapes, dtypes and
+            device that will be served; their values do not matter. Two rows or more, if another
+            tensor has a row for each.
+        path: the file to write, which ends in ``.pt2``.
+        format: "aoti" for native code, compiled for this kind of machine and this version of
+            torch; "torch" for a ``torch.export`` program, which runs anywhere torch does, slower.
+        **attribute_arguments: as for the explainer's ``attribute``. ``target`` may also be
+            ``"argmax"``: the class with the largest output.
+
+    Returns:
+        The file's SHA-256, for ``load(path, sha256=...)``.
+
+    Raises:
+        ArgumentError: an argument is not as above, cannot be built in, or the model cannot be
+            traced; the message names it.
+    """
+    check(format in FORMATS, "format", "one of {}", repr(format), ", ".join(map(repr, FORMATS)))
+    file = _check_path(path)
+    module = _check_module(explainer)
+    options = _options(explainer, example_inputs, attribute_arguments)
+    call = _Call(explainer, module, example_inputs, options)
+    options = {k: v for k, v in options.items() if k not in _ASKED}
+    program = _PROGRAMS[type(explainer)](explainer, call.inputs, **options)
+
+    outputs = call.check_outputs()
+    if isinstance(explainer, _ONE_NUMBER):
+        programs.check_one_number(call.question(call.examples), outputs)
+    traced = _trace(program, call)
+    manifest = Manifest(
+        method=explainer.get_name(),
+        options={k: _in_words(v) for k, v in attribute_arguments.items()},
+        arguments=call.arguments,
+        results=traced.results,
+        inputs_in_tuple=call.inputs.in_tuple,
+        fingerprint=fingerprint(module),
+        needs_library=_calls_our_ops(traced.program),
+        format=format,
+        device=device_here(call.examples[0].device),
+        versions=_versions(),
+        machine=machine_here(),
+    )
+    _write(traced.program, manifest, file)
+    return file_digest(file)
+
+
+# --- What the user passed ---
+
+_ASKED = ("inputs", "baselines", "target", "additional_forward_args")
+# Arguments that are about how the model is called, and the one value that fits a single call.
+_ONLY = {
+    "internal_batch_size": None,
+    "perturbations_per_eval": None,
+    "show_progress": False,
+}
+_LEFT_OUT = (*_ONLY, "return_convergence_delta")
+_ONE_NUMBER = (Saliency, InputXGradient, IntegratedGradients)
+
+
+def _check_path(path: str | os.PathLike[str]) -> Path:
+    check(isinstance(path, str | os.PathLike), "path", "a path", type(path).__name__)
+    file = Path(path)
+    check(file.suffix == ".pt2", "path", "a name that ends in .pt2", repr(str(path)))
+    check(file.parent.is_dir(), "path", "a directory that exists", repr(str(file.parent)))
+    fine = os.access(file if file.exists() else file.parent, os.W_OK) and not file.is_dir()
+    check(fine, "path", "a file that can be written", repr(str(path)))
+    return file
+
+
+def _check_module(explainer: Any) -> nn.Module:
+    names = ", ".join(kind.__name__ for kind in _PROGRAMS)
+    check(type(explainer) in _PROGRAMS, "explainer", "one of {}", type(explainer).__name__, names)
+    module = explainer.forward_func
+    check(
+        isinstance(module, nn.Module),
+        "explainer",
+        "one over a torch.nn.Module, whose weights can be exported",
+        f"a {type(module).__name__} as its forward_func",
+    )
+    training = [name or "the model" for name, m in module.named_modules() if m.training]
+    check(not training, "explainer", "a model in eval mode", f"{training[:1]} in train mode")
+    return module
+
+
+def _options(explainer: Any, inputs: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of ``attribute`` by name."""
+    try:
+        call = signature(explainer.attribute).bind(inputs, **arguments)
+    except TypeError as error:
+        raise ArgumentError(f"{explainer.get_name()}: {error}") from error
+    call.apply_defaults()
+    options = dict(call.arguments)
+    unknown = options.pop("kwargs", {})
+    check(not unknown, next(iter(unknown), ""), "no such argument", "one")
+    for name, only in _ONLY.items():
+        if name in options:
+            expected = f"{only}, as a package asks the model about all rows in one call"
+            check(options[name] is only, name, expected, options[name])
+    return {k: v for k, v in options.items() if k not in _LEFT_OUT}
+
+
+class _Call:
+    """The tensors that a call of the program takes, and how a question comes of them."""
+
+    def __init__(self, explainer: Any, module: nn.Module, inputs: Any, options: dict[str, Any]):
+        self.module = _frozen_copy(module)
+        differentiates = explainer._differentiates
+        self.inputs = check_inputs(inputs, differentiates)
+        batch = self.inputs.batch
+        check(batch > 0, "example_inputs", "at least one row", self.inputs.tensors[0].shape)
+        self.baselines = check_baselines(options.get("baselines"), self.inputs)
+        self.inputs = self.inputs.in_dtypes_of(self.baselines)
+        extra = options.get("additional_forward_args")
+        self.forward_args = check_forward_args(extra, differentiates)
+        self.target = _check_target(options.get("target"), batch)
+        in_tuple = self.inputs.in_tuple
+        named = [
+            *self._named("inputs", self.inputs.tensors, in_tuple),
+            *self._named("target", (self.target,), False),
+            *self._named("baselines", self.baselines, in_tuple),
+            *self._named("additional_forward_args", self.forward_args, True),
+        ]
+        self.examples = [_some_rows(tensor) for _, tensor in named]
+        self.arguments = tuple(_described(name, tensor, batch) for name, tensor in named)
+
+    def _named(self, name: str, values: Sequence[Any], in_tuple: bool) -> list[tuple[str, Tensor]]:
+        """Those that a call brings, and what they are called."""
+        of_rows = name == "inputs"
+        return [
+            (name_of(name, i, in_tuple), value)
+            for i, value in enumerate(values)
+            if of_rows or self._is_of_rows(value)
+        ]
+
+    def _is_of_rows(self, value: Any) -> bool:
+        batch = self.inputs.batch
+        return isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch > 1
+
+    def question(self, tensors: Sequence[Tensor]) -> Question:
+        """The question that a call with these tensors asks; what is built in comes with it."""
+        given = iter(tensors)
+
+        def filled(values: Sequence[Any]) -> tuple[Any, ...]:
+            return tuple(next(given) if self._is_of_rows(v) else v for v in values)
+
+        inputs = tuple(next(given) for _ in self.inputs.tensors)
+        (target,) = filled((self.target,))
+        baselines, forward_args = filled(self.baselines), filled(self.forward_args)
+        of_rows = tuple(map(self._is_of_rows, self.forward_args))
+        return Question(self.module, inputs, baselines, forward_args, of_rows, target)
+
+    def check_outputs(self) -> Tensor:
+        """The outputs at the examples, [B, *C]; one for each row, that the target is among."""
+        question = self.question(self.examples)
+        with torch.no_grad():
+            outputs = question.outputs(*question.inputs)
+        got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        of_rows = isinstance(outputs, Tensor) and outputs.shape[:1] == (question.batch,)
+        check(of_rows, "forward_func", "a tensor with one entry for each of {} rows", got, _BATCH)
+        target = self.target
+        if target is TOP:
+            check(outputs.dim() == 2, "target", "outputs [B, C] to find the largest of", got)
+        elif target is not None:
+            # Raises if it is out of range.
+            Target(target if isinstance(target, tuple) else (0,) * _width(target), 1).select(
+                outputs, 1, slice(0, _BATCH)
+            )
+        return outputs
+
+
+def _check_target(target: Any, batch: int) -> Any:
+    """As :class:`Question` has it."""
+    if isinstance(target, str):
+        check(target == TOP, "target", "an int, a tuple, a tensor or {!r}", repr(target), TOP)
+        return TOP
+    checked = Target(target, batch)
+    if checked.each is None:
+        return checked.everywhere or None
+    if batch == 1:  # one row says nothing of others
+        return tuple(checked.each[0].tolist())
+    return checked.each[:, 0] if checked.each.shape[1] == 1 else checked.each
+
+
+def _width(target: Tensor) -> int:
+    return 1 if target.dim() == 1 else target.shape[1]
+
+
+def _frozen_copy(module: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(module).requires_grad_(False)
+    except Exception as error:
+        raise ArgumentError(f"explainer: its model cannot be copied: {error}") from error
+
+
+def _some_rows(tensor: Tensor) -> Tensor:
+    """The rows again and again, as many as a program is traced with."""
+    rows = torch.arange(_BATCH, device=tensor.device) % tensor.shape[0]
+    return tensor.detach()[rows].contiguous()
+
+
+def _described(name: str, tensor: Tensor, batch: int) -> Argument:
+    rows = tensor.shape[0] // batch
+    return Argument(name, tuple(tensor.shape[1:]), str(tensor.dtype).removeprefix("torch."), rows)
+
+
+def _in_words(value: Any) -> str:
+    tensors = value if isinstance(value, tuple) else (value,)
+    if not any(isinstance(t, Tensor) for t in tensors):
+        return repr(value)
+    words = (f"tensor {tuple(t.shape)}" if isinstance(t, Tensor) else repr(t) for t in tensors)
+    return ", ".join(words)
+
+
+# --- The methods ---
+
+
+def _saliency(explainer: Saliency, inputs: Inputs, abs: bool) -> Program:
+    return partial(programs.saliency, abs=abs)
+
+
+def _input_x_gradient(explainer: InputXGradient, inputs: Inputs) -> Program:
+    return programs.input_x_gradient
+
+
+def _integrated_gradients(
+    explainer: IntegratedGradients, inputs: Inputs, n_steps: int, method: str
+) -> Program:
+    alphas, weights = quadrature.rule(method, n_steps, inputs.tensors[0].device)
+    return partial(
+        programs.integrated_gradients,
+        alphas=alphas,
+        weights=weights,
+        multiply_by_inputs=explainer.multiplies_by_inputs,
+    )
+
+
+def _feature_ablation(explainer: FeatureAblation, inputs: Inputs, feature_mask: Any) -> Program:
+    groups = _groups(feature_mask, inputs)
+    every = torch.ones(groups.count + 1, groups.count, dtype=torch.bool, device=_device(inputs))
+    return partial(
+        programs.feature_ablation,
+        coalitions=programs.Coalitions(every.fill_diagonal_(False), groups),
+    )
+
+
+def _occlusion(
+    explainer: Occlusion, inputs: Inputs, sliding_window_shapes: Any, strides: Any
+) -> Program:
+    windows = check_windows(sliding_window_shapes, strides, inputs)
+    count = windows[-1].first + windows[-1].count
+    kept = tuple(_left_by(window, count) for window in windows)
+    return partial(programs.occlusion, kept=kept, windows=windows)
+
+
+def _left_by(windows: Windows, count: int) -> Tensor:  # [count + 1, *F] bool
+    """Which features of one input each window leaves; the last row leaves all."""
+    positions, offsets = windows.positions(slice(0, count), slice(0, 1))
+    numbers = torch.arange(count, device=windows.device)
+    window = numbers.repeat_interleave(offsets[0].diff())
+    kept = torch.ones(
+        count + 1, torch.Size(windows.shape).numel(), dtype=torch.bool, device=windows.device
+    )
+    kept[window, positions[0]] = False
+    return kept.unflatten(1, windows.shape)
+
+
+def _kernel_shap(
+    explainer: KernelShap,
+    inputs: Inputs,
+    feature_mask: Any,
+    n_samples: int,
+    return_input_shape: bool,
+    background: Any,
+    design: str | None,
+    seed: int | None,
+) -> Program:
+    groups = _groups(feature_mask, inputs, return_input_shape)
+    n_samples = check_count(n_samples, "n_samples", at_least=2)
+    try:
+        plan = designs.shapley_design(groups.count, n_samples, check_seed(seed), design)
+    except ValueError as error:
+        raise ArgumentError(f"design: {error}") from error
+    return partial(
+        programs.kernel_shap,
+        coalitions=_coalitions(plan.bits, groups, inputs, with_nobody=True),
+        solution=_solution(plan).to(_device(inputs)),
+        background=None if background is None else check_background(background, inputs),
+        spread=groups.spread if return_input_shape else _by_id(groups),
+    )
+
+
+def _solution(plan: designs.Design) -> Tensor:  # [M, N + 2] float64
+    """What each output counts for each value: the regression of unit vectors.
+
+    The outputs are of the empty coalition, the design's, and the full one.
+    """
+    each = torch.eye(plan.bits.shape[0], dtype=torch.float64)
+    moments = ops.coalition_rhs(plan.bits, plan.players, plan.weights, each)
+    difference = torch.zeros(each.shape[0] + 2, dtype=torch.float64)
+    difference[0], difference[-1] = -1, 1
+    return ShapleyRegression(plan).solve(torch.nn.functional.pad(moments, (1, 1)), difference)
+
+
+def _lime(
+    explainer: Lime,
+    inputs: Inputs,
+    feature_mask: Any,
+    n_samples: int,
+    return_input_shape: bool,
+    seed: int | None,
+) -> Program:
+    kernel, fit = explainer.similarity_func, explainer.interpretable_model
+    known = isinstance(kernel, ExpKernel)
+    check(known, "similarity_func", "get_exp_kernel_similarity_function's", kernel)
+    fair = explainer.perturb_func is fair_coins
+    check(fair, "perturb_func", "None, fair coins", explainer.perturb_func)
+    linear = isinstance(fit, LinearFit)
+    check(linear, "interpretable_model", "a Lasso, Ridge or LeastSquares", fit)
+    lasso = isinstance(fit, Lasso) and fit.alpha > 0
+    check(
+        not lasso or native.backend() is not reference,
+        "interpretable_model",
+        "a Ridge or LeastSquares where there is no compiled library, which has the lasso",
+        fit,
+    )
+    groups = _groups(feature_mask, inputs, return_input_shape)
+    n = check_count(n_samples, "n_samples")
+    check(not is_wide(n, groups.count), "feature_mask", "fewer groups", groups.count)
+    bits = designs.bernoulli_pairs(groups.count, n, check_seed(seed))
+    return partial(
+        programs.lime,
+        coalitions=_coalitions(bits, groups, inputs),
+        kernel=kernel,
+        fit=fit,
+        spread=groups.spread if return_input_shape else _by_id(groups),
+    )
+
+
+def _groups(feature_mask: Any, inputs: Inputs, return_input_shape: bool = True) -> FeatureGroups:
+    groups = check_feature_mask(feature_mask, inputs)
+    check(groups.one_for_all, "feature_mask", "one row for all examples", "one for each")
+    if not return_input_shape:
+        check_ids(groups)
+    # A file has trouble with tensors that share memory, as the parts of one mask do.
+    return replace(groups, masks=tuple(mask.clone() for mask in groups.masks))
+
+
+def _by_id(groups: FeatureGroups) -> programs.Spread:
+    """One number for each id between the least and the greatest, zero where there is none."""
+    ids = torch.arange(groups.count) if groups.ids is None else groups.ids.cpu()
+    source = torch.full((int(ids[-1] - ids[0]) + 1,), groups.count)  # a zero beside the values
+    source[ids - ids[0]] = torch.arange(groups.count)
+    source = source.to(groups.masks[0].device)
+    return lambda values: (torch.nn.functional.pad(values, (0, 1))[..., source],)
+
+
+def _coalitions(
+    bits: Tensor, groups: FeatureGroups, inputs: Inputs, with_nobody: bool = False
+) -> programs.Coalitions:
+    """These coalitions, then the full one."""
+    present = designs.unpack(bits, groups.count).to(torch.bool)
+    everyone = torch.ones_like(present[:1]) if len(present) else torch.ones(1, groups.count).bool()
+    first = [~everyone] if with_nobody else []
+    return programs.Coalitions(torch.cat([*first, present, everyone]).to(_device(inputs)), groups)
+
+
+def _device(inputs: Inputs) -> torch.device:
+    return inputs.tensors[0].device
+
+
+_PROGRAMS: dict[type, Callable[..., Program]] = {
+    FeatureAblation: _feature_ablation,
+    InputXGradient: _input_x_gradient,
+    IntegratedGradients: _integrated_gradients,
+    KernelShap: _kernel_shap,
+    Lime: _lime,
+    Occlusion: _occlusion,
+    Saliency: _saliency,
+}
+
+
+# --- From a program to a file ---
+
+
+@dataclass(frozen=True)
+class _Traced:
+    program: torch.export.ExportedProgram
+    results: tuple[Argument, ...]
+
+
+def _trace(program: Program, call: _Call) -> _Traced:
+    names: list[str] = []
+
+    def run(*tensors: Tensor) -> tuple[Tensor, ...]:
+        named = _named_results(program(call.question(tensors)), call.inputs)
+        names[:] = named
+        return tuple(named.values())
+
+    dynamic = tuple({0: torch.export.Dim("batch", min=1)} for _ in call.examples)
+    try:
+        with torch.no_grad():
+            graph = _graph(run, call.examples)
+            exported = torch.export.export(graph, tuple(call.examples), dynamic_shapes=dynamic)
+            results = run(*call.examples)
+    except (ArgumentError, IndexError):
+        raise
+    except Exception as error:
+        raise ArgumentError(
+            "explainer: expected a model that can be traced for any number of rows: no Python "
+            f"branches on the values or the number of rows, no numpy. {type(error).__name__}: "
+            f"{str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        ) from error
+    _check_trace(exported, run, call.examples)
+    described = (_described(n, r, _BATCH) for n, r in zip(names, results, strict=True))
+    return _Traced(exported, tuple(described))
+
+
+def _graph(run: Callable[..., Any], examples: list[Tensor]) -> torch.fx.GraphModule:
+    """The operations on tensors, with the number of rows left open."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.symbolic_shapes import (
+        DimDynamic,
+        ShapeEnv,
+        StatelessSymbolicContext,
+    )
+
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    fakes = [
+        mode.from_tensor(
+            example,
+            symbolic_context=StatelessSymbolicContext(
+                [DimDynamic.DUCK] + [DimDynamic.STATIC] * (example.dim() - 1)
+            ),
+        )
+        for example in examples
+    ]
+    return make_fx(run, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*fakes)
+
+
+def _calls_our_ops(program: torch.export.ExportedProgram) -> bool:
+    return any(str(node.target).startswith("fastxai") for node in program.graph.nodes)
+
+
+def _check_trace(
+    exported: torch.export.ExportedProgram, run: Callable[..., Any], examples: list[Tensor]
+) -> None:
+    """For another number of rows, and one alone, the trace must say what was traced."""
+    module = exported.module()
+    for rows in (1, _BATCH - 1):
+        tensors = [e[:rows].contiguous() for e in examples]
+        with torch.no_grad():
+            got, expected = module(*tensors), run(*tensors)
+        for one, other in zip(got, expected, strict=True):
+            close = torch.allclose(one, other, rtol=1e-3, atol=1e-5, equal_nan=True)
+            same = one.shape == other.shape and close
+            check(
+                same,
+                "explainer",
+                "a model that always says the same of a row",
+                f"one that says something else of {rows} rows when it is traced",
+            )
+
+
+def _named_results(answer: Answer, inputs: Inputs) -> dict[str, Tensor]:
+    def several(name: str, tensors: tuple[Tensor, ...] | None) -> dict[str, Tensor]:
+        in_tuple = inputs.in_tuple and len(tensors or ()) == len(inputs.tensors)
+        return {name_of(name, i, in_tuple): t for i, t in enumerate(tensors or ())}
+
+    delta = answer.convergence_delta
+    return {
+        "outputs": answer.outputs,
+        **several("attributions", answer.attributions),
+        **({} if delta is None else {"convergence_delta": delta}),
+        **several("standard_errors", answer.standard_errors),
+    }
+
+
+def _write(program: torch.export.ExportedProgram, manifest: Manifest, file: Path) -> None:
+    """Writes beside the file first, so that it is never there in part."""
+    draft = file.with_name(f".{file.stem}.{os.getpid()}.pt2")
+    extra = {ENTRY: manifest.to_json()}
+    try:
+        if manifest.format == "torch":
+            torch.export.save(program, draft, extra_files=extra)
+        else:
+            _compile(program, draft, extra)
+        os.replace(draft, file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _compile(program: torch.export.ExportedProgram, file: Path, extra: dict[str, str]) -> None:
+    from torch._inductor import aot_compile
+    from torch.export.pt2_archive._package import package_pt2
+
+    arguments, keywords = program.example_inputs
+    options = {"aot_inductor.package": True}
+    files = aot_compile(program.module(check_guards=False), arguments, keywords, options=options)
+    package_pt2(str(file), aoti_files={"model": files}, extra_files=extra)  # type: ignore[dict-item]
+
+
+def _versions() -> dict[str, str]:
+    from fastxai import __version__
+
+    return {
+        "fastxai": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,198 @@
+"""Loads a package: an explanation and its model as one function."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core.inputs import ArgumentError, TensorOrTuple
+from .manifest import Argument, Manifest, PackageError, file_digest
+
+_ARGUMENTS = ("inputs", "target", "baselines", "additional_forward_args")
+
+
+class Explained(NamedTuple):
+    """What a package returns.
+
+    Attributes:
+        outputs: all outputs of the model at the inputs, [B, *C].
+        attributions: as the method's ``attribute`` returns them.
+        convergence_delta: [B]; None for a method without.
+        standard_errors: in the attributions' form; None for a method without.
+    """
+
+    outputs: Tensor
+    attributions: TensorOrTuple
+    convergence_delta: Tensor | None = None
+    standard_errors: TensorOrTuple | None = None
+
+
+class Package:
+    """An explanation and its model as one function of tensors. Threads may share it.
+
+    Attributes:
+        manifest: what it is: method, arguments, versions, the weights' fingerprint.
+    """
+
+    def __init__(self, manifest: Manifest, run: Callable[[list[Tensor]], Sequence[Tensor]]):
+        self.manifest = manifest
+        self._run = run
+        self._device = torch.device(manifest.device.split(",")[0]).type
+        self._expected = [(a, a.shape, getattr(torch, a.dtype)) for a in manifest.arguments]
+        taken = [a.name.split("[")[0] for a in manifest.arguments]
+        self._counts = [(name, taken.count(name)) for name in _ARGUMENTS]
+        self._places = _places([r.name.split("[")[0] for r in manifest.results], manifest)
+
+    def __call__(
+        self,
+        inputs: TensorOrTuple,
+        target: Tensor | None = None,
+        baselines: TensorOrTuple | None = None,
+        additional_forward_args: TensorOrTuple | None = None,
+    ) -> Explained:
+        """Predicts and explains.
+
+        Args:
+            inputs: a tensor [B, *F], or a tuple of them, as at export; any B.
+            target: which output is explained, [B] int64, if the package takes it.
+            baselines: one for each input, if the package takes them.
+            additional_forward_args: those of them that have a row for each example.
+
+        Returns:
+            Outputs and attributions.
+
+        Raises:
+            ArgumentError: an argument is missing, is not taken, or is not as ``manifest`` says.
+        """
+        tensors: list[Tensor] = []
+        values = (inputs, target, baselines, additional_forward_args)
+        for value, (name, count) in zip(values, self._counts, strict=True):
+            given = () if value is None else value if isinstance(value, tuple) else (value,)
+            if len(given) != count:
+                self._refuse_count(name, count, len(given))
+            tensors += given
+        first = tensors[0].shape if isinstance(tensors[0], Tensor) else ()
+        batch = first[0] if first else 0
+        for i, (argument, shape, dtype) in enumerate(self._expected):
+            tensor = tensors[i]
+            # Compiled code looks at none of this, and would read beyond a tensor's end.
+            if (
+                not isinstance(tensor, Tensor)
+                or tensor.dtype is not dtype
+                or tensor.shape != (batch, *shape)
+                or tensor.device.type != self._device
+            ):
+                self._refuse(tensor, argument, batch)
+            if argument.name == "target" and batch > 0:
+                self._check_range(tensor)
+            tensors[i] = tensor.detach().contiguous()
+        if batch == 0:  # what a model does with nothing is not to be asked
+            ones = [tensor.new_zeros(1, *tensor.shape[1:]) for tensor in tensors]
+            results = [result[:0] for result in self._run(ones)]
+        else:
+            results = list(self._run(tensors))
+        return Explained(*[_at(results, place) for place in self._places])
+
+    @staticmethod
+    def _refuse_count(name: str, count: int, got: int) -> None:
+        expected = f"{count} tensors" if count else "none: it was built in, or is not used"
+        raise ArgumentError(f"{name}: expected {expected}, got {got or None}")
+
+    def _check_range(self, target: Tensor) -> None:  # [B] or [B, k]
+        # Only where looking is free: on an accelerator it would make the call wait for the device.
+        if target.device.type != "cpu":
+            return
+        sizes = self.manifest.results[0].shape
+        columns = target.reshape(target.shape[0], -1).unbind(1)
+        for column, size in zip(columns, sizes, strict=False):
+            low, high = (int(end) for end in column.aminmax())
+            if low < -size or high >= size:
+                raise IndexError(
+                    f"target: {high if high >= size else low} is out of range for outputs of shape "
+                    f"{(target.shape[0], *sizes)}"
+                )
+
+    def _refuse(self, tensor: Any, argument: Argument, batch: int) -> None:
+        expected = f"{argument.dtype} of shape {(batch, *argument.shape)} on {self._device}"
+        got = f"a {type(tensor).__name__}"
+        if isinstance(tensor, Tensor):
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            got = f"{dtype} of shape {tuple(tensor.shape)} on {tensor.device}"
+        raise ArgumentError(f"{argument.name}: expected {expected}, got {got}")
+
+    def __repr__(self) -> str:
+        m = self.manifest
+        taken = ", ".join(
+            f"{a.name} {a.dtype} [B{''.join(f', {n}' for n in a.shape)}]" for a in m.arguments
+        )
+        return (
+            f"Package({m.method} of {taken}; {m.format}, {m.device}, torch {m.versions['torch']})"
+        )
+
+
+def _at(results: list[Tensor], place: int | slice | None) -> Any:
+    if place is None:
+        return None
+    return tuple(results[place]) if isinstance(place, slice) else results[place]
+
+
+def _places(names: list[str], manifest: Manifest) -> list[int | slice | None]:
+    """Where among the results each field of :class:`Explained` is."""
+    places: list[int | slice | None] = []
+    inputs = sum(a.name.startswith("inputs") for a in manifest.arguments)
+    for field in Explained._fields:
+        first, count = (names.index(field), names.count(field)) if field in names else (0, 0)
+        in_form = manifest.inputs_in_tuple and count == inputs
+        several = in_form and field in ("attributions", "standard_errors")
+        places.append(slice(first, first + count) if several else first if count else None)
+    return places
+
+
+def load(path: str | os.PathLike[str], *, sha256: str | None = None) -> Package:
+    """Loads what :func:`export` wrote.
+
+    A package is native code (in the format "torch", a program): load only what you have built, or
+    what has the ``sha256`` that :func:`export` told where it was built.
+
+    Args:
+        path: the file.
+        sha256: the file's SHA-256 in hexadecimal digits, compared before anything else.
+
+    Raises:
+        PackageError: the file is missing, damaged, another than ``sha256`` says, or was made for
+            another torch, processor or device. Nothing of it has run then.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise PackageError(f"{file}: there is no such file")
+    if sha256 is not None:
+        found = file_digest(file)
+        if found != sha256.lower():
+            raise PackageError(f"{file}: its SHA-256 is {found}, expected {sha256}")
+    manifest = Manifest.of_file(file)
+    manifest.check_runs_here()
+    return Package(manifest, _native(file) if manifest.format == "aoti" else _program(file))
+
+
+def _native(path: Path) -> Callable[[list[Tensor]], Sequence[Tensor]]:
+    # As torch._inductor.aoti_load_package, whose import of the compiler takes seconds.
+    from torch._C import _aoti
+
+    single_threaded, runners, device = False, 1, -1
+    loader = _aoti.AOTIModelPackageLoader(str(path), "model", single_threaded, runners, device)
+    return loader.run
+
+
+def _program(path: Path) -> Callable[[list[Tensor]], Sequence[Tensor]]:
+    module = torch.export.load(path).module()
+
+    @torch.no_grad()
+    def run(tensors: list[Tensor]) -> Sequence[Tensor]:
+        return module(*tensors)
+
+    return run

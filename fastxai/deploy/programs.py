@@ -1,0 +1,307 @@
+"""The methods as programs of tensors alone, to be traced: rows, one call of the model, a reduction.
+
+Unlike the engine's blocks, all rows of a batch go through the model in one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..attr._base import result_dtype
+from ..attr.ablation import flatten_outputs
+from ..attr.lime import ExpKernel, _cosine_distance
+from ..core.inputs import FeatureGroups, check
+from ..core.linear_fits import Lasso, LinearFit, Ridge
+from ..core.windows import Windows
+
+TOP = "argmax"  # the target that is the class with the largest output
+
+
+@dataclass(frozen=True)
+class Question:
+    """A model with its inputs and whatever else comes with a call.
+
+    Rows are arranged as repeats × examples, repeat by repeat.
+    """
+
+    module: nn.Module
+    inputs: tuple[Tensor, ...]  # each [B, *F_i]
+    baselines: tuple[Tensor, ...]  # each [B, *F_i] or [1, *F_i]
+    forward_args: tuple[Any, ...]
+    of_rows: tuple[bool, ...]  # which of those are tensors with a row for each example
+    # None; indices after the batch for all rows; [B] or [B, k] int64, one for each; or TOP
+    target: Any
+
+    @property
+    def batch(self) -> int:
+        return self.inputs[0].shape[0]
+
+    def outputs(self, *rows: Tensor) -> Tensor:  # each [r * B, *F_i] -> [r * B, *C]
+        """All outputs of the model."""
+        repeats = rows[0].shape[0] // self.batch
+        pairs = zip(self.forward_args, self.of_rows, strict=True)
+        extra = (a.repeat(repeats, *[1] * (a.dim() - 1)) if own else a for a, own in pairs)
+        return self.module(*rows, *extra)
+
+    def choice(self, outputs: Tensor) -> Callable[[Tensor], Tensor]:
+        """What picks the explained outputs, [r * B, *C'], out of all, [r * B, *C].
+
+        Args:
+            outputs: the outputs at the inputs, [B, *C].
+        """
+        if self.target is None:
+            return lambda every: every
+        if isinstance(self.target, tuple):
+            index = (slice(None), *self.target)
+            return lambda every: every[index]
+        columns = outputs.argmax(1) if self.target is TOP else self.target
+        columns = columns.reshape(columns.shape[0], -1)  # [B, k]
+        flat = torch.zeros_like(columns[:, 0])
+        for column, size in zip(columns.unbind(1), outputs.shape[1:], strict=True):
+            flat = flat * size + torch.where(column < 0, column + size, column)
+
+        def pick(every: Tensor) -> Tensor:
+            repeated = flat.repeat(every.shape[0] // self.batch)[:, None]
+            return every.flatten(1).gather(1, repeated)[:, 0]
+
+        return pick
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a program returns."""
+
+    outputs: Tensor  # [B, *C], all outputs of the model
+    attributions: tuple[Tensor, ...]
+    convergence_delta: Tensor | None = None  # [B]
+    standard_errors: tuple[Tensor, ...] | None = None  # as the attributions
+
+
+Program = Callable[[Question], Answer]
+
+
+def saliency(question: Question, abs: bool) -> Answer:
+    """∂F/∂x, or its absolute value."""
+    outputs, _, gradients = _gradients(question, question.inputs, slice(None))
+    return Answer(outputs, tuple(g.abs() for g in gradients) if abs else gradients)
+
+
+def input_x_gradient(question: Question) -> Answer:
+    """x ∘ ∂F/∂x."""
+    outputs, _, gradients = _gradients(question, question.inputs, slice(None))
+    pairs = zip(gradients, question.inputs, strict=True)
+    return Answer(outputs, tuple(g * x for g, x in pairs))
+
+
+def integrated_gradients(
+    question: Question,
+    alphas: Tensor,  # [S] float64
+    weights: Tensor,  # [S] float64
+    multiply_by_inputs: bool,
+) -> Answer:
+    """(x − x') ∘ Σ_s w_s ∂F/∂x (x' + α_s (x − x')), and how far its sum is from F(x) − F(x')."""
+    batch, last = question.batch, -2 * question.batch  # rows: the path's points, then x, then x'
+    ends = list(zip(question.inputs, question.baselines, strict=True))
+    rows = [torch.cat([_path(x, b, alphas), x, b.expand_as(x)]) for x, b in ends]
+    at_inputs = slice(last, -batch)
+    every, chosen, gradients = _gradients(question, rows, at_inputs)
+    means = (
+        torch.tensordot(weights.to(_wide(g)), g[:last].to(_wide(g)).unflatten(0, (-1, batch)), 1)
+        for g in gradients
+    )
+    if multiply_by_inputs:
+        found = tuple(
+            mean * (x.to(mean.dtype) - b.to(mean.dtype))
+            for mean, (x, b) in zip(means, ends, strict=True)
+        )
+    else:
+        found = tuple(means)
+    at_input, at_baseline = chosen[last:].reshape(2, batch).to(found[0].dtype).unbind()
+    total = torch.stack([v.reshape(batch, -1).sum(1) for v in found]).sum(0)
+    return Answer(every[at_inputs], found, total - (at_input - at_baseline))
+
+
+@dataclass(frozen=True)
+class Coalitions:
+    """Which groups of features keep their values; in the last coalition all do."""
+
+    present: Tensor  # [N, M] bool
+    groups: FeatureGroups  # one grouping for all examples
+
+    def features(self) -> tuple[Tensor, ...]:
+        """Which features keep their values, [N, *F_i] bool for each input."""
+        masks = self.groups.masks
+        return tuple(
+            self.present[:, mask.flatten().long()].unflatten(1, mask.shape[1:]) for mask in masks
+        )
+
+
+# Values of groups, [B, *C, M], in the form that they are returned in.
+Spread = Callable[[Tensor], tuple[Tensor, ...]]
+
+
+def feature_ablation(question: Question, coalitions: Coalitions) -> Answer:
+    """f(x) − f(x without a group), for every group."""
+    outputs, values = _values(question, coalitions.features())
+    drops = _drops(values)
+    return Answer(outputs, flatten_outputs(coalitions.groups.spread(drops), values[-1]))
+
+
+def occlusion(
+    question: Question,
+    kept: tuple[Tensor, ...],  # each [N + 1, *F_i] bool: what a window leaves; all, in the last row
+    windows: tuple[Windows, ...],
+) -> Answer:
+    """For every feature the mean of f(x) − f(x without a window) over the windows that cover it."""
+    outputs, values = _values(question, kept)
+    drops = _drops(values).to(result_dtype(values)).split([w.count for w in windows], dim=-1)
+    spread = tuple(w.spread(drop) for w, drop in zip(windows, drops, strict=True))
+    return Answer(outputs, flatten_outputs(spread, values[-1]))
+
+
+def kernel_shap(
+    question: Question,
+    coalitions: Coalitions,
+    solution: Tensor,  # [M, N] float64: what each coalition's output counts for each group
+    background: tuple[Tensor, ...] | None,  # each [K, *F_i], in place of the baselines
+    spread: Spread,
+) -> Answer:
+    """The weighted least squares over the design: linear in the outputs, and so one product."""
+    outputs, values = _values(question, coalitions.features(), background)
+    columns = values.to(torch.float64).flatten(1)  # [N, B * C]
+    phi = (solution @ columns).reshape(-1, values.shape[1], values.shape[2:].numel())
+    chosen = question.choice(outputs)(outputs)  # [B, *C]
+    return Answer(outputs, spread(_by_output(phi.movedim(0, -1), chosen)))
+
+
+def lime(
+    question: Question,
+    coalitions: Coalitions,
+    kernel: ExpKernel,
+    fit: LinearFit,
+    spread: Spread,
+) -> Answer:
+    """The coefficients of a linear fit to the outputs, weighed by how near a coalition's row is."""
+    outputs, values = _values(question, coalitions.features())
+    x = coalitions.present[:-1].to(torch.float64)  # [N, M]
+    w = _similarities(question, kernel, x, coalitions.groups)  # [B, N]
+    y = values[:-1].to(torch.float64) - values[-1].to(torch.float64)
+    y = y.reshape(x.shape[0], -1, values.shape[2:].numel()).transpose(0, 1)  # [B, N, C]
+
+    share = (w / w.sum(1, keepdim=True))[..., None]  # [B, N, 1]
+    centred = x - (share * x).sum(1, keepdim=True)  # [B, N, M]
+    weighed = (w[..., None] * centred).mT
+    gram, rhs, total = weighed @ centred, weighed @ y, w.sum(1)[:, None, None]
+    found = _fitted(fit, gram, rhs, total).mT  # [B, C, M]
+    return Answer(outputs, spread(_by_output(found, values[-1])))
+
+
+def _by_output(found: Tensor, outputs: Tensor) -> Tensor:  # [B, C, M], [B, *C] -> [B, *C, M]
+    """What is found in the shape of the outputs; one number a row is none of its dimensions."""
+    shape = outputs.shape[:1] if outputs.shape[1:].numel() == 1 else outputs.shape
+    return found.reshape(*shape, found.shape[-1]).to(result_dtype(outputs))
+
+
+def _fitted(fit: LinearFit, gram: Tensor, rhs: Tensor, total: Tensor) -> Tensor:  # [B, M, C]
+    if isinstance(fit, Lasso) and fit.alpha > 0:
+        return ops.lasso(gram / total, rhs / total, fit.alpha)
+    if isinstance(fit, Ridge) and fit.alpha > 0:
+        identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        return torch.linalg.solve(gram + fit.alpha * identity, rhs)
+    return torch.linalg.pinv(gram, rtol=1e-12, hermitian=True) @ rhs
+
+
+def _similarities(
+    question: Question, kernel: ExpKernel, x: Tensor, groups: FeatureGroups
+) -> Tensor:  # [B, N]
+    """What the coalitions weigh; distances follow from sums over each group."""
+
+    def sums(product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:  # [B, M]
+        total = x.new_zeros(question.batch, groups.count)
+        triples = zip(question.inputs, question.baselines, groups.masks, strict=True)
+        for given, baseline, mask in triples:
+            values = product(given.to(torch.float64), baseline.to(torch.float64))
+            values = values.expand(given.shape).reshape(question.batch, -1)
+            total = total.index_add(1, mask.flatten().long(), values)
+        return total
+
+    if kernel.distance_mode == "euclidean":
+        return kernel.of_distance((sums(lambda a, b: (a - b).square()) @ (1 - x).T).sqrt())
+    aa, ab, bb = sums(lambda a, b: a * a), sums(lambda a, b: a * b), sums(lambda a, b: b * b)
+    product = (aa - ab) @ x.T + ab.sum(1, keepdim=True)
+    square = (aa - bb) @ x.T + bb.sum(1, keepdim=True)
+    return kernel.of_distance(_cosine_distance(product, aa.sum(1, keepdim=True), square))
+
+
+def _values(
+    question: Question,
+    kept: tuple[Tensor, ...],  # each [N, *F_i] bool; all, in the last row
+    background: tuple[Tensor, ...] | None = None,  # each [K, *F_i]
+) -> tuple[Tensor, Tensor]:
+    """All outputs at the inputs, [B, *C], and the chosen ones for N kinds of rows, [N, B, *C'].
+
+    Over a background they are the mean.
+    """
+    if background is None:
+        absent = tuple(baseline[None] for baseline in question.baselines)  # [1, B or 1, *F_i]
+    else:
+        absent = tuple(rows[:, None] for rows in background)  # [K, 1, *F_i]
+    triples = zip(kept, question.inputs, absent, strict=True)
+    rows = [torch.where(z[:, None, None], x, b).flatten(0, 2) for z, x, b in triples]
+    every = question.outputs(*rows)
+    outputs = every[-question.batch :]
+    chosen = question.choice(outputs)(every)
+    shape = (kept[0].shape[0], absent[0].shape[0], question.batch, *chosen.shape[1:])
+    values = chosen.reshape(shape)
+    if background is None:
+        return outputs, values[:, 0]
+    return outputs, values.to(torch.float64).mean(1)
+
+
+def _drops(values: Tensor) -> Tensor:  # [N + 1, B, *C] -> [B, *C, N]
+    """How much lower the values are than the last."""
+    if not values.dtype.is_signed:  # a truth value or an unsigned number, but they may rise
+        values = values.long()
+    return (values[-1] - values[:-1]).movedim(0, -1)
+
+
+def _gradients(
+    question: Question, rows: Sequence[Tensor], at_inputs: slice
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """All outputs of these rows, the chosen ones, and the gradients of those."""
+    pull: Callable[[Tensor], tuple[Tensor, ...]]
+    back: Callable[[Tensor], tuple[Tensor]]
+    outputs, pull = torch.func.vjp(question.outputs, *rows)  # type: ignore[misc]
+    choice = question.choice(outputs[at_inputs])
+    chosen, back = torch.func.vjp(choice, outputs)  # type: ignore[misc]
+    return outputs, chosen, pull(*back(torch.ones_like(chosen)))
+
+
+def _path(x: Tensor, baseline: Tensor, alphas: Tensor) -> Tensor:  # [S * B, *F]
+    wide = _wide(x)
+    start, end = baseline.to(wide), x.to(wide)
+    steps = alphas.to(wide).reshape(-1, *[1] * x.dim())
+    return (start + steps * (end - start)).to(x.dtype).flatten(0, 1)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """What sums are kept in."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def check_one_number(question: Question, outputs: Tensor) -> None:
+    """The target must leave one number a row."""
+    chosen = question.choice(outputs)(outputs)
+    check(
+        chosen.numel() == chosen.shape[0],
+        "target",
+        "one that leaves one number a row: an int, a tensor with one for each example, or {!r}",
+        f"{tuple(chosen.shape[1:])} numbers a row",
+        TOP,
+    )

@@ -1,0 +1,199 @@
+"""Exported gradient methods say what the eager ones say, for any number of rows."""
+
+import pytest
+import torch
+
+import fastxai
+from fastxai import InputXGradient, IntegratedGradients, Saliency
+
+from ..models import EmbeddingModel, ResidualCNN, Segmenter, TwoInputs, mlp
+
+MODELS = {
+    "mlp": (mlp, [(7,)]),
+    "cnn": (ResidualCNN, [(2, 6, 5)]),
+    "transformer": (EmbeddingModel, [(6, 8)]),
+    "two inputs": (TwoInputs, [(4,), (2, 3)]),
+}
+METHODS = {
+    "Saliency": (Saliency, {}),
+    "InputXGradient": (InputXGradient, {}),
+    "IntegratedGradients": (IntegratedGradients, {"n_steps": 7}),
+}
+CLOSE = {"rtol": 1e-4, "atol": 1e-6}
+
+
+def randn(count, shapes):
+    torch.manual_seed(count)
+    found = tuple(torch.randn(count, *shape) for shape in shapes)
+    return found if len(found) > 1 else found[0]
+
+
+def exported(tmp_path, explainer, inputs, **arguments):
+    path = tmp_path / "package.pt2"
+    fastxai.export(explainer, inputs, path, **{"format": "torch", **arguments})
+    return fastxai.load(path)
+
+
+def assert_says_the_same(package, explainer, inputs, target=None, given=None, **arguments):
+    """``arguments`` are built in, ``given`` come with the call."""
+    given = given or {}
+    by_call = {} if target is None else {"target": target}
+    found = package(inputs, **by_call, **given)
+    options = {"target": target, **arguments, **given}
+    expected = explainer.attribute(inputs, **options)
+    torch.testing.assert_close(found.attributions, expected, **CLOSE)
+    tensors = inputs if isinstance(inputs, tuple) else (inputs,)
+    outputs = explainer.forward_func(*tensors, *as_tuple(options.get("additional_forward_args")))
+    torch.testing.assert_close(found.outputs, outputs.detach(), **CLOSE)
+    if explainer.has_convergence_delta():
+        _, delta = explainer.attribute(inputs, return_convergence_delta=True, **options)
+        torch.testing.assert_close(found.convergence_delta, delta, **CLOSE)
+    else:
+        assert found.convergence_delta is None
+
+
+def as_tuple(value):
+    return () if value is None else value if isinstance(value, tuple) else (value,)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("method", METHODS)
+def test_equals_the_eager_method(tmp_path, model, method):
+    build, shapes = MODELS[model]
+    kind, arguments = METHODS[method]
+    explainer = kind(build())
+    package = exported(
+        tmp_path, explainer, randn(3, shapes), target=torch.tensor([0, 1, 2]), **arguments
+    )
+    for count in (1, 2, 5):
+        target = torch.arange(count) % 3
+        assert_says_the_same(package, explainer, randn(count, shapes), target, **arguments)
+
+
+def test_every_rule_and_numbers_as_baselines(tmp_path):
+    shapes = MODELS["two inputs"][1]
+    explainer = IntegratedGradients(TwoInputs())
+    for method in ("riemann_trapezoid", "riemann_left"):
+        options = {"method": method, "n_steps": 3, "baselines": (0.25, -0.5)}
+        package = exported(tmp_path, explainer, randn(2, shapes), target=2, **options)
+        found, rows = package(randn(4, shapes)), randn(4, shapes)
+        expected = explainer.attribute(rows, target=2, **options)
+        torch.testing.assert_close(found.attributions, expected, **CLOSE)
+
+
+def test_targets(tmp_path):
+    explainer, x = IntegratedGradients(mlp()), randn(5, [(7,)])
+    top = exported(tmp_path, explainer, x, target="argmax")
+    classes = explainer.forward_func(x).argmax(1)
+    torch.testing.assert_close(top(x).attributions, explainer.attribute(x, target=classes), **CLOSE)
+    for fixed in (2, -1, torch.tensor([1])):
+        package = exported(tmp_path, explainer, x, target=fixed)
+        torch.testing.assert_close(
+            package(x).attributions, explainer.attribute(x, target=fixed), **CLOSE
+        )
+    each = exported(tmp_path, explainer, x, target=[0, 1, 2, 3, 0])
+    assert_says_the_same(each, explainer, x[:3], torch.tensor([-1, 0, -4]))
+
+
+def test_one_output_needs_no_target(tmp_path):
+    model = torch.nn.Sequential(mlp(), torch.nn.Linear(4, 1)).eval()
+    for explainer in (Saliency(model), IntegratedGradients(model)):
+        package = exported(tmp_path, explainer, randn(2, [(7,)]))
+        assert_says_the_same(package, explainer, randn(3, [(7,)]))
+
+
+def test_targets_in_several_dimensions(tmp_path):
+    explainer, x = IntegratedGradients(Segmenter()), randn(3, [(2, 4)])
+    each = exported(tmp_path, explainer, x, target=[(0, 1), (2, -1), (1, 0)])
+    found = each(x[:2], target=torch.tensor([[1, 2], [-1, 3]]))
+    expected = explainer.attribute(x[:2], target=[(1, 2), (-1, 3)])
+    torch.testing.assert_close(found.attributions, expected, **CLOSE)
+    fixed = exported(tmp_path, explainer, x, target=(1, -2))
+    torch.testing.assert_close(
+        fixed(x).attributions, explainer.attribute(x, target=(1, -2)), **CLOSE
+    )
+
+
+def test_baselines_built_in_and_given(tmp_path):
+    explainer, x = IntegratedGradients(mlp()), randn(3, [(7,)])
+    row = torch.rand(1, 7)
+    package = exported(tmp_path, explainer, x, target=1, baselines=row)
+    torch.testing.assert_close(package(x).attributions, explainer.attribute(x, row, 1), **CLOSE)
+    package = exported(tmp_path, explainer, x, target=1, baselines=torch.rand(3, 7))
+    for count in (1, 4):
+        rows, baselines = randn(count, [(7,)]), torch.rand(count, 7)
+        torch.testing.assert_close(
+            package(rows, baselines=baselines).attributions,
+            explainer.attribute(rows, baselines, 1),
+            **CLOSE,
+        )
+
+
+def test_extra_arguments_built_in_and_given(tmp_path):
+    shapes = MODELS["two inputs"][1]
+    explainer, inputs = IntegratedGradients(TwoInputs()), randn(3, shapes)
+    package = exported(
+        tmp_path, explainer, inputs, target=1, additional_forward_args=(torch.rand(3, 6), 0.5)
+    )
+    assert [a.name for a in package.manifest.arguments] == [
+        "inputs[0]",
+        "inputs[1]",
+        "additional_forward_args[0]",
+    ]
+    for count in (1, 4):
+        rows, shift = randn(count, shapes), torch.rand(count, 6)
+        found = package(rows, additional_forward_args=shift)
+        expected = explainer.attribute(rows, target=1, additional_forward_args=(shift, 0.5))
+        torch.testing.assert_close(found.attributions, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_dtypes(tmp_path, dtype):
+    explainer, x = IntegratedGradients(mlp().to(dtype)), randn(3, [(7,)]).to(dtype)
+    found = exported(tmp_path, explainer, x, target=1, n_steps=5)(x)
+    expected, delta = explainer.attribute(x, target=1, n_steps=5, return_convergence_delta=True)
+    close = {"rtol": 1e-12, "atol": 1e-13} if dtype == torch.float64 else {"rtol": 0.1, "atol": 0.1}
+    torch.testing.assert_close(found.attributions, expected, **close)
+    torch.testing.assert_close(found.convergence_delta, delta, **close)
+    assert found.outputs.dtype == dtype
+
+
+def test_gradients_with_their_signs(tmp_path):
+    explainer, x = Saliency(mlp()), randn(3, [(7,)])
+    found = exported(tmp_path, explainer, x, target=1, abs=False)(x).attributions
+    torch.testing.assert_close(found, explainer.attribute(x, target=1, abs=False), **CLOSE)
+    assert (found < 0).any()
+
+
+def test_mean_gradient_without_multiplication(tmp_path):
+    explainer, x = IntegratedGradients(mlp(), multiply_by_inputs=False), randn(3, [(7,)])
+    found = exported(tmp_path, explainer, x, target=1)(x)
+    torch.testing.assert_close(found.attributions, explainer.attribute(x, target=1), **CLOSE)
+
+
+def test_one_example_row_and_a_tuple_of_one(tmp_path):
+    explainer = IntegratedGradients(mlp())
+    package = exported(tmp_path, explainer, (randn(1, [(7,)]),), target=1)
+    x = randn(4, [(7,)])
+    found = package((x,)).attributions
+    torch.testing.assert_close(found, explainer.attribute((x,), target=1), **CLOSE)
+
+
+@pytest.mark.slow
+def test_native_code_equals_the_eager_method(tmp_path):
+    build, shapes = MODELS["mlp"]
+    explainer = IntegratedGradients(build())
+    package = exported(
+        tmp_path,
+        explainer,
+        randn(2, shapes),
+        target=torch.tensor([0, 1]),
+        n_steps=7,
+        format="aoti",
+    )
+    for count in (1, 2, 5, 0):
+        target = torch.arange(count) % 3
+        x = randn(count, shapes)
+        assert_says_the_same(package, explainer, x, target, n_steps=7)
+    strided = torch.randn(7, 4).T
+    assert_says_the_same(package, explainer, strided, torch.tensor([3, -4, 0, 1]), n_steps=7)

@@ -1,0 +1,205 @@
+"""Exported perturbation methods say what the eager ones say, for any number of rows."""
+
+import pytest
+import torch
+
+import fastxai
+from fastxai import ArgumentError, FeatureAblation, KernelShap, Lime, Occlusion
+from fastxai.attr import Lasso, LeastSquares, Ridge, get_exp_kernel_similarity_function
+from fastxai.ops import native, reference
+
+from ..models import EmbeddingModel, ResidualCNN, Segmenter, TwoInputs, mlp
+from .test_gradient_methods import CLOSE, assert_says_the_same, exported, randn
+
+MODELS = {
+    "mlp": (mlp, [(7,)], None, (3,)),
+    "cnn": (ResidualCNN, [(2, 6, 5)], torch.arange(6)[None, :, None] // 2, (2, 3, 2)),
+    "transformer": (EmbeddingModel, [(6, 8)], torch.arange(6)[:, None], (2, 8)),
+    "two inputs": (
+        TwoInputs,
+        [(4,), (2, 3)],
+        (torch.tensor([[0, 0, 5, 9]]), torch.tensor([[[9, 2, 3], [7, 7, 2]]])),
+        ((2,), (1, 2)),
+    ),
+}
+METHODS = {
+    "FeatureAblation": FeatureAblation,
+    "KernelShap": KernelShap,
+    "Lime": lambda model: Lime(model, Ridge(0.1)),
+}
+
+
+# Every method with every kind of model, but for pairs that have nothing new in them.
+@pytest.mark.parametrize(
+    ("method", "model"),
+    [
+        ("FeatureAblation", "cnn"),
+        ("FeatureAblation", "two inputs"),
+        ("KernelShap", "mlp"),
+        ("KernelShap", "transformer"),
+        ("KernelShap", "two inputs"),
+        ("Lime", "cnn"),
+        ("Lime", "two inputs"),
+        ("Occlusion", "mlp"),
+        ("Occlusion", "cnn"),
+        ("Occlusion", "transformer"),
+        ("Occlusion", "two inputs"),
+    ],
+)
+def test_equals_the_eager_method(tmp_path, model, method):
+    build, shapes, mask, window = MODELS[model]
+    if method == "Occlusion":
+        explainer, arguments = Occlusion(build()), {"sliding_window_shapes": window}
+    else:
+        explainer, arguments = METHODS[method](build()), {"feature_mask": mask}
+    if method in ("KernelShap", "Lime"):
+        arguments |= {"n_samples": 20, "seed": 3}
+    target = torch.tensor([0, 1, 2])
+    package = exported(tmp_path, explainer, randn(3, shapes), target=target, **arguments)
+    for count in (1, 2, 5):
+        target = torch.arange(count) % 3
+        assert_says_the_same(package, explainer, randn(count, shapes), target, **arguments)
+
+
+@pytest.mark.filterwarnings("ignore:n_samples")  # 6 are too few
+@pytest.mark.parametrize("n_samples", [6, 24, 128])
+def test_every_design_of_kernel_shap(tmp_path, n_samples):
+    explainer, x = KernelShap(mlp().double()), randn(4, [(7,)]).double()
+    options = {"target": 2, "n_samples": n_samples, "seed": 5, "baselines": 0.3}
+    found = exported(tmp_path, explainer, x, **options)(x)
+    torch.testing.assert_close(
+        found.attributions, explainer.attribute(x, **options), rtol=1e-9, atol=1e-11
+    )
+    with torch.no_grad():
+        gain = explainer.forward_func(x) - explainer.forward_func(torch.full_like(x, 0.3))
+    torch.testing.assert_close(found.attributions.sum(1), gain[:, 2], rtol=1e-9, atol=1e-11)
+
+
+def test_kernel_shap_over_a_background(tmp_path):
+    explainer, x = KernelShap(mlp()), randn(3, [(7,)])
+    options = {"target": 1, "background": torch.rand(4, 7), "n_samples": 30, "seed": 0}
+    found = exported(tmp_path, explainer, x, **options)(x).attributions
+    torch.testing.assert_close(found, explainer.attribute(x, **options), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("fit", "distance_mode", "width"),
+    [
+        (LeastSquares(), "cosine", 1.0),
+        (Ridge(2.0), "euclidean", 3.0),
+        (Lasso(0.002), "cosine", 0.5),
+        (Lasso(0.0), "euclidean", 2.0),
+    ],
+)
+def test_every_fit_of_lime(tmp_path, fit, distance_mode, width):
+    kernel = get_exp_kernel_similarity_function(distance_mode, width)
+    explainer, x = Lime(mlp().double(), fit, kernel), randn(3, [(7,)]).double()
+    options = {"target": 1, "baselines": torch.rand(1, 7).double(), "n_samples": 33, "seed": 1}
+    lasso = isinstance(fit, Lasso) and fit.alpha > 0
+    if lasso and native.backend() is reference:
+        with pytest.raises(ArgumentError, match="interpretable_model: expected a Ridge"):
+            exported(tmp_path, explainer, x, **options)
+        return
+    package = exported(tmp_path, explainer, x, **options)
+    assert package.manifest.needs_library == lasso
+    rows = x[:2] * 1.5
+    found, expected = package(rows).attributions, explainer.attribute(rows, **options)
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
+    if lasso:
+        assert (found == 0).any() and (found != 0).any()
+
+
+def test_all_outputs_without_a_target(tmp_path):
+    x = randn(3, [(2, 4)])
+    for explainer, arguments in (
+        (FeatureAblation(Segmenter()), {}),
+        (Occlusion(Segmenter()), {"sliding_window_shapes": (1, 2), "strides": (1, 2)}),
+        (KernelShap(Segmenter()), {"n_samples": 40, "seed": 1}),
+        (Lime(Segmenter(), Ridge()), {"n_samples": 40, "seed": 1}),
+    ):
+        package = exported(tmp_path, explainer, x, **arguments)
+        for rows in (x[:1], torch.cat([x, x])):
+            found = package(rows).attributions
+            torch.testing.assert_close(found, explainer.attribute(rows, **arguments), **CLOSE)
+
+
+def test_one_number_for_each_group(tmp_path):
+    shapes, mask = MODELS["two inputs"][1:3]
+    inputs = randn(3, shapes)
+    for explainer in (KernelShap(TwoInputs()), Lime(TwoInputs(), Ridge())):
+        options = {"n_samples": 30, "seed": 2, "feature_mask": mask, "return_input_shape": False}
+        found = exported(tmp_path, explainer, inputs, target="argmax", **options)(inputs)
+        classes = found.outputs.argmax(1)
+        expected = explainer.attribute(inputs, target=classes, **options)
+        torch.testing.assert_close(found.attributions, expected, **CLOSE)
+
+
+def test_baselines_and_extra_arguments_given(tmp_path):
+    shapes = MODELS["two inputs"][1]
+    for explainer in (FeatureAblation(TwoInputs()), KernelShap(TwoInputs())):
+        sampled = {"n_samples": 40, "seed": 2} if isinstance(explainer, KernelShap) else {}
+        package = exported(
+            tmp_path,
+            explainer,
+            randn(3, shapes),
+            target=1,
+            baselines=(torch.rand(3, 4), 0.5),
+            additional_forward_args=(torch.rand(3, 6), 2.0),
+            **sampled,
+        )
+        for count in (1, 4):
+            rows, given, shift = randn(count, shapes), torch.rand(count, 4), torch.rand(count, 6)
+            found = package(rows, baselines=given, additional_forward_args=shift).attributions
+            expected = explainer.attribute(rows, (given, 0.5), 1, (shift, 2.0), **sampled)
+            torch.testing.assert_close(found, expected, **CLOSE)
+
+
+def test_integer_inputs(tmp_path):
+    model = torch.nn.Sequential(
+        torch.nn.Embedding(9, 4), torch.nn.Flatten(), torch.nn.Linear(20, 2)
+    )
+    explainer, x = FeatureAblation(model.eval()), torch.arange(15).reshape(3, 5) % 9
+    package = exported(tmp_path, explainer, x, target=1)
+    torch.testing.assert_close(package(x[:2]).attributions, explainer.attribute(x[:2], target=1))
+
+
+@pytest.mark.parametrize(
+    ("explainer", "arguments", "message"),
+    [
+        (KernelShap(mlp()), {"perturbations_per_eval": 4}, "perturbations_per_eval: expected None"),
+        (KernelShap(mlp()), {"show_progress": True}, "show_progress: expected False"),
+        (KernelShap(mlp()), {"n_samples": 1}, "n_samples: expected"),
+        (KernelShap(mlp()), {"design": "enumeration", "n_samples": 4}, "design: "),
+        (KernelShap(mlp()), {"seed": "x"}, "seed: expected"),
+        (
+            FeatureAblation(mlp()),
+            {"feature_mask": torch.zeros(3, 7, dtype=torch.int64)},
+            "feature_mask: expected one row for all examples",
+        ),
+        (FeatureAblation(mlp()), {"color": 1}, "color: expected no such argument"),
+        (Lime(mlp(), similarity_func=len), {}, "similarity_func: expected"),
+        (Lime(mlp(), perturb_func=len), {}, "perturb_func: expected"),
+        (Occlusion(mlp()), {}, "Occlusion: .*sliding_window_shapes"),
+        (Occlusion(mlp()), {"sliding_window_shapes": (9,)}, "sliding_window_shapes: expected"),
+        (fastxai.FeaturePermutation(mlp()), {}, "explainer: expected one of"),
+    ],
+)
+def test_export_is_checked(tmp_path, explainer, arguments, message):
+    path = tmp_path / "package.pt2"
+    with pytest.raises(ArgumentError, match=message):
+        fastxai.export(explainer, randn(3, [(7,)]), path, format="torch", target=1, **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_native_code_equals_the_eager_method(tmp_path):
+    explainer, options = KernelShap(mlp()), {"n_samples": 40, "seed": 4}
+    x = randn(2, [(7,)])
+    package = exported(tmp_path, explainer, x, target="argmax", format="aoti", **options)
+    for count in (1, 2, 5, 0):
+        x = randn(count, [(7,)])
+        classes = explainer.forward_func(x).argmax(1)
+        found = package(x).attributions
+        torch.testing.assert_close(
+            found, explainer.attribute(x, target=classes, **options), **CLOSE
+        )
