@@ -14,6 +14,8 @@ OPS = (
     "perturb",
     "ablate_one",
     "group_linear",
+    "noisy_points",
+    "noisy_reduce",
 )
 
 
