@@ -28,7 +28,7 @@ RESNET = "ResNet-18 224²"
 def test_words(benchmark: BenchmarkFixture, batch: int) -> None:
     model, ids, target = models.load_text(batch)
     with torch.no_grad():
-        y, baseline = model.embedding(ids), model.embedding(torch.zeros_like(ids))
+        y, baseline = model.embedding(ids), model.embedding(torch.zeros_like(ids[:1]))
     bare = Bare(lambda x: model.on_embeddings(x + baseline), y - baseline, target, N_STEPS)
     chunks = set(chunk_sizes(batch, N_STEPS).values())
     best = fastest_chunk(lambda chunk: lambda: bare(chunk), chunks)
