@@ -321,9 +321,8 @@ class PerturbationAttribution(Attribution):
         key = tuple((a.shape, a.dtype, a.device) for a in x) if query.inputs.batch == 1 else None
         measure = key not in self._bytes_a_row
         at_least_two = None if limit is None else max(2, limit)  # or it would not be told
-        outputs = engine.values(model, Given(x, query.inputs.batch), at_least_two, measure=measure)[
-            0
-        ]
+        given = Given(x, query.inputs.batch)
+        outputs = engine.values(model, given, at_least_two, measure=measure)[0]
         check_numbers(outputs[None], 0)
         if not measure:
             model.bytes_a_row = self._bytes_a_row[key]

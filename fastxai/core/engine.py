@@ -26,7 +26,7 @@ from .rows import Given, Rows, is_affine, length, part
 _K = {"cpu": 4.2e9, "cuda": 1e12}  # bytes·rows²; cuda: not tuned yet
 _MOST_KEPT = 200_000_000  # bytes, on a CPU
 # Where rows are matrices enough for themselves (sequences of 128 words, 3 MB each) there is nothing
-# to win by more of them than caches hold: 8 at a time are 9 % faster than 25, in half the memory.
+# to win by more of them than caches hold: 8 at a time are no slower than 25, in half the memory.
 _CACHED = 24_000_000  # bytes, on a CPU, unless these are of fewer rows than
 _FEW = 8
 _REPEATS = 64  # in a block at least, where there are so many
