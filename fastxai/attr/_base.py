@@ -6,7 +6,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from ..core.inputs import (
 )
 from ..core.model import Model, scalars
 from ..core.plan import Plan, together
+from ..core.progress import Bar
 from ..core.rows import Coalitions, Given, Prefixes, Rows
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -55,6 +56,16 @@ class Query:
     model: Model
     background: tuple[Tensor, ...] | None = None  # each [K, *F_i], in place of the baselines
 
+    def of(self, examples: slice | Tensor) -> Query:
+        """The same question about some examples of the batch, a slice or [k] int64 in order."""
+        inputs = Inputs(_of(examples, self.inputs.tensors), self.inputs.in_tuple)
+        baselines = _of(examples, self.baselines)
+        return replace(self, inputs=inputs, baselines=baselines, model=self.model.of(examples))
+
+
+def _of(examples: slice | Tensor, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(t if t.shape[0] == 1 else t[examples] for t in tensors)
+
 
 @dataclass(frozen=True)
 class Found:
@@ -65,6 +76,8 @@ class Found:
     baseline_outputs: Tensor | None = None  # [B, *C]
     convergence_delta: Tensor | None = None  # [B, *C]
     standard_errors: tuple[Tensor, ...] | None = None  # as values
+    samples: Tensor | None = None  # [B] int64
+    reached: Tensor | None = None  # [B] float64
     form: Callable[[Sequence[Tensor]], Any] | None = None  # of what is returned, if not the inputs'
 
 
@@ -86,6 +99,10 @@ class Explanation:
             one standard deviation, in the values' form; None for a method that does not sample.
         method: the method's name, "Integrated Gradients".
         seconds: wall time of the attribution.
+        samples: how many samples each example took, [B] int64; None for a method that does not
+            sample.
+        reached: the largest standard error of each example, as a share of the range of its values
+            and zero, [B] float64; None where standard errors are not known.
     """
 
     values: Any
@@ -95,6 +112,8 @@ class Explanation:
     standard_errors: TensorOrTuple | None
     method: str
     seconds: float
+    samples: Tensor | None = None
+    reached: Tensor | None = None
 
     def __repr__(self) -> str:
         shapes = ", ".join(str(tuple(v.shape)) for v in tree_leaves(self.values))
@@ -104,7 +123,13 @@ class Explanation:
             if delta is not None and delta.numel()
             else ""
         )
-        return f"Explanation({self.method}: values {shapes}{worst}, {self.seconds * 1e3:.3g} ms)"
+        sampled = ""
+        if self.samples is not None and self.samples.numel():
+            sampled = f", {self.samples.max():,} samples"
+        if self.reached is not None and self.reached.numel():
+            sampled += f", standard errors up to {self.reached.max():.2%}"
+        milliseconds = f"{self.seconds * 1e3:.3g} ms"
+        return f"Explanation({self.method}: values {shapes}{worst}{sampled}, {milliseconds})"
 
 
 class Attribution:
@@ -172,6 +197,8 @@ class Attribution:
             baseline_outputs=at_baselines,
             convergence_delta=delta,
             standard_errors=None if errors is None else pack(errors),
+            samples=found.samples,
+            reached=found.reached,
             method=self.get_name(),
             seconds=seconds,
         )
@@ -341,7 +368,7 @@ class PerturbationAttribution(Attribution):
         rows: Rows,
         visit: Callable[[Tensor, slice, slice], None],
         limit: int | None = None,
-        show_progress: bool = False,
+        progress: str | Bar | None = None,
     ) -> None:
         """Shows ``visit`` the outputs [r, b, *C], of a float dtype, for every block of rows."""
 
@@ -353,7 +380,7 @@ class PerturbationAttribution(Attribution):
                 outputs = outputs.to(torch.float64)
             visit(outputs, repeats, examples)
 
-        engine.stream(query.model, rows, look, limit, self._title(show_progress))
+        engine.stream(query.model, rows, look, limit, progress)
 
     def _values_of(
         self, query: Query, rows: Rows, limit: int | None = None, show_progress: bool = False

@@ -180,7 +180,7 @@ class KernelShap(PerturbationAttribution):
                 empty[examples] += y[0]
             moment[:, examples] += new.unflatten(1, y.shape[1:])
 
-        self._stream(query, rows, add, limit, show_progress)
+        self._stream(query, rows, add, limit, self._title(show_progress))
         difference = (full.reshape(columns).to(torch.float64) - empty).cpu()
         phi = fit.solve(moment.cpu(), difference)  # [M, B, C]
 

@@ -28,7 +28,6 @@ from ..core.inputs import (
     check_seed,
 )
 from ..core.linear_fits import Lasso, LinearFit, LocalRegression, fit_rows, is_wide
-from ..core.model import Model
 from ..core.progress import bar
 from ..core.rows import part, row_bytes
 from ._base import (
@@ -474,7 +473,7 @@ class Lime(LimeBase):
             if kept is not None:
                 kept[repeats, problems] = values.to(kept)
 
-        self._stream(query, rows, add, limit, show_progress)
+        self._stream(query, rows, add, limit, self._title(show_progress))
         if adds_up:
             found = local.solve(fit)
             return found, None if kept is None else local.standard_errors(fit, found, kept)
@@ -507,7 +506,7 @@ class Lime(LimeBase):
         found = torch.empty(problems, groups.count, columns, dtype=torch.float64, device=device)
         with self._progress(show_progress, n * query.inputs.batch) as advance:
             for p in range(len(found)):
-                one = query if query.model.whole_batch else _one_example(query, p)
+                one = query if query.model.whole_batch else query.of(slice(p, p + 1))
                 masks = tuple(ids[part(mask, slice(p, p + 1)).long()] for mask in groups.masks)
                 kwargs = {
                     "baselines": query.inputs.pack(one.baselines),
@@ -576,24 +575,6 @@ class _Perturbed:
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
         return tuple(torch.cat(parts) for parts in zip(*self.samples[repeats], strict=True))
-
-
-class _OneOf(Model):
-    """A model as it answers for one example of its batch."""
-
-    def __init__(self, model: Model, example: int):
-        vars(self).update(vars(model))
-        self._example = slice(example, example + 1)
-
-    def __call__(self, rows: tuple[Tensor, ...], repeats: int, examples: slice) -> Tensor:
-        return super().__call__(rows, repeats, self._example)
-
-
-def _one_example(query: Query, example: int) -> Query:
-    span = slice(example, example + 1)
-    inputs = Inputs(tuple(x[span] for x in query.inputs.tensors), query.inputs.in_tuple)
-    baselines = tuple(part(b, span) for b in query.baselines)
-    return Query(inputs, baselines, _OneOf(query.model, example))
 
 
 def _by_problem(values: Tensor, query: Query) -> Tensor:  # [n, b, *C] -> [n, p, C]

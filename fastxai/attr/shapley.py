@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,15 +12,16 @@ from torch import Tensor
 
 from .. import ops
 from ..core import designs
+from ..core.budget import check_budget
 from ..core.inputs import (
     FeatureGroups,
     TensorOrTuple,
     check,
-    check_count,
     check_feature_mask,
     check_limit,
     check_seed,
 )
+from ..core.progress import Bar
 from ._base import (
     Found,
     PerturbationAttribution,
@@ -28,8 +31,12 @@ from ._base import (
     coalition_rows,
     result_dtype,
 )
+from ._sampling import in_rounds
 
 _MOST_PLAYERS = 25  # whose coalitions fit in memory, and in anyone's patience
+_FIRST_ORDERS = 32  # 16 pairs: standard errors of fewer are too rough to stop by
+_MOST_ORDERS = 1000
+_NUMBERS = 1 << 21  # of what players add in a few orders, at a time
 
 
 class ShapleyValues(PerturbationAttribution):
@@ -117,7 +124,7 @@ class ShapleyValues(PerturbationAttribution):
             left = absent[repeats] @ y.to(torch.float64).flatten(1)
             phi[:, examples] += (joined - left).unflatten(1, y.shape[1:])
 
-        self._stream(query, rows, add, limit, show_progress)
+        self._stream(query, rows, add, limit, self._title(show_progress))
         empty = self._at_baselines(query, limit) if detailed else None
         return _found(groups, phi, outputs, empty)
 
@@ -126,7 +133,7 @@ class ShapleyValueSampling(ShapleyValues):
     """Shapley values by sampling orders: the mean gain from a feature over random orders.
 
     Orders come in pairs, one the other's reverse, which cancels much of the chance in them. An
-    order costs M − 1 model rows.
+    order costs M − 1 model rows. :meth:`explain` has standard errors, from how the pairs differ.
 
     Source: Castro, Gómez and Tejada, "Polynomial calculation of the Shapley value based on
     sampling" (2009); Mitchell, Cooper, Frank and Holmes, "Sampling permutations for Shapley value
@@ -141,10 +148,12 @@ class ShapleyValueSampling(ShapleyValues):
         target: Any = None,
         additional_forward_args: Any = None,
         feature_mask: Any = None,
-        n_samples: int = 25,
+        n_samples: int | str = 25,
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
         *,
+        tolerance: float = 0.01,
+        max_samples: int | None = None,
         seed: int | None = None,
     ) -> Any:
         """Attributes the chosen output to the groups of features.
@@ -155,10 +164,15 @@ class ShapleyValueSampling(ShapleyValues):
             target: as for :class:`FeatureAblation`.
             additional_forward_args: as for :class:`FeatureAblation`.
             feature_mask: as for :class:`FeatureAblation`.
-            n_samples: how many orders.
+            n_samples: how many orders; or "auto": for each example as many as ``tolerance`` takes,
+                32 at least.
             perturbations_per_eval: at most so many coalitions (times B rows) in one call of the
                 model; None to choose for speed.
             show_progress: whether to show a tqdm bar on stderr.
+            tolerance: with "auto", the largest standard error to end with, as a share of the range
+                of the example's values and zero.
+            max_samples: with "auto", how many orders to take at most; None for 1000. If they are
+                not enough, a warning tells.
             seed: decides the orders; None takes one from torch's default generator.
 
         Returns:
@@ -169,7 +183,15 @@ class ShapleyValueSampling(ShapleyValues):
         """
         query = self._query(inputs, baselines, target, additional_forward_args)
         found = self._find(
-            query, False, feature_mask, n_samples, perturbations_per_eval, show_progress, seed
+            query,
+            False,
+            feature_mask,
+            n_samples,
+            perturbations_per_eval,
+            show_progress,
+            tolerance,
+            max_samples,
+            seed,
         )
         return query.inputs.pack(found.values)
 
@@ -178,37 +200,145 @@ class ShapleyValueSampling(ShapleyValues):
         query: Query,
         detailed: bool,
         feature_mask: Any,
-        n_samples: int,
+        n_samples: int | str,
         perturbations_per_eval: int | None,
         show_progress: bool,
+        tolerance: float,
+        max_samples: int | None,
         seed: int | None,
     ) -> Found:
         groups = check_feature_mask(feature_mask, query.inputs)
-        m = groups.count
-        n = check_count(n_samples, "n_samples")
+        budget = check_budget(n_samples, tolerance, max_samples, _MOST_ORDERS)
         limit = check_limit(perturbations_per_eval, query.inputs.batch)
-        orders = designs.permutations(m, n, check_seed(seed))  # [n, M]
-        rows = coalition_rows(query, groups, designs.prefixes(orders), orders)
-        device = rows.device
-        joined = orders[:, :-1].flatten().to(device)  # who came last into each prefix, [n (M - 1)]
-        joins = orders[:, 1:].flatten().to(device)  # and who comes next
+        seed = check_seed(seed)
 
         full = self._outputs_at_inputs(query, limit)
         check_groups_for_batch(query, groups)
         empty = self._at_baselines(query, limit)
-        full_y, empty_y = (v.to(torch.float64).reshape(_columns(full)) for v in (full, empty))
-        gains = torch.zeros(m, *full_y.shape, dtype=torch.float64, device=device)
-        gains.index_add_(0, orders[:, -1].to(device), full_y.expand(n, *full_y.shape))
-        gains.index_add_(0, orders[:, 0].to(device), empty_y.expand(n, *full_y.shape), alpha=-1)
+        wants_errors = detailed or budget.is_open
+        orders = _Orders(self, groups, full, empty, limit, check_seed(seed), wants_errors)
+        title = self._title(show_progress)
+        sampled = in_rounds(orders, query, full, budget, _FIRST_ORDERS, groups.count - 1, title)
+        found = _found(groups, sampled.values, full, empty)
+        if sampled.errors is None:
+            return found
+        return replace(
+            found,
+            standard_errors=_at_features(groups, sampled.errors, full),
+            samples=sampled.samples,
+            reached=sampled.reached,
+        )
+
+
+class _Orders:
+    """Random orders of the players, and what each adds when it joins."""
+
+    def __init__(
+        self,
+        method: ShapleyValueSampling,
+        groups: FeatureGroups,
+        full: Tensor,  # [P, *C]
+        empty: Tensor,  # [P, *C]
+        limit: int | None,
+        seed: int,
+        wants_errors: bool,
+    ):
+        self._method, self._groups, self._limit, self._seed = method, groups, limit, seed
+        self._full, self._empty = (v.to(torch.float64).reshape(_columns(v)) for v in (full, empty))
+        self._gains = self._full.new_zeros(groups.count, *self._full.shape)  # Σ, [M, P, C]
+        self._spread = _Spread(self._gains) if wants_errors else None
+
+    def ask(self, query: Query, taken: slice, problems: Tensor, advance: Bar) -> None:
+        m, groups = self._groups.count, self._groups.of(problems)
+        orders = designs.permutations(m, taken.stop, self._seed)[taken]  # [n, M]
+        rows = coalition_rows(query, groups, designs.prefixes(orders), orders)
+        orders = orders.to(rows.device)
+        joined, joins = (
+            orders[:, :-1].flatten(),
+            orders[:, 1:].flatten(),
+        )  # last into a prefix, next
+        full, empty = self._full[problems], self._empty[problems]  # [k, C]
+        every = full.expand(len(orders), *full.shape)
+        gains = full.new_zeros(m, *full.shape)
+        gains.index_add_(0, orders[:, -1], every)
+        gains.index_add_(0, orders[:, 0], empty.expand_as(every), alpha=-1)
+        kept = full.new_empty(rows.repeats if self._spread else 0, *full.shape)
 
         def add(values: Tensor, repeats: slice, examples: slice) -> None:
             y = values.to(torch.float64).reshape(*values.shape[:2], -1)  # [r, b, C]
             part = gains[:, examples]
             part.index_add_(0, joined[repeats], y)
             part.index_add_(0, joins[repeats], y, alpha=-1)
+            if self._spread:
+                kept[repeats, examples] = y
 
-        self._stream(query, rows, add, limit, show_progress)
-        return _found(groups, gains / n, full, empty)
+        self._method._stream(query, rows, add, self._limit, advance)
+        self._gains[:, problems] += gains
+        if self._spread:
+            self._spread.add(_by_pair(orders, empty, kept, full), problems)
+
+    def estimate(
+        self, query: Query, n: int, problems: Tensor
+    ) -> tuple[Tensor, Tensor | None]:  # [M, k, C]
+        errors = self._spread.standard_errors(problems) if self._spread else None
+        return self._gains[:, problems] / n, errors
+
+
+def _by_pair(
+    orders: Tensor,  # [n, M]
+    empty: Tensor,  # [k, C]
+    between: Tensor,  # [n (M - 1), k, C]
+    full: Tensor,  # [k, C]
+) -> Iterator[Tensor]:  # each [p, M, k, C]
+    """What every player adds in an order and its reverse, on average, for all pairs of them."""
+    m = orders.shape[1]
+    values = between.unflatten(0, (len(orders), m - 1))
+    step = 2 * max(1, _NUMBERS // max(1, 2 * m * full.numel()))
+    for first in range(0, len(orders) // 2 * 2, step):
+        some = slice(first, min(first + step, len(orders) // 2 * 2))
+        ends = (v.expand(some.stop - first, 1, *v.shape) for v in (empty, full))
+        one, other = ends
+        path = torch.cat([one, values[some], other], 1)  # [n, M + 1, k, C]
+        place = orders[some].argsort(1)[..., None, None].expand(-1, -1, *full.shape)
+        gains = path.diff(dim=1).gather(1, place)
+        yield (gains[::2] + gains[1::2]) / 2
+
+
+class _Spread:
+    """How far observations spread around their mean, added up part by part.
+
+    Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing
+    sample variances" (1982).
+    """
+
+    def __init__(self, like: Tensor):  # [M, P, C]
+        self._count = like.new_zeros(like.shape[1], 1)  # [P, 1]
+        self._mean = torch.zeros_like(like)
+        self._squares = torch.zeros_like(like)  # Σ (observation − mean)²
+
+    def add(self, parts: Iterator[Tensor], problems: Tensor) -> None:  # each [p, M, k, C]
+        count, mean, squares = (
+            self._count[problems],
+            self._mean[:, problems],
+            self._squares[:, problems],
+        )
+        for part in parts:
+            new, of_part = len(part), part.mean(0)
+            apart, total = of_part - mean, count + new
+            squares += (part - of_part).square().sum(0) + apart.square() * (count * new / total)
+            mean += apart * (new / total)
+            count = total
+        self._count[problems], self._mean[:, problems], self._squares[:, problems] = (
+            count,
+            mean,
+            squares,
+        )
+
+    def standard_errors(self, problems: Tensor) -> Tensor:  # [M, k, C]
+        """Of the means; NaN for fewer than two observations."""
+        count = self._count[problems]
+        freedom = torch.where(count > 1, count - 1, torch.nan)
+        return (self._squares[:, problems] / (count * freedom)).sqrt()
 
 
 def _columns(outputs: Tensor) -> tuple[int, int]:
@@ -222,8 +352,14 @@ def _found(
     full: Tensor,  # [B, *C]
     empty: Tensor | None,  # [B, *C]
 ) -> Found:
-    phi = phi.movedim(0, -1).reshape(*full.shape, groups.count)
     delta = None
     if empty is not None:
-        delta = phi.sum(-1) - (full.to(phi.dtype) - empty.to(phi.dtype))
-    return Found(groups.spread(phi.to(result_dtype(full))), full, empty, delta)
+        difference = full.to(phi.dtype) - empty.to(phi.dtype)
+        delta = phi.sum(0).reshape(full.shape) - difference
+    return Found(_at_features(groups, phi, full), full, empty, delta)
+
+
+def _at_features(groups: FeatureGroups, values: Tensor, outputs: Tensor) -> tuple[Tensor, ...]:
+    """Values of groups, [M, B, C], at each of their features, for outputs [B, *C]."""
+    values = values.movedim(0, -1).reshape(*outputs.shape, groups.count)
+    return groups.spread(values.to(result_dtype(outputs)))

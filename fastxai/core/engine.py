@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .. import ops
 from .model import Model, NotRowByRow, Run, scalars
 from .prefix import Shortcut
-from .progress import bar
+from .progress import Bar, bar
 from .rows import Given, Rows, is_affine, length, part
 
 # How many rows to give to the model at once. A call costs a fixed time a, and cache pressure costs
@@ -121,7 +121,7 @@ def stream(
     rows: Rows,
     visit: Callable[[Tensor, slice, slice], None],
     limit: int | None = None,
-    progress: str | None = None,
+    progress: str | Bar | None = None,
     measure: bool = False,
 ) -> None:
     """Shows the model's chosen outputs to ``visit``, block by block; keeps none of them.
@@ -135,7 +135,7 @@ def stream(
         rows: R × B rows.
         visit: what to do with the outputs of a block.
         limit: rows a call at most; None to choose for speed.
-        progress: what the progress bar is about; None for no bar.
+        progress: what the progress bar is about, or the bar; None for no bar.
         measure: whether to find out what a row takes, for the calls that come after this one.
     """
     seen = 0

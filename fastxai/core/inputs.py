@@ -184,6 +184,13 @@ class FeatureGroups:
         """Whether all rows of the batch are grouped alike."""
         return all(mask.shape[0] == 1 for mask in self.masks)
 
+    def of(self, examples: slice | Tensor) -> FeatureGroups:
+        """The groups of some examples of the batch, a slice or [k] int64."""
+        if self.one_for_all:
+            return self
+        chosen = (mask if mask.shape[0] == 1 else mask[examples] for mask in self.masks)
+        return FeatureGroups(tuple(chosen), self.count, self.ids)
+
     def spread(self, values: Tensor) -> tuple[Tensor, ...]:  # [B, *C, M]
         """Every group's value at each of its features, [B, *C, *F_i] for each input."""
         return tuple(_spread(values, mask) for mask in self.masks)

@@ -76,7 +76,7 @@ class Target:
         check(len(lengths) <= 1, "target", "tuples of one length", f"lengths {sorted(lengths)}")
         return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), max(lengths, default=1))
 
-    def select(self, output: Tensor, repeats: int, examples: slice) -> Tensor:
+    def select(self, output: Tensor, repeats: int, examples: slice | Tensor) -> Tensor:
         """The chosen outputs, [r * b, *C], of an output [r * b, *C'] for a block of rows."""
         if not self.spans:
             return output
@@ -195,6 +195,7 @@ class Model:
         self.affine_prefix: bool | None = None
         self.runs: list[Run] = []
         self.writes_to_rows = False  # as far as is known
+        self._examples: slice | Tensor | None = None  # which of the batch it is asked about, or all
         self._row_shape: torch.Size | None = None  # of the raw output of a row, or of the batch
         self._batch_shape: torch.Size | None = None  # of the raw output for all examples, once
 
@@ -208,7 +209,8 @@ class Model:
 
         The whole answer, [*C], of a function that answers for the batch; a number is one of one.
         """
-        extra = (self._repeat(a, repeats, examples) for a in self.forward_args)
+        which = examples if self._examples is None else _among(self._examples, examples)
+        extra = (self._repeat(a, repeats, which) for a in self.forward_args)
         output = self.forward_func(*rows, *extra)
         if isinstance(output, numbers.Real):
             exact = torch.int64 if isinstance(output, numbers.Integral) else torch.float64
@@ -233,7 +235,13 @@ class Model:
         elif output.dim() == 0 or output.shape[0] != count:
             raise NotRowByRow(output.shape, count)
         self._check_shape(output.shape if self.whole_batch else output.shape[1:])
-        return self.target.select(output, repeats, examples)
+        return self.target.select(output, repeats, which)
+
+    def of(self, examples: slice | Tensor) -> Model:
+        """The same question about some examples of the batch, [k] int64; the first of them is 0."""
+        other = copy.copy(self)
+        other._examples = examples
+        return other
 
     def calling(self, forward_func: Callable[..., Any], forward_args: tuple[Any, ...]) -> Model:
         """The same question asked of a function that calls this one, with other arguments."""
@@ -261,7 +269,7 @@ class Model:
                 f"after the rows as in the first, got {tuple(shape)}"
             )
 
-    def _repeat(self, argument: Any, repeats: int, examples: slice) -> Any:
+    def _repeat(self, argument: Any, repeats: int, examples: slice | Tensor) -> Any:
         of_examples = isinstance(argument, Tensor) and argument.dim() > 0
         if not of_examples or argument.shape[0] != self.batch:
             return argument
@@ -292,6 +300,12 @@ def scalars(output: Tensor) -> Tensor:
             f"{tuple(output.shape[1:])} numbers a row; choose one of them with target"
         )
     return output if output.dim() == 1 else output.reshape(-1)
+
+
+def _among(chosen: slice | Tensor, examples: slice) -> slice | Tensor:
+    if isinstance(chosen, Tensor):
+        return chosen[examples]
+    return slice(chosen.start + examples.start, chosen.start + examples.stop)
 
 
 def _uses_batch_statistics(module: torch.nn.Module) -> bool:

@@ -1,0 +1,118 @@
+"""Sampling in rounds: the one loop of the methods whose values come with standard errors."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..core.budget import Budget, Rounds, relative_errors
+from ..core.progress import Bar, bar
+from ._base import Query
+
+_ROUNDINGS = 4.0  # of an output: standard errors as small are none
+
+
+class Sampler(Protocol):
+    """Asks the model about samples, and estimates values from the answers."""
+
+    def ask(self, query: Query, taken: slice, problems: Tensor, advance: Bar) -> None:
+        """Asks about these samples.
+
+        Args:
+            query: about the examples that are still open.
+            taken: which samples, numbered from 0 on; those before were asked about earlier.
+            problems: which of all problems the query is about, [k] int64.
+            advance: to be called with the number of rows that were asked about.
+        """
+        ...
+
+    def estimate(
+        self, query: Query, n: int, problems: Tensor
+    ) -> tuple[Tensor, Tensor | None]:  # each [M, k, C] float64
+        """The values from the first n samples, and their standard errors if they are wanted."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What was found for P problems of C outputs."""
+
+    values: Tensor  # [M, P, C] float64
+    errors: Tensor | None  # [M, P, C] float64
+    samples: Tensor  # [P] int64: how many each took
+    reached: Tensor | None  # [P] float64: the largest error as a share of the range of the values
+
+
+def in_rounds(
+    sampler: Sampler,
+    query: Query,
+    outputs: Tensor,  # [P, *C]
+    budget: Budget,
+    first: int,
+    rows_a_sample: int,
+    title: str | None,
+) -> Sampled:
+    """Takes samples until every problem is within tolerance, or the budget is spent.
+
+    A problem is an example, or what the model answers for the batch as a whole.
+
+    Args:
+        sampler: asks and estimates.
+        query: about all examples.
+        outputs: at the inputs.
+        budget: how many samples.
+        first: how many of them in the first round.
+        rows_a_sample: rows of the model for a sample of one example.
+        title: of the progress bar; None for no bar.
+    """
+    problems = outputs.shape[0]
+    together = query.model.whole_batch or query.model.mixes_rows
+    rounds = budget.rounds(problems, first, together)
+    total = budget.most * rows_a_sample * query.inputs.batch
+    rounding = _rounding(outputs).to(torch.float64)
+    values: Tensor | None = None
+    errors: Tensor | None = None
+    before = 0
+    with bar(title, total) as advance:
+        for n, open_ones in rounds:
+            part = query if len(open_ones) == problems else query.of(open_ones)
+            sampler.ask(part, slice(before, n), open_ones, advance)
+            found, off = sampler.estimate(part, n, open_ones)
+            before = n
+            values, errors = _put(values, found, open_ones), _put(errors, off, open_ones)
+            if off is None:
+                continue
+            rounds.tell(relative_errors(found, off, rounding[open_ones].to(off.device)))
+            if budget.is_open:
+                advance.tell(f"error {rounds.worst:.2%}, wanted {budget.tolerance:.2%}")
+    assert values is not None
+    if budget.is_open and len(rounds.missed):
+        _warn_of_errors(rounds, budget)
+    return Sampled(values, errors, rounds.samples, None if errors is None else rounds.reached)
+
+
+def _put(all_found: Tensor | None, found: Tensor | None, problems: Tensor) -> Tensor | None:
+    if all_found is None or found is None:
+        return found
+    all_found[:, problems] = found
+    return all_found
+
+
+def _rounding(outputs: Tensor) -> Tensor:  # [P, *C] -> [P, C]
+    if not outputs.is_floating_point():
+        return torch.zeros(outputs.shape).reshape(len(outputs), outputs.shape[1:].numel())
+    size = torch.finfo(outputs.dtype).eps * outputs.abs().to(torch.float64)
+    return _ROUNDINGS * size.reshape(len(outputs), outputs.shape[1:].numel())
+
+
+def _warn_of_errors(rounds: Rounds, budget: Budget) -> None:
+    count, of = len(rounds.missed), len(rounds.samples)
+    warnings.warn(
+        f"max_samples: {budget.most} samples leave standard errors of up to {rounds.worst:.2%} "
+        f"rather than {budget.tolerance:.2%} in {count} of {of} rows",
+        stacklevel=6,
+    )
