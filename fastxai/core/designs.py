@@ -106,6 +106,38 @@ def shapley_design(players: int, n_samples: int, seed: int, name: str | None = N
 
 
 @on_cpu
+def growing_design(players: int, n_samples: int, seed: int) -> Design:
+    """A design of n samples that holds those of fewer samples, from 2 M + 6 on.
+
+    It is the hadamard design for as long as that is the best of :func:`shapley_design`; then what
+    the leverage design adds joins it. Either part would do for an estimate: each counts by its
+    number of coalitions. Where more than half of all coalitions are wanted they are all taken, if
+    ``n_samples`` allows.
+
+    Args, returns: as :func:`shapley_design`.
+    """
+    if n_samples >> players:
+        return _enumeration(players, n_samples)
+    first = _most_hadamard(players, n_samples)
+    if first == n_samples:
+        return _hadamard(players, n_samples, seed)
+    if first == 0:
+        return _leverage(players, n_samples, seed)
+    return _joined(_hadamard(players, first, seed), _leverage(players, n_samples - first + 2, seed))
+
+
+@on_cpu
+def positions(bits: Tensor, among: Tensor) -> Tensor:
+    """Where the coalitions [n, W] are among others [N, W], which are distinct: [n]; -1 if not."""
+    both = torch.cat([among, bits]).numpy()
+    keys = np.ascontiguousarray(both).view([("", both.dtype)] * both.shape[1])[:, 0]
+    order = np.argsort(keys[: len(among)])
+    place = np.searchsorted(keys[: len(among)], keys[len(among) :], sorter=order)
+    found = order[np.minimum(place, len(among) - 1)]
+    return torch.from_numpy(np.where(keys[found] == keys[len(among) :], found, -1))
+
+
+@on_cpu
 def bernoulli_pairs(players: int, n: int, seed: int) -> Tensor:
     """Coalitions that each player joins by a fair coin, each beside its complement.
 
@@ -209,6 +241,29 @@ def _hadamard(players: int, n_samples: int, seed: int) -> Design:
     bits = _extended(bits, halves, rows, functools.partial(_hadamard_rows, players, seed), players)
     weights = simpson_weights(players, subset_sizes(bits), singles + couples)
     return Design("hadamard", players, _paired(bits, players), weights.repeat_interleave(2), None)
+
+
+def _most_hadamard(players: int, n_samples: int) -> int:
+    """The largest number of samples, at most so many, that the hadamard design is best for."""
+    most = min(n_samples, _HADAMARD_UP_TO * players, 1 << min(62, players - 1))
+    while most > 2 and not _hadamard_fits(players, most):
+        most = most * 9 // 10
+    return most if most > 2 else 0
+
+
+def _joined(one: Design, other: Design) -> Design:
+    """The coalitions of both designs, each of which weighs as a whole as it has coalitions."""
+    # In each design the weights have the sum over coalitions of w s (M − s) that makes it one.
+    parts = []
+    for design in (one, other):
+        sizes = subset_sizes(design.bits)
+        share = design.weights * (sizes * (design.players - sizes))
+        parts.append(design.weights * (len(sizes) / share.sum()))
+    again = positions(other.bits, one.bits)
+    is_new = again < 0
+    bits = torch.cat([one.bits, other.bits[is_new]])
+    weights = torch.cat([parts[0].index_add(0, again[~is_new], parts[1][~is_new]), parts[1][is_new]])
+    return Design("hadamard and leverage", one.players, bits, weights / weights.mean(), None)
 
 
 def _hadamard_parts(players: int, n_samples: int) -> tuple[int, int, int]:
