@@ -55,6 +55,7 @@ def in_rounds(
     first: int,
     rows_a_sample: int,
     title: str | None,
+    there_are: int | None = None,
 ) -> Sampled:
     """Takes samples until every problem is within tolerance, or the budget is spent.
 
@@ -68,10 +69,11 @@ def in_rounds(
         first: how many of them in the first round.
         rows_a_sample: rows of the model for a sample of one example.
         title: of the progress bar; None for no bar.
+        there_are: samples that tell everything, if there are as few.
     """
     problems = outputs.shape[0]
     together = query.model.whole_batch or query.model.mixes_rows
-    rounds = budget.rounds(problems, first, together)
+    rounds = budget.rounds(problems, first, together, there_are)
     total = budget.most * rows_a_sample * query.inputs.batch
     rounding = _rounding(outputs).to(torch.float64)
     values: Tensor | None = None

@@ -32,11 +32,19 @@ class Budget:
         """Whether it depends on the answers how many samples are taken."""
         return self.tolerance is not None
 
-    def rounds(self, problems: int, first: int, together: bool) -> Rounds:
-        """Rounds of samples for so many problems, the first of ``first`` samples."""
-        return Rounds(
-            self, problems, min(first, self.most) if self.is_open else self.most, together
-        )
+    def rounds(
+        self, problems: int, first: int, together: bool = False, there_are: int | None = None
+    ) -> Rounds:
+        """Rounds of samples for so many problems.
+
+        Args:
+            problems: how many.
+            first: samples of the first round.
+            together: whether problems can leave only all at once.
+            there_are: samples that tell everything: nobody takes more, nor more than half of them
+                rather than all.
+        """
+        return Rounds(self, problems, first if self.is_open else self.most, together, there_are)
 
 
 def check_budget(
@@ -74,22 +82,19 @@ class Rounds:
     them, and which problems are still open, [k]; before the next one :meth:`tell` must have been
     called.
 
-    Args:
-        budget: when to end.
-        problems: how many problems there are.
-        first: samples of the first round.
-        together: whether problems can leave only all at once.
-
     Attributes:
         samples: taken for each problem so far, [P] int64.
         reached: the largest standard error as a share of the range of the values, [P] float64.
     """
 
-    def __init__(self, budget: Budget, problems: int, first: int, together: bool):
+    def __init__(
+        self, budget: Budget, problems: int, first: int, together: bool, there_are: int | None
+    ):
         self.samples = torch.zeros(problems, dtype=torch.int64)
         self.reached = torch.full((problems,), torch.inf, dtype=torch.float64)
-        self._budget, self._first, self._together = budget, first, together
+        self._budget, self._together, self._there_are = budget, together, there_are
         self._open = torch.arange(problems)
+        self._first = min(budget.most, self._all_or_half(first))
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
         n = self._first
@@ -98,7 +103,7 @@ class Rounds:
             self.samples[self._open] = n
             reached = self.reached[self._open]
             missed = ~self._within(reached)
-            if n == self._budget.most or not missed.any():
+            if n in (self._budget.most, self._there_are) or not missed.any():
                 return
             if not self._together:
                 self._open, reached = self._open[missed], reached[missed]
@@ -127,7 +132,11 @@ class Rounds:
         needed = (reached / (self._budget.tolerance or math.inf)).square() * _MORE
         growth = float(needed.nan_to_num(_MOST_GROWTH).min())
         more = math.ceil(n * min(_MOST_GROWTH, max(_LEAST_GROWTH, growth)))
-        return more + more % 2  # samples come in pairs
+        return self._all_or_half(more + more % 2)  # samples come in pairs
+
+    def _all_or_half(self, n: int) -> int:
+        whole = self._there_are
+        return whole if whole is not None and 2 * n > whole and self._budget.is_open else n
 
 
 def relative_errors(

@@ -262,7 +262,9 @@ def _joined(one: Design, other: Design) -> Design:
     again = positions(other.bits, one.bits)
     is_new = again < 0
     bits = torch.cat([one.bits, other.bits[is_new]])
-    weights = torch.cat([parts[0].index_add(0, again[~is_new], parts[1][~is_new]), parts[1][is_new]])
+    weights = torch.cat(
+        [parts[0].index_add(0, again[~is_new], parts[1][~is_new]), parts[1][is_new]]
+    )
     return Design("hadamard and leverage", one.players, bits, weights / weights.mean(), None)
 
 
