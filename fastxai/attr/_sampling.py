@@ -19,14 +19,14 @@ _ROUNDINGS = 4.0  # of an output: standard errors as small are none
 class Sampler(Protocol):
     """Asks the model about samples, and estimates values from the answers."""
 
-    def ask(self, query: Query, taken: slice, problems: Tensor, advance: Bar) -> None:
+    def ask(self, query: Query, taken: slice, problems: Tensor, progress: Bar) -> None:
         """Asks about these samples.
 
         Args:
             query: about the examples that are still open.
             taken: which samples, numbered from 0 on; those before were asked about earlier.
             problems: which of all problems the query is about, [k] int64.
-            advance: to be called with the number of rows that were asked about.
+            progress: the bar, for the rows asked about.
         """
         ...
 
@@ -42,9 +42,9 @@ class Sampled:
     """What was found for P problems of C outputs."""
 
     values: Tensor  # [M, P, C] float64
-    errors: Tensor | None  # [M, P, C] float64
     samples: Tensor  # [P] int64: how many each took
-    reached: Tensor | None  # [P] float64: the largest error as a share of the range of the values
+    errors: Tensor | None = None  # [M, P, C] float64
+    reached: Tensor | None = None  # [P] float64: the largest as a share of the range of the values
 
 
 def in_rounds(
@@ -75,26 +75,25 @@ def in_rounds(
     together = query.model.whole_batch or query.model.mixes_rows
     rounds = budget.rounds(problems, first, together, there_are)
     total = budget.most * rows_a_sample * query.inputs.batch
-    rounding = _rounding(outputs).to(torch.float64)
     values: Tensor | None = None
     errors: Tensor | None = None
     before = 0
-    with bar(title, total) as advance:
+    with bar(title, total) as progress:
         for n, open_ones in rounds:
             part = query if len(open_ones) == problems else query.of(open_ones)
-            sampler.ask(part, slice(before, n), open_ones, advance)
+            sampler.ask(part, slice(before, n), open_ones, progress)
             found, off = sampler.estimate(part, n, open_ones)
             before = n
             values, errors = _put(values, found, open_ones), _put(errors, off, open_ones)
             if off is None:
                 continue
-            rounds.tell(relative_errors(found, off, rounding[open_ones].to(off.device)))
+            rounds.tell(relative_errors(found, off, _rounding(outputs[open_ones])))
             if budget.is_open:
-                advance.tell(f"error {rounds.worst:.2%}, wanted {budget.tolerance:.2%}")
+                progress.tell(f"error {rounds.worst:.2%}, wanted {budget.tolerance:.2%}")
     assert values is not None
     if budget.is_open and len(rounds.missed):
         _warn_of_errors(rounds, budget)
-    return Sampled(values, errors, rounds.samples, None if errors is None else rounds.reached)
+    return Sampled(values, rounds.samples, errors, None if errors is None else rounds.reached)
 
 
 def _put(all_found: Tensor | None, found: Tensor | None, problems: Tensor) -> Tensor | None:
@@ -105,10 +104,9 @@ def _put(all_found: Tensor | None, found: Tensor | None, problems: Tensor) -> Te
 
 
 def _rounding(outputs: Tensor) -> Tensor:  # [P, *C] -> [P, C]
-    if not outputs.is_floating_point():
-        return torch.zeros(outputs.shape).reshape(len(outputs), outputs.shape[1:].numel())
-    size = torch.finfo(outputs.dtype).eps * outputs.abs().to(torch.float64)
-    return _ROUNDINGS * size.reshape(len(outputs), outputs.shape[1:].numel())
+    eps = torch.finfo(outputs.dtype).eps if outputs.is_floating_point() else 0.0
+    size = outputs.to(torch.float64).abs().reshape(len(outputs), outputs.shape[1:].numel())
+    return _ROUNDINGS * eps * size
 
 
 def _warn_of_errors(rounds: Rounds, budget: Budget) -> None:

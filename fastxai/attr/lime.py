@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from ..core import engine
+from ..core.budget import check_budget
 from ..core.designs import bernoulli_pairs, unpack
 from ..core.inputs import (
     FeatureGroups,
@@ -28,7 +29,7 @@ from ..core.inputs import (
     check_seed,
 )
 from ..core.linear_fits import Lasso, LinearFit, LocalRegression, fit_rows, is_wide
-from ..core.progress import bar
+from ..core.progress import Bar, bar
 from ..core.rows import part, row_bytes
 from ._base import (
     Found,
@@ -42,8 +43,10 @@ from ._base import (
     coalition_rows,
     result_dtype,
 )
+from ._sampling import Sampled, in_rounds
 
 _BYTES_KEPT = 1 << 26  # of perturbed inputs that custom functions made, at a time
+_MOST_SAMPLES = 100  # for each group, if it depends on the errors how many
 
 
 @dataclass(frozen=True)
@@ -354,11 +357,13 @@ class Lime(LimeBase):
         target: Any = None,
         additional_forward_args: Any = None,
         feature_mask: Any = None,
-        n_samples: int = 25,
+        n_samples: int | str = 25,
         perturbations_per_eval: int | None = None,
         return_input_shape: bool = True,
         show_progress: bool = False,
         *,
+        tolerance: float = 0.01,
+        max_samples: int | None = None,
         seed: int | None = None,
     ) -> Any:
         """Attributes the chosen output to the groups of features.
@@ -369,11 +374,16 @@ class Lime(LimeBase):
             target: as for :class:`FeatureAblation`.
             additional_forward_args: as for :class:`FeatureAblation`.
             feature_mask: as for :class:`FeatureAblation`.
-            n_samples: coalitions to evaluate for each example.
+            n_samples: coalitions to evaluate for each example; or "auto": as many as ``tolerance``
+                takes, 5 for each group at least. That needs the standard errors, see above.
             perturbations_per_eval: at most so many rows in one call of the model; None to choose
                 for speed.
             return_input_shape: False for one number for each group rather than for each feature.
             show_progress: whether to show a tqdm bar on stderr.
+            tolerance: with "auto", the largest standard error to end with, as a share of the range
+                of the example's coefficients and zero.
+            max_samples: with "auto", how many coalitions to take at most; None for 100 for each
+                group. If they are not enough, a warning tells.
             seed: decides the coalitions; None takes one from torch's default generator. A
                 ``perturb_func`` of your own decides for itself.
 
@@ -396,6 +406,8 @@ class Lime(LimeBase):
             perturbations_per_eval,
             return_input_shape,
             show_progress,
+            tolerance,
+            max_samples,
             seed,
         )
         return query.inputs.pack(found.values) if return_input_shape else found.values[0]
@@ -405,45 +417,64 @@ class Lime(LimeBase):
         query: Query,
         detailed: bool,
         feature_mask: Any,
-        n_samples: int,
+        n_samples: int | str,
         perturbations_per_eval: int | None,
         return_input_shape: bool,
         show_progress: bool,
+        tolerance: float,
+        max_samples: int | None,
         seed: int | None,
     ) -> Found:
         groups = check_feature_mask(feature_mask, query.inputs)
-        n = check_count(n_samples, "n_samples")
+        m = groups.count
+        budget = check_budget(n_samples, tolerance, max_samples, _MOST_SAMPLES * m)
         limit = check_limit(perturbations_per_eval)
         is_known = self.perturb_func is fair_coins and isinstance(self.similarity_func, ExpKernel)
         if not (is_known and return_input_shape):
             check_ids(groups)
-        bits = None
-        if self.perturb_func is fair_coins:
-            bits = bernoulli_pairs(groups.count, n, check_seed(seed))
-        elif seed is not None:
-            check_seed(seed)
+        drawn = self.perturb_func is fair_coins
+        if drawn or seed is not None:
+            seed = check_seed(seed)
+        adds_up = isinstance(self.interpretable_model, LinearFit) and not is_wide(budget.most, m)
+        check(
+            (is_known and adds_up) or not budget.is_open,
+            "n_samples",
+            "a number: standard errors are not known for functions of your own, nor for that many "
+            "groups",
+            repr(n_samples),
+        )
 
         outputs = self._outputs_at_inputs(query, limit)  # [B, *C]
         check_groups_for_batch(query, groups)
-        errors = None
-        if is_known:
-            assert bits is not None
-            coefficients, errors = self._fit_coalitions(
-                query, groups, bits, outputs, limit, show_progress, detailed
-            )
+        start = _by_problem(outputs[None], query)[0]  # [P, C]
+        title = self._title(show_progress)
+        if is_known and adds_up:
+            assert seed is not None
+            near = _Near(self, groups, start, limit, seed, keeps=detailed or budget.is_open)
+            sampled = in_rounds(near, query, start, budget, 5 * m, 1, title)
         else:
-            coefficients = self._fit_samples(query, groups, bits, n, outputs, limit, show_progress)
+            n = budget.most
+            bits = bernoulli_pairs(m, n, check_seed(seed)) if drawn else None
+            if is_known and bits is not None:
+                found = self._fit_coalitions(query, groups, bits, start, limit, title)
+            else:
+                found = self._fit_samples(query, groups, bits, n, start, limit, show_progress)
+            sampled = Sampled(found, torch.full((len(start),), n))
 
-        def arrange(values: Tensor) -> tuple[Tensor, ...]:  # [P, M, C]
-            return arranged(values.mT, outputs, groups, return_input_shape)
+        def arrange(values: Tensor | None) -> Any:  # [M, P, C]
+            if values is None:
+                return None
+            return arranged(values.movedim(0, -1), outputs, groups, return_input_shape)
 
         if not detailed:
-            return Found(arrange(coefficients))
+            return Found(arrange(sampled.values))
         return Found(
-            arrange(coefficients),
+            arrange(sampled.values),
             outputs,
             self._at_baselines(query, limit),
-            standard_errors=None if errors is None else arrange(errors),
+            standard_errors=arrange(sampled.errors),
+            samples=sampled.samples,
+            reached=sampled.reached,
         )
 
     def _fit_coalitions(
@@ -451,39 +482,28 @@ class Lime(LimeBase):
         query: Query,
         groups: FeatureGroups,
         bits: Tensor,  # [N, W]
-        outputs: Tensor,  # [B, *C]
+        start: Tensor,  # [P, C]: about how large the values are
         limit: int | None,
-        show_progress: bool,
-        detailed: bool,
-    ) -> tuple[Tensor, Tensor | None]:  # [P, M, C] both
-        """The coefficients and their standard errors, all coalitions weighed by the kernel."""
-        fit, m, n = self.interpretable_model, groups.count, bits.shape[0]
-        rows = coalition_rows(query, groups, bits)
-        start = _by_problem(outputs[None], query)[0].to(rows.device, torch.float64)  # [P, C]
-        weigh = _weigher(self.similarity_func, query, groups)
-        local = LocalRegression(bits, m, weigh, start)
-        adds_up = isinstance(fit, LinearFit) and not is_wide(n, m)
-        kept = start.new_empty(n, *start.shape) if detailed or not adds_up else None
+        title: str | None,
+    ) -> Tensor:  # [M, P, C]
+        """The coefficients, from values that are all kept."""
+        start = start.to(groups.masks[0].device, torch.float64)
+        local = LocalRegression(
+            bits, groups.count, _weigher(self.similarity_func, query, groups), start
+        )
+        kept = start.new_empty(len(bits), *start.shape)
 
         def add(values: Tensor, repeats: slice, examples: slice) -> None:
             problems = slice(0, 1) if query.model.whole_batch else examples
-            values = _by_problem(values, query)
-            if adds_up:
-                local.add(values, repeats, problems)
-            if kept is not None:
-                kept[repeats, problems] = values.to(kept)
+            kept[repeats, problems] = _by_problem(values, query).to(kept)
 
-        self._stream(query, rows, add, limit, self._title(show_progress))
-        if adds_up:
-            found = local.solve(fit)
-            return found, None if kept is None else local.standard_errors(fit, found, kept)
-        assert kept is not None
-        z = unpack(bits, m).to(start.device)
-        found = start.new_empty(start.shape[0], m, start.shape[1])
-        for p in range(len(found)):
-            weights = local.weights(slice(p, p + 1))[:, 0]
-            found[p] = self._coefficients(_Samples(z, weights, kept[:, p]))
-        return found, None
+        self._stream(query, coalition_rows(query, groups, bits), add, limit, title)
+        z = unpack(bits, groups.count).to(start.device)
+        found = [
+            self._coefficients(_Samples(z, local.weights(slice(p, p + 1))[:, 0], kept[:, p]))
+            for p in range(len(start))
+        ]
+        return torch.stack(found, 1) if found else start.new_empty(groups.count, *start.shape)
 
     def _fit_samples(
         self,
@@ -491,10 +511,10 @@ class Lime(LimeBase):
         groups: FeatureGroups,
         bits: Tensor | None,  # [N, W]; None where perturb_func draws
         n: int,
-        outputs: Tensor,  # [B, *C]
+        start: Tensor,  # [P, C]: of the outputs' shape
         limit: int | None,
         show_progress: bool,
-    ) -> Tensor:  # [P, M, C]
+    ) -> Tensor:  # [M, P, C]
         """The coefficients, with samples drawn or weighed one by one by functions of the user."""
         device = query.inputs.tensors[0].device
         ids = _shifted_ids(groups, device)
@@ -502,10 +522,9 @@ class Lime(LimeBase):
         if bits is not None:
             drawn = groups.by_id(unpack(bits, groups.count).to(device).long())[:, None]
             perturb = lambda inputs, **kwargs: (z for z in drawn)  # noqa: E731
-        problems, columns = _by_problem(outputs[None], query)[0].shape  # P, C
-        found = torch.empty(problems, groups.count, columns, dtype=torch.float64, device=device)
+        found = torch.empty(groups.count, *start.shape, dtype=torch.float64, device=device)
         with self._progress(show_progress, n * query.inputs.batch) as advance:
-            for p in range(len(found)):
+            for p in range(len(start)):
                 one = query if query.model.whole_batch else query.of(slice(p, p + 1))
                 masks = tuple(ids[part(mask, slice(p, p + 1)).long()] for mask in groups.masks)
                 kwargs = {
@@ -514,7 +533,7 @@ class Lime(LimeBase):
                     "num_interp_features": int(ids[-1]) + 1,
                 }
                 samples = self._evaluate(one, perturb, kwargs, n, limit, advance, p)
-                found[p] = self._coefficients(samples)[ids]
+                found[:, p] = self._coefficients(samples)[ids]
         return found
 
     def _coefficients(self, samples: _Samples) -> Tensor:  # [M, C] float64
@@ -528,6 +547,64 @@ class Lime(LimeBase):
             check(fits, "interpretable_model", expected, found.shape, wanted)
             columns.append(found.detach().flatten().to(samples.values.device, torch.float64))
         return torch.stack(columns, 1)
+
+
+class _Near:
+    """Coalitions of fair coins, and a linear fit to the outputs for them near each example."""
+
+    def __init__(
+        self,
+        lime: Lime,
+        groups: FeatureGroups,
+        start: Tensor,  # [P, C]: about how large the values are
+        limit: int | None,
+        seed: int,
+        keeps: bool,
+    ):
+        self._lime, self._groups, self._limit, self._seed = lime, groups, limit, seed
+        self._start = start.to(groups.masks[0].device, torch.float64)
+        # All values so far, for the errors and for the next round, [n, P, C].
+        self._kept = self._start.new_empty(0, *start.shape) if keeps else None
+        self._fit: LocalRegression
+
+    def ask(self, query: Query, taken: slice, problems: Tensor, progress: Bar) -> None:
+        m, groups = self._groups.count, self._groups.of(problems)
+        bits = bernoulli_pairs(m, taken.stop, self._seed)
+        weigh = _weigher(self._lime.similarity_func, query, groups)
+        self._fit = LocalRegression(bits, m, weigh, self._start[problems])
+        new = self._start.new_empty(0)
+        if self._kept is not None:
+            if taken.start:
+                known = slice(0, taken.start), slice(0, len(problems))
+                self._fit.add(self._kept[:, problems], *known)
+            new = self._start.new_empty(
+                taken.stop - taken.start, len(problems), self._start.shape[1]
+            )
+
+        def add(values: Tensor, repeats: slice, examples: slice) -> None:
+            some = slice(0, 1) if query.model.whole_batch else examples
+            values = _by_problem(values, query)
+            rows = slice(taken.start + repeats.start, taken.start + repeats.stop)
+            self._fit.add(values, rows, some)
+            if self._kept is not None:
+                new[repeats, some] = values.to(new)
+
+        rows = coalition_rows(query, groups, bits[taken])
+        self._lime._stream(query, rows, add, self._limit, progress)
+        if self._kept is not None:
+            all_new = self._start.new_empty(len(new), *self._start.shape)
+            all_new[:, problems] = new
+            self._kept = torch.cat([self._kept, all_new])
+
+    def estimate(
+        self, query: Query, n: int, problems: Tensor
+    ) -> tuple[Tensor, Tensor | None]:  # [M, k, C]
+        model = self._lime.interpretable_model
+        found = self._fit.solve(model)  # [k, M, C]
+        if self._kept is None:
+            return found.transpose(0, 1), None
+        errors = self._fit.standard_errors(model, found, self._kept[:, problems])
+        return found.transpose(0, 1), errors.transpose(0, 1)
 
 
 def fair_coins(inputs: TensorOrTuple, *, num_interp_features: int, **kwargs: Any) -> Tensor:

@@ -34,7 +34,7 @@ from ._base import (
 from ._sampling import in_rounds
 
 _MOST_PLAYERS = 25  # whose coalitions fit in memory, and in anyone's patience
-_FIRST_ORDERS = 32  # 16 pairs: standard errors of fewer are too rough to stop by
+_FIRST_ORDERS = 50  # 25 pairs: standard errors of fewer are too rough to stop by
 _MOST_ORDERS = 1000
 _NUMBERS = 1 << 21  # of what players add in a few orders, at a time
 
@@ -165,7 +165,7 @@ class ShapleyValueSampling(ShapleyValues):
             additional_forward_args: as for :class:`FeatureAblation`.
             feature_mask: as for :class:`FeatureAblation`.
             n_samples: how many orders; or "auto": for each example as many as ``tolerance`` takes,
-                32 at least.
+                50 at least.
             perturbations_per_eval: at most so many coalitions (times B rows) in one call of the
                 model; None to choose for speed.
             show_progress: whether to show a tqdm bar on stderr.
@@ -248,7 +248,7 @@ class _Orders:
         self._gains = self._full.new_zeros(groups.count, *self._full.shape)  # Σ, [M, P, C]
         self._spread = _Spread(self._gains) if wants_errors else None
 
-    def ask(self, query: Query, taken: slice, problems: Tensor, advance: Bar) -> None:
+    def ask(self, query: Query, taken: slice, problems: Tensor, progress: Bar) -> None:
         m, groups = self._groups.count, self._groups.of(problems)
         orders = designs.permutations(m, taken.stop, self._seed)[taken]  # [n, M]
         rows = coalition_rows(query, groups, designs.prefixes(orders), orders)
@@ -272,7 +272,7 @@ class _Orders:
             if self._spread:
                 kept[repeats, examples] = y
 
-        self._method._stream(query, rows, add, self._limit, advance)
+        self._method._stream(query, rows, add, self._limit, progress)
         self._gains[:, problems] += gains
         if self._spread:
             self._spread.add(_by_pair(orders, empty, kept, full), problems)

@@ -6,19 +6,31 @@ import pytest
 import torch
 import tqdm
 
-from fastxai.attr import ShapleyValueSampling
+from fastxai.attr import LeastSquares, Lime, ShapleyValueSampling
 
 from .. import oracles
 from ..models import Logged, TwoInputs, mlp, one_number
 
-METHODS = [ShapleyValueSampling]
-ROWS_A_SAMPLE = {ShapleyValueSampling: lambda m: m - 1}
+METHODS = {  # how to make it, and the model rows of a sample
+    "ShapleyValueSampling": (ShapleyValueSampling, lambda m: m - 1),
+    "Lime": (lambda model: Lime(model, LeastSquares()), lambda m: 1),
+}
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 
 
-@pytest.fixture(params=METHODS, ids=lambda method: method.__name__)
-def method(request):
+@pytest.fixture(params=METHODS)
+def name(request):
     return request.param
+
+
+@pytest.fixture
+def method(name):
+    return METHODS[name][0]
+
+
+@pytest.fixture
+def rows_a_sample(name):
+    return METHODS[name][1]
 
 
 def randn(*shape):
@@ -47,7 +59,7 @@ def test_every_row_is_within_tolerance_and_stops_there(method):
     assert f"{found.samples.max():,} samples" in repr(found)
 
 
-def test_values_are_those_of_as_many_samples(method):
+def test_values_are_those_of_as_many_samples(method, name):
     """With all that may belong to a row: targets, baselines, groups, extra arguments."""
     model = TwoInputs().double()
     x = (randn(4, 4) * torch.tensor([[0.2], [1], [3], [5]]), randn(4, 2, 3))
@@ -57,7 +69,7 @@ def test_values_are_those_of_as_many_samples(method):
         "additional_forward_args": (randn(4, 6), 2.0),
         "feature_mask": (torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]] * 2), torch.full((1, 2, 3), 4)),
     }
-    if method is ShapleyValueSampling:
+    if name == "ShapleyValueSampling":
         per_row["feature_mask"] = (per_row["feature_mask"][0], torch.arange(6).view(1, 2, 3) + 4)
     found = explain(method, model, x, tolerance=0.05, **per_row)
     assert found.samples.unique().numel() > 1
@@ -72,12 +84,12 @@ def test_values_are_those_of_as_many_samples(method):
         assert (same.samples == n).all()
 
 
-def test_rows_that_are_done_cost_nothing(method):
+def test_rows_that_are_done_cost_nothing(method, rows_a_sample):
     x = randn(4, 6) * torch.tensor([[0.1], [0.1], [1], [3]], dtype=torch.float64)
     logged = Logged(bent)
     found = explain(method, logged, x, tolerance=0.03)
     outputs_at_ends = 2 * len(x)
-    expected = int(found.samples.sum()) * ROWS_A_SAMPLE[method](6)
+    expected = int(found.samples.sum()) * rows_a_sample(6)
     assert sum(logged.rows) <= expected + outputs_at_ends
     assert sum(logged.rows) >= 0.9 * expected
 
@@ -85,18 +97,18 @@ def test_rows_that_are_done_cost_nothing(method):
 def test_attribute_gives_the_same(method):
     x = randn(3, 5)
     found = explain(method, bent, x, tolerance=0.05)
-    values = method(bent).attribute(x, n_samples="auto", tolerance=0.05, seed=0)
+    auto = {"n_samples": "auto", "max_samples": 100_000, "seed": 0}
+    values = method(bent).attribute(x, tolerance=0.05, **auto)
     torch.testing.assert_close(values, found.values, rtol=0, atol=0)
-    tight = method(bent).attribute(x, n_samples="auto", tolerance=0.03, seed=0)
-    assert not torch.equal(tight, values)
+    assert not torch.equal(method(bent).attribute(x, tolerance=0.02, **auto), values)
 
 
-def test_the_most_is_not_exceeded_and_a_warning_tells(method):
+def test_the_most_is_not_exceeded_and_a_warning_tells(method, rows_a_sample):
     logged = Logged(bent)
     with pytest.warns(UserWarning, match=r"max_samples: 50 samples leave .* in 2 of 2 rows"):
         found = explain(method, logged, 3 * randn(2, 9), tolerance=1e-6, max_samples=50)
     assert found.samples.tolist() == [50, 50] and (found.reached > 1e-6).all()
-    assert sum(logged.rows) <= 2 * 50 * ROWS_A_SAMPLE[method](9) + 4
+    assert sum(logged.rows) <= 2 * 50 * rows_a_sample(9) + 4
 
 
 def test_a_model_that_is_exact_at_once_stops_at_once(method):
@@ -159,29 +171,36 @@ def test_the_bar_shows_the_error(method, monkeypatch, capsys):
     errors = [float(text.split("%")[0].removeprefix("error ")) for text in shown]
     assert errors[-1] < errors[0]
     assert errors[-1] == pytest.approx(100 * float(found.reached.max()), abs=0.01)
-    assert f"{method.get_name()} attribution" in capsys.readouterr().err
+    assert f"{method(bent).get_name()} attribution" in capsys.readouterr().err
+
+
+def lime_of_all(game):
+    """What LeastSquares comes to with all coalitions of a row of ones against zeros, [M]."""
+    z = oracles.every_coalition(game.players).double()
+    distance = 1 - (z.mean(1)).sqrt()  # of the cosine
+    root = (distance.square() / -4).exp()[:, None]
+    x = torch.cat([z, torch.ones(len(z), 1)], 1)
+    return torch.linalg.lstsq(root * x, root * game.value(z.bool())[:, None]).solution[:-1, 0]
 
 
 GAMES = {
-    "of degree 4": lambda: oracles.of_degree(10, 4, 30, seed=3),
-    "kernel": lambda: oracles.gaussian_kernel(
-        randn(10), randn(10) / 2, randn(6, 10), randn(6), 0.05
-    ),
+    "of degree 4": oracles.of_degree(10, 4, 30, seed=3),
+    "kernel": oracles.gaussian_kernel(randn(10), randn(10) / 2, randn(6, 10), randn(6), 0.05),
 }
 
 
-@pytest.mark.parametrize("tolerance", [0.02, 0.05])
-@pytest.mark.parametrize("name", GAMES)
-def test_stopping_does_not_spoil_coverage(method, name, tolerance):
+@pytest.mark.parametrize("tolerance", [0.01, 0.03, 0.1])
+@pytest.mark.parametrize("game", GAMES)
+def test_stopping_does_not_spoil_coverage(method, name, game, tolerance):
     """Errors that happen to look small end the sampling: still they must be told honestly."""
-    game = GAMES[name]()
-    x = torch.ones(1, game.players, dtype=torch.float64)
-    model = lambda x: game.value(x > 0.5)  # noqa: E731
+    game = GAMES[game]
+    truth = lime_of_all(game) if name == "Lime" else game.shapley
+    x, explainer = torch.ones(1, game.players).double(), method(lambda x: game.value(x > 0.5))
     inside = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for seed in range(40):
-            found = explain(method, model, x, seed, tolerance=tolerance)
-            off = (found.values[0] - game.shapley).abs()
+        warnings.simplefilter("ignore")  # of max_samples
+        for seed in range(60):
+            found = explainer.explain(x, n_samples="auto", tolerance=tolerance, seed=seed)
+            off = (found.values[0] - truth).abs()
             inside.append(off <= 1.96 * found.standard_errors[0] + 1e-12)
     assert torch.stack(inside).double().mean() > 0.92
