@@ -53,7 +53,7 @@ def in_rounds(
     outputs: Tensor,  # [P, *C]
     budget: Budget,
     first: int,
-    rows_a_sample: int,
+    most_rows: int,
     title: str | None,
     there_are: int | None = None,
 ) -> Sampled:
@@ -67,18 +67,17 @@ def in_rounds(
         outputs: at the inputs.
         budget: how many samples.
         first: how many of them in the first round.
-        rows_a_sample: rows of the model for a sample of one example.
+        most_rows: of the model for one example, if all samples are taken.
         title: of the progress bar; None for no bar.
         there_are: samples that tell everything, if there are as few.
     """
     problems = outputs.shape[0]
     together = query.model.whole_batch or query.model.mixes_rows
     rounds = budget.rounds(problems, first, together, there_are)
-    total = budget.most * rows_a_sample * query.inputs.batch
     values: Tensor | None = None
     errors: Tensor | None = None
     before = 0
-    with bar(title, total) as progress:
+    with bar(title, most_rows * query.inputs.batch) as progress:
         for n, open_ones in rounds:
             part = query if len(open_ones) == problems else query.of(open_ones)
             sampler.ask(part, slice(before, n), open_ones, progress)

@@ -12,16 +12,18 @@ from torch import Tensor
 
 from .. import ops
 from ..core import designs
+from ..core.budget import check_budget
 from ..core.inputs import (
     ArgumentError,
+    FeatureGroups,
     TensorOrTuple,
     check,
     check_background,
-    check_count,
     check_feature_mask,
     check_limit,
     check_seed,
 )
+from ..core.progress import Bar
 from ..core.surrogate import ShapleyRegression
 from ._base import (
     Found,
@@ -33,8 +35,11 @@ from ._base import (
     check_ids,
     coalition_rows,
 )
+from ._sampling import in_rounds
 
 _NUMBERS_KEPT = 1 << 20  # coalitions × groups of a design to keep; their bits are 128 KiB
+_FIRST_SAMPLES, _MOST_SAMPLES = 5, 100  # for each group, if the errors decide how many
+_GROWING = "growing"  # the name of the design that they are of
 
 
 class KernelShap(PerturbationAttribution):
@@ -61,13 +66,15 @@ class KernelShap(PerturbationAttribution):
         target: Any = None,
         additional_forward_args: Any = None,
         feature_mask: Any = None,
-        n_samples: int = 25,
+        n_samples: int | str = 25,
         perturbations_per_eval: int | None = None,
         return_input_shape: bool = True,
         show_progress: bool = False,
         *,
         background: Any = None,
         design: str | None = None,
+        tolerance: float = 0.01,
+        max_samples: int | None = None,
         seed: int | None = None,
     ) -> Any:
         """Attributes the chosen output to the groups of features.
@@ -81,7 +88,8 @@ class KernelShap(PerturbationAttribution):
             n_samples: coalitions to evaluate for each example, the empty and the full one among
                 them. From 2^M on the result is exact. As a rule take at least 5 for each group; a
                 number that cannot determine M values is answered as well as it can be (the least
-                values that add up), with a warning.
+                values that add up), with a warning. "auto" takes for each example as many as
+                ``tolerance`` asks for, 5 for each group at least.
             perturbations_per_eval: at most so many rows in one call of the model; None to choose
                 for speed.
             return_input_shape: False for one number for each group rather than for each feature.
@@ -92,6 +100,10 @@ class KernelShap(PerturbationAttribution):
             design: which coalitions are taken: "enumeration", all; "hadamard", groups by themselves
                 or in couples and balanced halves of them, best for few samples; "leverage", random
                 ones of every size, best for many. None for the best for this number.
+            tolerance: with "auto", the largest standard error to end with, as a share of the range
+                of the example's values and zero.
+            max_samples: with "auto", how many coalitions to take at most; None for 100 for each
+                group. If they are not enough, a warning tells.
             seed: decides the sample; None takes one from torch's default generator.
 
         Returns:
@@ -114,6 +126,8 @@ class KernelShap(PerturbationAttribution):
             return_input_shape,
             show_progress,
             design,
+            tolerance,
+            max_samples,
             seed,
         )
         return query.inputs.pack(found.values) if return_input_shape else found.values[0]
@@ -142,56 +156,150 @@ class KernelShap(PerturbationAttribution):
         query: Query,
         detailed: bool,
         feature_mask: Any,
-        n_samples: int,
+        n_samples: int | str,
         perturbations_per_eval: int | None,
         return_input_shape: bool,
         show_progress: bool,
         design: str | None,
+        tolerance: float,
+        max_samples: int | None,
         seed: int | None,
     ) -> Found:
         groups = check_feature_mask(feature_mask, query.inputs)
         if not return_input_shape:
             check_ids(groups)
         m = groups.count
-        n_samples = check_count(n_samples, "n_samples", at_least=2)
+        budget = check_budget(n_samples, tolerance, max_samples, _MOST_SAMPLES * m, at_least=2)
         limit = check_limit(perturbations_per_eval)
-        plan, fit = _regression(m, n_samples, check_seed(seed), design)
+        if budget.is_open:
+            check(design is None, "design", "None with samples by tolerance", repr(design))
+            design = _GROWING
+        seed = check_seed(seed)
+        first = max(2 * m + 6, _FIRST_SAMPLES * m) if budget.is_open else budget.most
+        plan, fit = _regression(m, min(first, budget.most), seed, design)
         if not fit.determined:
-            _warn_too_few(m, n_samples)
+            _warn_too_few(m, budget.most)
 
-        nobody = plan.bits.new_zeros(1, plan.bits.shape[1])  # coalition 0; it fits any values
-        rows = coalition_rows(query, groups, torch.cat((nobody, plan.bits)))
-        k, device = rows.grain, rows.device
-        weights = torch.cat((plan.weights.new_zeros(1), plan.weights)).to(device)
-
-        full = self._outputs_at_inputs(query, limit)  # [B, *C]
+        full = self._outputs_at_inputs(query, limit)  # [P, *C]
         check_groups_for_batch(query, groups)
-        columns = full.shape[0], full.shape[1:].numel()  # [B, C]
-        empty = torch.zeros(columns, dtype=torch.float64, device=device)
-        moment = torch.zeros(m, *columns, dtype=torch.float64, device=device)
-        kept = torch.zeros(len(weights), *columns, dtype=torch.float64) if detailed else None
+        keeps = detailed or budget.is_open
+        game = _Game(self, groups, full, limit, seed, design, keeps)
+        title = self._title(show_progress)
+        there_are = 1 << m if m < 63 else None
+        rows = budget.most - 1 if budget.is_open else len(plan.bits) + 1
+        rows *= 1 if query.background is None else len(query.background[0])
+        sampled = in_rounds(game, query, full, budget, first, rows, title, there_are)
+
+        def arrange(values: Tensor) -> tuple[Tensor, ...]:  # [M, P, C]
+            return arranged(values.movedim(0, -1), full, groups, return_input_shape)
+
+        if sampled.errors is None:
+            return Found(arrange(sampled.values))
+        delta = sampled.values.sum(0) - game.difference
+        return Found(
+            arrange(sampled.values),
+            full,
+            game.empty.reshape(full.shape),
+            delta.reshape(full.shape).to(full.device),
+            arrange(sampled.errors),
+            sampled.samples,
+            sampled.reached,
+        )
+
+
+class _Game:
+    """A model's outputs for the coalitions of a design, and the regression on them.
+
+    The outputs are added up as they come, unless ``keeps``: then all are there for the standard
+    errors and for a design that grows.
+    """
+
+    def __init__(
+        self,
+        method: KernelShap,
+        groups: FeatureGroups,
+        full: Tensor,  # [P, *C]
+        limit: int | None,
+        seed: int,
+        design: str | None,
+        keeps: bool,
+    ):
+        self._method, self._groups, self._limit = method, groups, limit
+        self._seed, self._design = seed, design
+        self._full = full.reshape(_columns(full)).to(torch.float64)  # [P, C]
+        self._empty = torch.zeros_like(self._full)
+        self._moment = self._full.new_zeros(groups.count, *self._full.shape)  # [M, P, C]
+        self._known = _Known(groups.count, self._full) if keeps else None
+
+    @property
+    def empty(self) -> Tensor:
+        """v(∅), [P, C] float64, where the model is."""
+        return self._empty
+
+    @property
+    def difference(self) -> Tensor:
+        """v(all) − v(∅), [P, C] float64, on the CPU."""
+        return (self._full - self._empty).cpu()
+
+    def ask(self, query: Query, taken: slice, problems: Tensor, progress: Bar) -> None:
+        m, is_first = self._groups.count, taken.start == 0
+        plan, _ = _regression(m, taken.stop, self._seed, self._design)
+        bits, weights = plan.bits, plan.weights
+        if is_first:  # coalition 0 has nobody; it fits any values, and so weighs nothing
+            bits = torch.cat((bits.new_zeros(1, bits.shape[1]), bits))
+            weights = torch.cat((weights.new_zeros(1), weights))
+        elif self._known is not None:
+            bits = self._known.others(bits)
+        rows = coalition_rows(query, self._groups.of(problems), bits)
+        k, weights = rows.grain, weights.to(rows.device)
+        new = torch.zeros(len(bits) if self._known else 0, *self._full[problems].shape).double()
 
         def add(values: Tensor, repeats: slice, examples: slice) -> None:
             y, which = _mean_over_background(values.reshape(*values.shape[:2], -1), repeats, k)
-            new = ops.coalition_rhs(rows.bits[which], m, weights[which], y.flatten(1))
-            if kept is not None:
-                kept[which, examples] += y.cpu()
-            if which.start == 0:
-                empty[examples] += y[0]
-            moment[:, examples] += new.unflatten(1, y.shape[1:])
+            if self._known is not None:
+                new[which, examples] += y.cpu()
+            else:
+                part = ops.coalition_rhs(rows.bits[which], m, weights[which], y.flatten(1))
+                self._moment[:, examples] += part.unflatten(1, y.shape[1:])
+            if is_first and which.start == 0:
+                self._empty[examples] += y[0]
 
-        self._stream(query, rows, add, limit, self._title(show_progress))
-        difference = (full.reshape(columns).to(torch.float64) - empty).cpu()
-        phi = fit.solve(moment.cpu(), difference)  # [M, B, C]
+        self._method._stream(query, rows, add, self._limit, progress)
+        if self._known is not None:
+            self._known.add(bits, new, problems)
 
-        def arrange(values: Tensor) -> tuple[Tensor, ...]:  # [M, B, C]
-            return arranged(values.movedim(0, -1), full, groups, return_input_shape)
+    def estimate(
+        self, query: Query, n: int, problems: Tensor
+    ) -> tuple[Tensor, Tensor | None]:  # [M, k, C]
+        plan, fit = _regression(self._groups.count, n, self._seed, self._design)
+        difference = self.difference[problems]
+        if self._known is None:
+            return fit.solve(self._moment.cpu(), difference), None
+        values = self._known.of(plan.bits, problems)  # [N, k, C]
+        moment = ops.coalition_rhs(plan.bits, plan.players, plan.weights, values.flatten(1))
+        phi = fit.solve(moment.unflatten(1, difference.shape), difference)
+        return phi, fit.standard_errors(values, difference, phi)
 
-        if kept is None:
-            return Found(arrange(phi))
-        errors = fit.standard_errors(kept[1:], difference, phi)
-        delta = (phi.sum(0) - difference).reshape(full.shape).to(device)
-        return Found(arrange(phi), full, empty.reshape(full.shape), delta, arrange(errors))
+
+class _Known:
+    """The values v(z) of coalitions so far."""
+
+    def __init__(self, players: int, full: Tensor):  # [P, C]
+        self._bits = torch.zeros(0, -(-players // 64), dtype=torch.int64)  # [n, W]
+        self._values = torch.zeros(0, *full.shape, dtype=torch.float64)  # [n, P, C]
+
+    def others(self, bits: Tensor) -> Tensor:  # [N, W]
+        """Those coalitions of which there are no values."""
+        return bits[designs.positions(bits, self._bits) < 0]
+
+    def add(self, bits: Tensor, values: Tensor, problems: Tensor) -> None:  # [n, W], [n, k, C]
+        every = values.new_zeros(len(bits), *self._values.shape[1:])
+        every[:, problems] = values
+        self._bits = torch.cat([self._bits, bits])
+        self._values = torch.cat([self._values, every])
+
+    def of(self, bits: Tensor, problems: Tensor) -> Tensor:  # [N, W] -> [N, k, C]
+        return self._values[designs.positions(bits, self._bits)[:, None], problems]
 
 
 def _regression(
@@ -208,7 +316,10 @@ def _regression(
 def _new_regression(
     players: int, n_samples: int, seed: int, design: str | None
 ) -> tuple[designs.Design, ShapleyRegression]:
-    plan = designs.shapley_design(players, n_samples, seed, design)
+    if design == _GROWING:
+        plan = designs.growing_design(players, n_samples, seed)
+    else:
+        plan = designs.shapley_design(players, n_samples, seed, design)
     return plan, ShapleyRegression(plan)
 
 
@@ -222,6 +333,11 @@ def _warn_too_few(players: int, n_samples: int) -> None:
         f"{5 * players}",
         stacklevel=5,
     )
+
+
+def _columns(outputs: Tensor) -> tuple[int, int]:
+    """[P, *C] as [P, C]."""
+    return outputs.shape[0], outputs.shape[1:].numel()
 
 
 def _mean_over_background(

@@ -46,7 +46,7 @@ from ._base import (
 from ._sampling import Sampled, in_rounds
 
 _BYTES_KEPT = 1 << 26  # of perturbed inputs that custom functions made, at a time
-_MOST_SAMPLES = 100  # for each group, if it depends on the errors how many
+_FIRST_SAMPLES, _MOST_SAMPLES = 5, 100  # for each group, if the errors decide how many
 
 
 @dataclass(frozen=True)
@@ -451,7 +451,7 @@ class Lime(LimeBase):
         if is_known and adds_up:
             assert seed is not None
             near = _Near(self, groups, start, limit, seed, keeps=detailed or budget.is_open)
-            sampled = in_rounds(near, query, start, budget, 5 * m, 1, title)
+            sampled = in_rounds(near, query, start, budget, _FIRST_SAMPLES * m, budget.most, title)
         else:
             n = budget.most
             bits = bernoulli_pairs(m, n, check_seed(seed)) if drawn else None

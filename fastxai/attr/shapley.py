@@ -218,7 +218,8 @@ class ShapleyValueSampling(ShapleyValues):
         wants_errors = detailed or budget.is_open
         orders = _Orders(self, groups, full, empty, limit, check_seed(seed), wants_errors)
         title = self._title(show_progress)
-        sampled = in_rounds(orders, query, full, budget, _FIRST_ORDERS, groups.count - 1, title)
+        rows = budget.most * (groups.count - 1)
+        sampled = in_rounds(orders, query, full, budget, _FIRST_ORDERS, rows, title)
         found = _found(groups, sampled.values, full, empty)
         if sampled.errors is None:
             return found

@@ -6,13 +6,14 @@ import pytest
 import torch
 import tqdm
 
-from fastxai.attr import LeastSquares, Lime, ShapleyValueSampling
+from fastxai.attr import KernelShap, LeastSquares, Lime, ShapleyValueSampling
 
 from .. import oracles
 from ..models import Logged, TwoInputs, mlp, one_number
 
 METHODS = {  # how to make it, and the model rows of a sample
     "ShapleyValueSampling": (ShapleyValueSampling, lambda m: m - 1),
+    "KernelShap": (KernelShap, lambda m: 1),
     "Lime": (lambda model: Lime(model, LeastSquares()), lambda m: 1),
 }
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
@@ -49,17 +50,17 @@ def explain(method, model, x, seed=0, **kwargs):
 
 
 def test_every_row_is_within_tolerance_and_stops_there(method):
-    x = randn(5, 7) * torch.tensor([[0.1], [0.3], [1], [2], [3]], dtype=torch.float64)
-    found = explain(method, bent, x, tolerance=0.03)
+    x = randn(5, 12) * torch.tensor([[0.1], [0.3], [1], [2], [3]], dtype=torch.float64)
+    found = explain(method, bent, x, tolerance=0.06)
     errors = found.standard_errors.amax(1)
     spread = found.values.amax(1).clamp(min=0) - found.values.amin(1).clamp(max=0)
-    assert (errors <= 0.03 * spread).all()
+    assert (errors <= 0.06 * spread).all()
     torch.testing.assert_close(found.reached, errors / spread)
     assert found.samples.unique().numel() > 1
     assert f"{found.samples.max():,} samples" in repr(found)
 
 
-def test_values_are_those_of_as_many_samples(method, name):
+def test_values_are_those_of_as_many_samples(method):
     """With all that may belong to a row: targets, baselines, groups, extra arguments."""
     model = TwoInputs().double()
     x = (randn(4, 4) * torch.tensor([[0.2], [1], [3], [5]]), randn(4, 2, 3))
@@ -67,11 +68,12 @@ def test_values_are_those_of_as_many_samples(method, name):
         "baselines": (randn(4, 4) / 9, 0.1),
         "target": [0, 2, 1, 2],
         "additional_forward_args": (randn(4, 6), 2.0),
-        "feature_mask": (torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]] * 2), torch.full((1, 2, 3), 4)),
+        "feature_mask": (
+            torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]] * 2),
+            torch.arange(6).view(1, 2, 3) + 4,
+        ),
     }
-    if name == "ShapleyValueSampling":
-        per_row["feature_mask"] = (per_row["feature_mask"][0], torch.arange(6).view(1, 2, 3) + 4)
-    found = explain(method, model, x, tolerance=0.05, **per_row)
+    found = explain(method, model, x, tolerance=0.03, **per_row)
     assert found.samples.unique().numel() > 1
     for n in found.samples.unique().tolist():
         rows = found.samples == n
@@ -95,7 +97,7 @@ def test_rows_that_are_done_cost_nothing(method, rows_a_sample):
 
 
 def test_attribute_gives_the_same(method):
-    x = randn(3, 5)
+    x = randn(3, 12)
     found = explain(method, bent, x, tolerance=0.05)
     auto = {"n_samples": "auto", "max_samples": 100_000, "seed": 0}
     values = method(bent).attribute(x, tolerance=0.05, **auto)
