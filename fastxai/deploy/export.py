@@ -142,7 +142,8 @@ _ONLY = {
     "perturbations_per_eval": None,
     "show_progress": False,
 }
-_LEFT_OUT = (*_ONLY, "return_convergence_delta")
+# What decides how many samples there are has no say over a number of them.
+_LEFT_OUT = (*_ONLY, "return_convergence_delta", "tolerance", "max_samples")
 _ONE_NUMBER = (Saliency, InputXGradient, IntegratedGradients)
 
 

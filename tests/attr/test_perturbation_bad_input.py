@@ -1,3 +1,5 @@
+import functools
+
 """Perturbation methods: bad input gets a clear error that names the argument."""
 
 import numpy as np
@@ -197,6 +199,50 @@ def test_seeds(method, seed):
 @pytest.mark.parametrize("method", SAMPLING)
 def test_numbers_of_samples(method, n):
     refused(method, X, {"n_samples": n}, "n_samples: expected an integer of at least [12]")
+
+
+AUTO = {
+    "a word": ({"n_samples": "all"}, "n_samples: expected an integer of at least [12] or 'auto'"),
+    "no tolerance": ({"tolerance": 0}, "tolerance: expected a finite number above 0, got 0"),
+    "a word for it": ({"tolerance": "1%"}, "tolerance: expected a finite number above 0, got 1%"),
+    "none at most": ({"max_samples": 0}, "max_samples: expected an integer of at least [12]"),
+    "a number too": ({"n_samples": 9, "max_samples": 20}, "max_samples: expected none beside"),
+}
+
+
+@pytest.mark.parametrize("case", AUTO)
+@pytest.mark.parametrize("method", SAMPLING)
+def test_samples_by_tolerance(method, case):
+    arguments, message = AUTO[case]
+    refused(method, X, {"n_samples": "auto", **arguments}, message)
+
+
+def test_a_design_that_grows_is_not_to_be_chosen():
+    auto = {"n_samples": "auto", "design": "leverage"}
+    refused(KernelShap, X, auto, "design: expected None with samples by tolerance, got 'leverage'")
+
+
+class Refit:
+    def fit(self, data):
+        raise AssertionError
+
+    def representation(self):
+        raise AssertionError
+
+
+CUSTOM = {
+    "similarity_func": lambda *args, **kwargs: 1.0,
+    "perturb_func": lambda x, **kwargs: torch.ones(1, 7),
+    "interpretable_model": Refit(),
+}
+
+
+@pytest.mark.parametrize("name", CUSTOM)
+def test_without_standard_errors_there_is_no_tolerance(name):
+    logged = Logged(mlp())
+    with pytest.raises(ArgumentError, match="n_samples: expected a number: standard errors"):
+        Lime(logged, **{name: CUSTOM[name]}).attribute(X, target=0, n_samples="auto")
+    assert logged.tried == 0
 
 
 def test_kernel_shap_needs_both_ends_of_the_game():

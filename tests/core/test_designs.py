@@ -350,3 +350,60 @@ def test_bernoulli_pairs(players):
         together = (z[::2, 0] == z[::2, -1]).double().mean()
         assert (together - 0.5).abs() < 4.5 * 0.5 / math.sqrt(2001)
     assert designs.bernoulli_pairs(players, 0, 5).shape == (0, -(-players // 64))
+
+
+@pytest.mark.parametrize("players", [5, 6, 7, 8, 12, 17, 31, 32, 33, 64, 65, 130])
+def test_growing_designs_hold_those_of_fewer_samples(players):
+    n, before, names = max(2 * players + 6, 5 * players), set(), []
+    while n <= 100 * players and 2 * n <= 1 << players:
+        design = designs.growing_design(players, n, seed=7)
+        found = set(map(tuple, design.bits.tolist()))
+        assert before <= found and len(found) == len(design.bits) <= n - 2
+        assert len(found) >= 0.85 * (n - 2)  # both parts may draw the same
+        complements = sets(design.bits, players)
+        everyone = frozenset(range(players))
+        pairs = zip(complements[::2], complements[1::2], strict=True)
+        assert all(everyone - one == other for one, other in pairs)
+        assert (design.weights > 0).all() and design.weights.mean() == pytest.approx(1)
+        assert torch.equal(design.weights[::2], design.weights[1::2])
+        before, names = found, [*names, design.name]
+        n = math.ceil(n * 1.3 / 2) * 2
+    assert names == sorted(names)  # "hadamard", then "hadamard and leverage"
+    if players > 12:
+        assert len(set(names)) == 2
+
+
+def test_growing_designs_begin_as_hadamard_and_end_as_enumeration():
+    first = designs.growing_design(12, 80, seed=3)
+    same = shapley_design(12, 80, 3, "hadamard")
+    assert torch.equal(first.bits, same.bits) and torch.equal(first.weights, same.weights)
+    assert designs.growing_design(12, 5000, seed=3).name == "enumeration"
+    assert designs.growing_design(1, 2, seed=3).name == "enumeration"
+    assert designs.growing_design(20_000, 300, seed=3).name == "leverage"
+
+
+def test_either_part_of_a_growing_design_weighs_by_its_coalitions():
+    """Σ w s (M − s) over the coalitions of a design is what makes it one."""
+    players, n = 20, 1000
+    joined = designs.growing_design(players, n, seed=5)
+    one = shapley_design(players, 30 * players, 5, "hadamard")
+    other = shapley_design(players, n - 30 * players + 2, 5, "leverage")
+    expected = {}
+    for design in (one, other):
+        size = designs.subset_sizes(design.bits)
+        share = design.weights * size * (players - size)
+        for z, w in zip(design.bits.tolist(), design.weights / share.sum(), strict=True):
+            key = tuple(z)
+            expected[key] = expected.get(key, 0) + len(size) * float(w)
+    total = sum(expected.values()) / len(expected)
+    for z, w in zip(joined.bits.tolist(), joined.weights.tolist(), strict=True):
+        assert w == pytest.approx(expected[tuple(z)] / total)
+
+
+@pytest.mark.parametrize("words", [1, 2, 3])
+def test_positions(words):
+    torch.manual_seed(words)
+    among = torch.randint(-9, 9, (200, words)).unique(dim=0)[torch.randperm(18)]
+    bits = torch.cat([among[[3, 0, 17]], torch.full((1, words), 99), among[5:6]])
+    assert designs.positions(bits, among).tolist() == [3, 0, 17, -1, 5]
+    assert designs.positions(bits[:0], among).tolist() == []

@@ -169,6 +169,7 @@ def test_integer_inputs(tmp_path):
         (KernelShap(mlp()), {"perturbations_per_eval": 4}, "perturbations_per_eval: expected None"),
         (KernelShap(mlp()), {"show_progress": True}, "show_progress: expected False"),
         (KernelShap(mlp()), {"n_samples": 1}, "n_samples: expected"),
+        (KernelShap(mlp()), {"n_samples": "auto"}, "n_samples: expected an integer"),
         (KernelShap(mlp()), {"design": "enumeration", "n_samples": 4}, "design: "),
         (KernelShap(mlp()), {"seed": "x"}, "seed: expected"),
         (
