@@ -1,5 +1,3 @@
-import functools
-
 """Perturbation methods: bad input gets a clear error that names the argument."""
 
 import numpy as np
