@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.budget import Budget, Rounds, relative_errors
+from ..core.inputs import warn
 from ..core.progress import Bar, bar
 from ._base import Query
 
@@ -86,7 +86,8 @@ def in_rounds(
             values, errors = _put(values, found, open_ones), _put(errors, off, open_ones)
             if off is None:
                 continue
-            rounds.tell(relative_errors(found, off, _rounding(outputs[open_ones])))
+            rounding = _rounding(outputs[open_ones]).to(off.device)
+            rounds.tell(relative_errors(found, off, rounding))
             if budget.is_open:
                 progress.tell(f"error {rounds.worst:.2%}, wanted {budget.tolerance:.2%}")
     assert values is not None
@@ -110,8 +111,7 @@ def _rounding(outputs: Tensor) -> Tensor:  # [P, *C] -> [P, C]
 
 def _warn_of_errors(rounds: Rounds, budget: Budget) -> None:
     count, of = len(rounds.missed), len(rounds.samples)
-    warnings.warn(
+    warn(
         f"max_samples: {budget.most} samples leave standard errors of up to {rounds.worst:.2%} "
-        f"rather than {budget.tolerance:.2%} in {count} of {of} rows",
-        stacklevel=6,
+        f"rather than {budget.tolerance:.2%} in {count} of {of} rows"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from ..core.inputs import (
     check_feature_mask,
     check_limit,
     check_seed,
+    warn,
 )
 from ..core.rows import MaskPieces, OneOff, Permuted, Rows
 from ..core.windows import check_windows
@@ -103,7 +103,7 @@ class FeatureAblation(PerturbationAttribution):
 
     def _ignore(self, kwargs: dict[str, Any]) -> None:
         if kwargs:
-            warnings.warn(f"{self.get_name()} ignores {', '.join(kwargs)}", stacklevel=4)
+            warn(f"{self.get_name()} ignores {', '.join(kwargs)}")
 
     def _drops(
         self,
@@ -279,10 +279,9 @@ class FeaturePermutation(FeatureAblation):
             check(seed is None, "seed", "None, as perm_func decides the permutations", seed)
             rows = Permuted(x, groups.masks, groups.count, self.perm_func)
         if batch == 1:
-            warnings.warn(
+            warn(
                 f"{self.get_name()}: one example has none to be shuffled with; its attributions "
-                "are zero",
-                stacklevel=4,
+                "are zero"
             )
             outputs = self._outputs_at_inputs(query, check_limit(perturbations_per_eval, batch))
             nothing = outputs.new_zeros(*outputs.shape, groups.count)

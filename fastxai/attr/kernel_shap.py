@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -22,6 +21,7 @@ from ..core.inputs import (
     check_feature_mask,
     check_limit,
     check_seed,
+    warn,
 )
 from ..core.progress import Bar
 from ..core.surrogate import ShapleyRegression
@@ -327,11 +327,10 @@ _kept_regression = lru_cache(maxsize=8)(_new_regression)
 
 
 def _warn_too_few(players: int, n_samples: int) -> None:
-    warnings.warn(
+    warn(
         f"n_samples: {n_samples} coalitions do not determine the values of {players} groups; the "
         f"least values that add up are returned. Take at least {2 * players + 6}, better "
-        f"{5 * players}",
-        stacklevel=5,
+        f"{5 * players}"
     )
 
 

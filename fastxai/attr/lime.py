@@ -6,7 +6,6 @@ import contextlib
 import inspect
 import itertools
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +26,7 @@ from ..core.inputs import (
     check_feature_mask,
     check_limit,
     check_seed,
+    warn,
 )
 from ..core.linear_fits import Lasso, LinearFit, LocalRegression, fit_rows, is_wide
 from ..core.progress import Bar, bar
@@ -267,10 +267,7 @@ class LimeBase(PerturbationAttribution):
                 advance(len(block) * batch)
         check(len(values) > 0, "perturb_func", "at least one sample", "none")
         if len(weights) < n:
-            warnings.warn(
-                f"perturb_func: its generator ended after {len(weights)} of {n} samples",
-                stacklevel=6,
-            )
+            warn(f"perturb_func: its generator ended after {len(weights)} of {n} samples")
         return _Samples(torch.cat(interpretable), torch.cat(weights), torch.cat(values))
 
     def _draw(

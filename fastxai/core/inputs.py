@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor
 
 TensorOrTuple = Tensor | tuple[Tensor, ...]
+
+_OURS = ("fastxai.", "contextlib")  # modules between the user and a warning
 
 
 class ArgumentError(AssertionError, ValueError):
@@ -33,6 +36,14 @@ def check(condition: bool, argument: str, expected: str, got: object, *values: o
         return
     got = f"shape {tuple(got)}" if isinstance(got, torch.Size) else got
     raise ArgumentError(f"{argument}: expected {expected.format(*values)}, got {got}")
+
+
+def warn(message: str) -> None:
+    """Warns at the line of the user's that called into fastxai."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith(_OURS):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 @dataclass(frozen=True)
@@ -380,10 +391,9 @@ def _warn_unless_finite(tensor: Tensor, name: str) -> None:
     bad = ~torch.isfinite(tensor.reshape(tensor.shape[0], -1))
     rows = bad.any(1).nonzero().flatten().tolist()
     if rows:
-        warnings.warn(
+        warn(
             f"{name}: NaN or infinite values in rows {_short(rows)}; their attributions may not be"
-            " finite, other rows are not affected",
-            stacklevel=4,
+            " finite, other rows are not affected"
         )
 
 

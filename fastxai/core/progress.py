@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 from typing import Any
+
+from .inputs import warn
 
 
 class Bar:
@@ -38,7 +39,7 @@ def bar(title: str | Bar | None, total: int) -> Iterator[Bar]:
     try:
         from tqdm import tqdm
     except ImportError:
-        warnings.warn("show_progress: no progress bar without tqdm: pip install tqdm", stacklevel=4)
+        warn("show_progress: no progress bar without tqdm: pip install tqdm")
         yield Bar()
         return
     with tqdm(total=total, desc=title, unit=" rows", unit_scale=True) as shown:

@@ -206,3 +206,12 @@ def test_stopping_does_not_spoil_coverage(method, name, game, tolerance):
             off = (found.values[0] - truth).abs()
             inside.append(off <= 1.96 * found.standard_errors[0] + 1e-12)
     assert torch.stack(inside).double().mean() > 0.92
+
+
+@pytest.mark.parametrize("ask", ["attribute", "explain"])
+def test_warnings_are_about_the_line_that_called(method, ask):
+    with pytest.warns(UserWarning, match="max_samples") as caught:
+        getattr(method(bent), ask)(
+            randn(2, 9), n_samples="auto", tolerance=1e-9, max_samples=60, show_progress=True
+        )
+    assert caught[0].filename == __file__
