@@ -1,4 +1,4 @@
-"""Latency of one row in production: an exported package against the model alone, Captum and shap.
+"""Latency of one row in production: exported and compiled against the model alone, Captum and shap.
 
 Medians and 99th percentiles in microseconds. Calls come in bursts, as a service has them, and
 competitors burst by burst in turn; the first calls of a burst, with another's data in the caches,
@@ -92,6 +92,7 @@ def test_integrated_gradients(benchmark: BenchmarkFixture, tmp_path: Path) -> No
     model, x, target = models.load(TABULAR, 1)
     ours, theirs = fastxai.IntegratedGradients(model), captum.IntegratedGradients(model)
     package = packaged(ours, x, tmp_path / "ig.pt2", target="argmax", n_steps=N_STEPS)
+    for_one_row = ours.compile(x, target="argmax", n_steps=N_STEPS)
 
     @torch.no_grad()
     def forward() -> None:
@@ -102,6 +103,7 @@ def test_integrated_gradients(benchmark: BenchmarkFixture, tmp_path: Path) -> No
         [
             Competitor("model alone", forward),
             Competitor("package", lambda: package(x).attributions),
+            Competitor("compiled", lambda: for_one_row(x).attributions),
             Competitor("fastxai", lambda: ours.attribute(x, target=target, n_steps=N_STEPS)),
             Competitor("Captum", lambda: theirs.attribute(x, target=target, n_steps=N_STEPS)),
         ],
@@ -118,6 +120,7 @@ def test_kernel_shap(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
     options = {"n_samples": N_SAMPLES, "seed": 0}
     ours = fastxai.KernelShap(model)
     package = packaged(ours, x, tmp_path / "shap.pt2", target="argmax", **options)
+    for_one_row = ours.compile(x, target="argmax", **options)
 
     @torch.no_grad()
     def in_numpy(rows: np.ndarray) -> np.ndarray:
@@ -139,6 +142,7 @@ def test_kernel_shap(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
                 compiled(model, torch.randn(N_SAMPLES, x.shape[1]), tmp_path / "bare.pt2"),
             ),
             Competitor("package", lambda: package(x).attributions),
+            Competitor("compiled", lambda: for_one_row(x).attributions),
             Competitor("fastxai", lambda: ours.attribute(x, target=target, **options)),
             Competitor("shap", theirs),
             Competitor("shap, no selection", lambda: theirs(l1_reg=False)),

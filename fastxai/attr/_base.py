@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,9 @@ from ..core.model import Model, scalars
 from ..core.plan import Plan, together
 from ..core.progress import Bar
 from ..core.rows import Coalitions, Given, Prefixes, Rows
+
+if TYPE_CHECKING:
+    from ..deploy import Package
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -220,6 +223,33 @@ class Attribution:
         runs = together(query.model.runs)
         each = engine.multiplications(query.model, query.inputs.tensors)
         return Plan(self.get_name(), runs, each)
+
+    def compile(self, example_inputs: TensorOrTuple, **attribute_arguments: Any) -> Package:
+        """Compiles the explanation together with its model for inputs of one shape.
+
+        As :func:`fastxai.export`, without a file and for this process alone: native code on a CPU,
+        which takes a C++ compiler and some seconds; a CUDA graph on a GPU. The weights are copied.
+
+        Args:
+            example_inputs: a tensor [B, *F], or a tuple of tensors [B, *F_i], of the shapes, B
+                among them, dtypes and device of all calls; their values do not matter.
+            **attribute_arguments: as for :meth:`attribute`. ``target`` may also be ``"argmax"``:
+                the class with the largest output. A tensor with a row for each example becomes an
+                argument of the compiled function, also where there is one example; but for a
+                baseline of one row, which is built in as everything else.
+
+        Returns:
+            A :class:`fastxai.deploy.Package`: a function from inputs to outputs, attributions and,
+            where the method has one, the convergence delta. Threads may share it.
+
+        Raises:
+            ArgumentError: an argument is not as above, cannot be built in, or the model cannot be
+                traced; the message names it.
+            fastxai.deploy.PackageError: there is no C++ compiler here.
+        """
+        from ..deploy import compiled  # which stands above, and knows the methods it takes
+
+        return compiled.compile(self, example_inputs, attribute_arguments)
 
     def _options(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The arguments of ``attribute`` by name, but for what it returns beside."""

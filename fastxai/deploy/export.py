@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -55,6 +56,7 @@ from .manifest import (
     FORMATS,
     Argument,
     Manifest,
+    PackageError,
     device_here,
     file_digest,
     fingerprint,
@@ -62,6 +64,10 @@ from .manifest import (
 )
 from .programs import TOP, Answer, Program, Question
 
+_TRACED = {  # by whether the number of rows is fixed
+    False: "any number of rows: no Python branches on the values or the number of rows",
+    True: "these shapes: no Python branches on the values",
+}
 _BATCH = 11  # rows to trace with: not 0 or 1, which are special, and not a multiple of much
 
 
@@ -103,12 +109,26 @@ def export(
     Raises:
         ArgumentError: an argument is not as above, cannot be built in, or the model cannot be
             traced; the message names it.
+        PackageError: there is no C++ compiler here, which the format "aoti" needs.
     """
     check(format in FORMATS, "format", "one of {}", repr(format), ", ".join(map(repr, FORMATS)))
     file = _check_path(path)
+    program, manifest = _prepared(explainer, example_inputs, attribute_arguments, format)
+    _write(program, manifest, file)
+    return file_digest(file)
+
+
+def _prepared(
+    explainer: Attribution,
+    example_inputs: TensorOrTuple,
+    attribute_arguments: dict[str, Any],
+    format: str,
+    fixed: bool = False,
+) -> tuple[torch.export.ExportedProgram, Manifest]:
+    """The explanation as operations on tensors, and what it is."""
     module = _check_module(explainer)
     options = _options(explainer, example_inputs, attribute_arguments)
-    call = _Call(explainer, module, example_inputs, options)
+    call = _Call(explainer, module, example_inputs, options, fixed)
     options = {k: v for k, v in options.items() if k not in _ASKED}
     program = _PROGRAMS[type(explainer)](explainer, call.inputs, **options)
 
@@ -129,8 +149,7 @@ def export(
         versions=_versions(),
         machine=machine_here(),
     )
-    _write(traced.program, manifest, file)
-    return file_digest(file)
+    return traced.program, manifest
 
 
 # --- What the user passed ---
@@ -190,10 +209,21 @@ def _options(explainer: Any, inputs: Any, arguments: dict[str, Any]) -> dict[str
 
 
 class _Call:
-    """The tensors that a call of the program takes, and how a question comes of them."""
+    """The tensors that a call of the program takes, and how a question comes of them.
 
-    def __init__(self, explainer: Any, module: nn.Module, inputs: Any, options: dict[str, Any]):
+    ``fixed`` is for as many rows as the inputs have, and no other number.
+    """
+
+    def __init__(
+        self,
+        explainer: Any,
+        module: nn.Module,
+        inputs: Any,
+        options: dict[str, Any],
+        fixed: bool = False,
+    ):
         self.module = _frozen_copy(module)
+        self.fixed = fixed
         differentiates = explainer._differentiates
         self.inputs = check_inputs(inputs, differentiates)
         batch = self.inputs.batch
@@ -202,7 +232,7 @@ class _Call:
         self.inputs = self.inputs.in_dtypes_of(self.baselines)
         extra = options.get("additional_forward_args")
         self.forward_args = check_forward_args(extra, differentiates)
-        self.target = _check_target(options.get("target"), batch)
+        self.target = _check_target(options.get("target"), batch, fixed)
         in_tuple = self.inputs.in_tuple
         named = [
             *self._named("inputs", self.inputs.tensors, in_tuple),
@@ -210,7 +240,8 @@ class _Call:
             *self._named("baselines", self.baselines, in_tuple),
             *self._named("additional_forward_args", self.forward_args, True),
         ]
-        self.examples = [_some_rows(tensor) for _, tensor in named]
+        self.rows = batch if fixed else _BATCH
+        self.examples = [_some_rows(tensor, self.rows) for _, tensor in named]
         self.arguments = tuple(_described(name, tensor, batch) for name, tensor in named)
 
     def _named(self, name: str, values: Sequence[Any], in_tuple: bool) -> list[tuple[str, Tensor]]:
@@ -224,7 +255,9 @@ class _Call:
 
     def _is_of_rows(self, value: Any) -> bool:
         batch = self.inputs.batch
-        return isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch > 1
+        # One row says nothing of others; a baseline of one row is for all.
+        told = batch > 1 or (self.fixed and all(value is not b for b in self.baselines))
+        return told and isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch
 
     def question(self, tensors: Sequence[Tensor]) -> Question:
         """The question that a call with these tensors asks; what is built in comes with it."""
@@ -246,27 +279,31 @@ class _Call:
             outputs = question.outputs(*question.inputs)
         got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         of_rows = isinstance(outputs, Tensor) and outputs.shape[:1] == (question.batch,)
-        check(of_rows, "forward_func", "a tensor with one entry for each of {} rows", got, _BATCH)
+        check(
+            of_rows, "forward_func", "a tensor with one entry for each of {} rows", got, self.rows
+        )
         target = self.target
         if target is TOP:
             check(outputs.dim() == 2, "target", "outputs [B, C] to find the largest of", got)
         elif target is not None:
             # Raises if it is out of range.
             Target(target if isinstance(target, tuple) else (0,) * _width(target), 1).select(
-                outputs, 1, slice(0, _BATCH)
+                outputs, 1, slice(0, self.rows)
             )
         return outputs
 
 
-def _check_target(target: Any, batch: int) -> Any:
+def _check_target(target: Any, batch: int, fixed: bool) -> Any:
     """As :class:`Question` has it."""
     if isinstance(target, str):
         check(target == TOP, "target", "an int, a tuple, a tensor or {!r}", repr(target), TOP)
         return TOP
+    if fixed and isinstance(target, Tensor) and target.dim() == 1:
+        target = target.tolist()  # one for each row, also where there is one row
     checked = Target(target, batch)
     if checked.each is None:
         return checked.everywhere or None
-    if batch == 1:  # one row says nothing of others
+    if batch == 1 and not fixed:  # one row says nothing of others
         return tuple(checked.each[0].tolist())
     return checked.each[:, 0] if checked.each.shape[1] == 1 else checked.each
 
@@ -282,9 +319,9 @@ def _frozen_copy(module: nn.Module) -> nn.Module:
         raise ArgumentError(f"explainer: its model cannot be copied: {error}") from error
 
 
-def _some_rows(tensor: Tensor) -> Tensor:
+def _some_rows(tensor: Tensor, count: int) -> Tensor:
     """The rows again and again, as many as a program is traced with."""
-    rows = torch.arange(_BATCH, device=tensor.device) % tensor.shape[0]
+    rows = torch.arange(count, device=tensor.device) % tensor.shape[0]
     return tensor.detach()[rows].contiguous()
 
 
@@ -486,27 +523,27 @@ def _trace(program: Program, call: _Call) -> _Traced:
         names[:] = named
         return tuple(named.values())
 
-    dynamic = tuple({0: torch.export.Dim("batch", min=1)} for _ in call.examples)
+    shapes = None if call.fixed else ({0: torch.export.Dim("batch", min=1)},) * len(call.examples)
     try:
         with torch.no_grad():
-            graph = _graph(run, call.examples)
-            exported = torch.export.export(graph, tuple(call.examples), dynamic_shapes=dynamic)
+            graph = _graph(run, call.examples, call.fixed)
+            exported = torch.export.export(graph, tuple(call.examples), dynamic_shapes=shapes)
             results = run(*call.examples)
     except (ArgumentError, IndexError):
         raise
     except Exception as error:
         raise ArgumentError(
-            "explainer: expected a model that can be traced for any number of rows: no Python "
-            f"branches on the values or the number of rows, no numpy. {type(error).__name__}: "
+            f"explainer: expected a model that can be traced for {_TRACED[call.fixed]}, no numpy. "
+            f"{type(error).__name__}: "
             f"{str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         ) from error
-    _check_trace(exported, run, call.examples)
-    described = (_described(n, r, _BATCH) for n, r in zip(names, results, strict=True))
+    _check_trace(exported, run, call)
+    described = (_described(n, r, call.rows) for n, r in zip(names, results, strict=True))
     return _Traced(exported, tuple(described))
 
 
-def _graph(run: Callable[..., Any], examples: list[Tensor]) -> torch.fx.GraphModule:
-    """The operations on tensors, with the number of rows left open."""
+def _graph(run: Callable[..., Any], examples: list[Tensor], fixed: bool) -> torch.fx.GraphModule:
+    """The operations on tensors, with the number of rows left open unless it is fixed."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.fx.experimental.symbolic_shapes import (
@@ -515,12 +552,13 @@ def _graph(run: Callable[..., Any], examples: list[Tensor]) -> torch.fx.GraphMod
         StatelessSymbolicContext,
     )
 
+    rows = DimDynamic.STATIC if fixed else DimDynamic.DUCK
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     fakes = [
         mode.from_tensor(
             example,
             symbolic_context=StatelessSymbolicContext(
-                [DimDynamic.DUCK] + [DimDynamic.STATIC] * (example.dim() - 1)
+                [rows] + [DimDynamic.STATIC] * (example.dim() - 1)
             ),
         )
         for example in examples
@@ -533,12 +571,12 @@ def _calls_our_ops(program: torch.export.ExportedProgram) -> bool:
 
 
 def _check_trace(
-    exported: torch.export.ExportedProgram, run: Callable[..., Any], examples: list[Tensor]
+    exported: torch.export.ExportedProgram, run: Callable[..., Any], call: _Call
 ) -> None:
     """For another number of rows, and one alone, the trace must say what was traced."""
     module = exported.module()
-    for rows in (1, _BATCH - 1):
-        tensors = [e[:rows].contiguous() for e in examples]
+    for rows in (call.rows,) if call.fixed else (1, _BATCH - 1):
+        tensors = [e[:rows].contiguous() for e in call.examples]
         with torch.no_grad():
             got, expected = module(*tensors), run(*tensors)
         for one, other in zip(got, expected, strict=True):
@@ -581,13 +619,29 @@ def _write(program: torch.export.ExportedProgram, manifest: Manifest, file: Path
 
 
 def _compile(program: torch.export.ExportedProgram, file: Path, extra: dict[str, str]) -> None:
-    from torch._inductor import aot_compile
     from torch.export.pt2_archive._package import package_pt2
 
+    with TemporaryDirectory(prefix="fastxai-") as folder:
+        files = _native_code(program, folder, for_package=True)
+        package_pt2(str(file), aoti_files={"model": files}, extra_files=extra)
+
+
+def _native_code(program: torch.export.ExportedProgram, folder: str, for_package: bool) -> Any:
+    """Compiles into the folder: the files of a package, or one library, whose path this is."""
+    from torch._inductor import aot_compile, cpp_builder
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise PackageError(
+            "native code needs a C++ compiler: expected g++, or what the environment variable CXX "
+            f"names, got none that runs. {error}"
+        ) from error
     arguments, keywords = program.example_inputs
-    options = {"aot_inductor.package": True}
-    files = aot_compile(program.module(check_guards=False), arguments, keywords, options=options)
-    package_pt2(str(file), aoti_files={"model": files}, extra_files=extra)  # type: ignore[dict-item]
+    module = program.module(check_guards=False)
+    options = {"aot_inductor.package": for_package, "aot_inductor.output_path": folder}
+    return aot_compile(module, arguments, keywords, options=options)
 
 
 def _versions() -> dict[str, str]:

@@ -23,7 +23,7 @@ _EXTENSIONS = re.compile(r"(sse|ssse|avx|amx|fma|bmi|f16c|abm|popcnt|movbe|adx|v
 
 
 class PackageError(RuntimeError):
-    """A package is damaged, is not the one that was meant, or cannot run here."""
+    """A package is damaged, is not the one that was meant, or cannot run or be made here."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Manifest:
         outputs: how many numbers the model gives for each row, by dimension.
         fingerprint: of the model's weights, as :func:`fingerprint` makes it.
         needs_library: whether the program calls an op of fastxai's compiled library.
-        format: "aoti", native code, or "torch", a portable program.
+        format: "aoti", native code; "torch", a portable program; or "cuda graph", in one process.
         device: "cpu" or "cuda", and the GPU's compute capability.
         versions: of fastxai, torch and Python when it was made.
         machine: what it was compiled for: system, processor and its instruction sets.

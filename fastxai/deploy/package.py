@@ -13,6 +13,8 @@ from torch import Tensor
 from ..core.inputs import ArgumentError, TensorOrTuple
 from .manifest import Argument, Manifest, PackageError, file_digest
 
+Run = Callable[[list[Tensor]], Sequence[Tensor]]  # a program: arguments to results
+
 _ARGUMENTS = ("inputs", "target", "baselines", "additional_forward_args")
 
 
@@ -37,10 +39,12 @@ class Package:
 
     Attributes:
         manifest: what it is: method, arguments, versions, the weights' fingerprint.
+        rows: how many rows a call has; None for any number.
     """
 
-    def __init__(self, manifest: Manifest, run: Callable[[list[Tensor]], Sequence[Tensor]]):
+    def __init__(self, manifest: Manifest, run: Run, rows: int | None = None):
         self.manifest = manifest
+        self.rows = rows
         self._run = run
         self._device = torch.device(manifest.device.split(",")[0]).type
         self._expected = [(a, a.shape, getattr(torch, a.dtype)) for a in manifest.arguments]
@@ -58,7 +62,8 @@ class Package:
         """Predicts and explains.
 
         Args:
-            inputs: a tensor [B, *F], or a tuple of them, as at export; any B.
+            inputs: a tensor [B, *F], or a tuple of them, as at export; any B, unless it was
+                compiled for one.
             target: which output is explained, [B] int64, if the package takes it.
             baselines: one for each input, if the package takes them.
             additional_forward_args: those of them that have a row for each example.
@@ -77,7 +82,7 @@ class Package:
                 self._refuse_count(name, count, len(given))
             tensors += given
         first = tensors[0].shape if isinstance(tensors[0], Tensor) else ()
-        batch = first[0] if first else 0
+        batch = self.rows or (first[0] if first else 0)
         for i, (argument, shape, dtype) in enumerate(self._expected):
             tensor = tensors[i]
             # Compiled code looks at none of this, and would read beyond a tensor's end.
@@ -90,7 +95,7 @@ class Package:
                 self._refuse(tensor, argument, batch)
             if argument.name == "target" and batch > 0:
                 self._check_range(tensor)
-            tensors[i] = tensor.detach().contiguous()
+            tensors[i] = (tensor.detach() if tensor.requires_grad else tensor).contiguous()
         if batch == 0:  # what a model does with nothing is not to be asked
             ones = [tensor.new_zeros(1, *tensor.shape[1:]) for tensor in tensors]
             results = [result[:0] for result in self._run(ones)]
@@ -123,12 +128,14 @@ class Package:
         if isinstance(tensor, Tensor):
             dtype = str(tensor.dtype).removeprefix("torch.")
             got = f"{dtype} of shape {tuple(tensor.shape)} on {tensor.device}"
+        if self.rows is not None:
+            expected += ", as it was compiled for"
         raise ArgumentError(f"{argument.name}: expected {expected}, got {got}")
 
     def __repr__(self) -> str:
-        m = self.manifest
+        m, rows = self.manifest, self.rows or "B"
         taken = ", ".join(
-            f"{a.name} {a.dtype} [B{''.join(f', {n}' for n in a.shape)}]" for a in m.arguments
+            f"{a.name} {a.dtype} [{rows}{''.join(f', {n}' for n in a.shape)}]" for a in m.arguments
         )
         return (
             f"Package({m.method} of {taken}; {m.format}, {m.device}, torch {m.versions['torch']})"
@@ -179,7 +186,7 @@ def load(path: str | os.PathLike[str], *, sha256: str | None = None) -> Package:
     return Package(manifest, _native(file) if manifest.format == "aoti" else _program(file))
 
 
-def _native(path: Path) -> Callable[[list[Tensor]], Sequence[Tensor]]:
+def _native(path: Path) -> Run:
     # As torch._inductor.aoti_load_package, whose import of the compiler takes seconds.
     from torch._C import _aoti
 
@@ -188,7 +195,7 @@ def _native(path: Path) -> Callable[[list[Tensor]], Sequence[Tensor]]:
     return loader.run
 
 
-def _program(path: Path) -> Callable[[list[Tensor]], Sequence[Tensor]]:
+def _program(path: Path) -> Run:
     module = torch.export.load(path).module()
 
     @torch.no_grad()

@@ -2,7 +2,8 @@
 
 Each calls the native library where one was built, else its twin in :mod:`.reference`. Both check
 their arguments and raise :class:`RuntimeError` that names the argument, what was expected and what
-came.
+came. For ``torch.compile`` each is one operation, of ``torch.ops.fastxai``, which is empty before
+the first call.
 """
 
 from torch import Tensor

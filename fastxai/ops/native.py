@@ -86,6 +86,10 @@ def backend() -> Any:
     Raises:
         LibraryLoadError: a library is there but cannot be loaded.
     """
+    if torch.compiler.is_dynamo_compiling():
+        from fastxai.ops import traced
+
+        return traced.ops
     if _backend is None:
         _find_backend()
     return _backend
@@ -111,20 +115,9 @@ def _load() -> SimpleNamespace:
     from fastxai.ops import registrations
 
     registrations.register()
-    ops = torch.ops.fastxai
-    return SimpleNamespace(
-        path_points=_light(ops.path_points.default),
-        path_reduce=_light(ops.path_reduce.default),
-        perturb=ops.perturb.default,
-        ablate_one=ops.ablate_one.default,
-        group_linear=ops.group_linear.default,
-        noisy_points=ops.noisy_points.default,
-        noisy_reduce=ops.noisy_reduce.default,
-        coalitions=ops.coalitions.default,
-        coalition_gram=ops.coalition_gram.default,
-        coalition_rhs=ops.coalition_rhs.default,
-        lasso=ops.lasso.default,
-    )
+    ops = registrations.overloads()
+    ops.path_points, ops.path_reduce = _light(ops.path_points), _light(ops.path_reduce)
+    return ops
 
 
 def _light(op: Callable[..., Tensor]) -> Callable[..., Tensor]:

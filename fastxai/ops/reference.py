@@ -676,8 +676,9 @@ def check_noisy(
         _check_dim(op, "baseline", baseline, 1, "[K, *F]")
         shape = [max(1, baseline.shape[0]), *input.shape[1:]]
         _check_shape(op, "baseline", baseline, shape)
+    if not stdev >= 0:  # written out only then, as a number that is traced has no digits
+        raise RuntimeError(f"{op}: expected stdev of at least 0, got {stdev:g}")
     for fine, expected, got in (
-        (stdev >= 0, "stdev of at least 0", f"{stdev:g}"),
         (0 <= stream < 65536, "stream from 0 to 65535", stream),
         (example >= 0, "example of at least 0", example),
         (0 <= samples < 2**31, "samples from 0 to 2147483647", samples),

@@ -6,12 +6,27 @@ support in torch.library.register_autograd. No other op has a gradient.
 """
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastxai.ops import reference
+
+NAMES = (
+    "path_points",
+    "path_reduce",
+    "perturb",
+    "ablate_one",
+    "group_linear",
+    "noisy_points",
+    "noisy_reduce",
+    "coalitions",
+    "coalition_gram",
+    "coalition_rhs",
+    "lasso",
+)
 
 # Results that never require a gradient. A Library takes its kernels along when it goes.
 _without_gradients = torch.library.Library("fastxai", "IMPL", "Autograd")
@@ -48,6 +63,11 @@ def register() -> None:
         torch.library.register_fake(f"fastxai::{name}", fake)
         _without_gradients.impl(name, torch.library.fallthrough_kernel)
         torch.library.impl(f"fastxai::{name}", "default", getattr(reference, name))
+
+
+def overloads() -> SimpleNamespace:
+    """The ops of the loaded library, as torch calls them."""
+    return SimpleNamespace(**{name: getattr(torch.ops.fastxai, name).default for name in NAMES})
 
 
 def _fake_path_points(input: Tensor, baseline: Tensor, alphas: Tensor) -> Tensor:
