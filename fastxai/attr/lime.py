@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from ..core import engine
-from ..core.designs import bernoulli_pairs, unpack
+from ..core.designs import foldover_hadamard, unpack
 from ..core.inputs import (
     FeatureGroups,
     Inputs,
@@ -420,7 +420,7 @@ class Lime(LimeBase):
             check_ids(groups)
         bits = None
         if self.perturb_func is fair_coins:
-            bits = bernoulli_pairs(groups.count, n, check_seed(seed))
+            bits = foldover_hadamard(groups.count, n, check_seed(seed))
         elif seed is not None:
             check_seed(seed)
 
