@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ..core import engine
 from ..core.budget import check_budget
-from ..core.designs import bernoulli_pairs, unpack
+from ..core.designs import foldover_hadamard, unpack
 from ..core.inputs import (
     FeatureGroups,
     Inputs,
@@ -451,7 +451,7 @@ class Lime(LimeBase):
             sampled = in_rounds(near, query, start, budget, _FIRST_SAMPLES * m, budget.most, title)
         else:
             n = budget.most
-            bits = bernoulli_pairs(m, n, check_seed(seed)) if drawn else None
+            bits = foldover_hadamard(m, n, check_seed(seed)) if drawn else None
             if is_known and bits is not None:
                 found = self._fit_coalitions(query, groups, bits, start, limit, title)
             else:
@@ -566,7 +566,7 @@ class _Near:
 
     def ask(self, query: Query, taken: slice, problems: Tensor, progress: Bar) -> None:
         m, groups = self._groups.count, self._groups.of(problems)
-        bits = bernoulli_pairs(m, taken.stop, self._seed)
+        bits = foldover_hadamard(m, taken.stop, self._seed)
         weigh = _weigher(self._lime.similarity_func, query, groups)
         self._fit = LocalRegression(bits, m, weigh, self._start[problems])
         new = self._start.new_empty(0)

@@ -23,7 +23,10 @@ SHAPLEY_DESIGNS = ("enumeration", "hadamard", "leverage")
 
 _HADAMARD_UP_TO = 30  # samples per player
 _HADAMARD_MOST = 1 << 14  # players: a block of rows is 32 MiB then, and grows with their square
+_ALL_UP_TO = 12  # players, so few (4096 coalitions) that one may ask for all
 _ODD = 0x9E3779B97F4A7C15 - (1 << 64)  # the golden ratio's bits, as an int64
+# Where the random numbers of a seed begin that are for other than halves, coins and leverage.
+_COUPLES, _COLUMNS, _WHOSE, _BLOCKS, _ROWS, _SIDES = (part << 40 for part in range(1, 7))
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -145,6 +148,38 @@ def bernoulli_pairs(players: int, n: int, seed: int) -> Tensor:
         bits [n, W] int64, rows 2p and 2p + 1 complements; of an odd n the last is single.
     """
     return _paired(_coins(players, -(-n // 2), seed), players)[:n]
+
+
+@on_cpu
+def foldover_hadamard(players: int, n: int, seed: int) -> Tensor:
+    """Coalitions like those of fair coins, but balanced, each beside its complement.
+
+    They come in blocks: each has the 2^d rows, in random order, of the smallest of Sylvester's
+    Hadamard matrices with a column for every player. In a whole block every player is present in
+    half of the rows and any two are present independently. Which column is whose, and which of its
+    entries mean presence, is drawn anew for each block: every coalition is as likely in every
+    place, and players tied in one block are not tied in the next.
+
+    Up to 12 players the blocks draw without replacement: each 2^M rows are all coalitions, once.
+    Beyond 16384 players, where a block is dear and n is hardly ever a large part of one, they are
+    :func:`bernoulli_pairs`.
+
+    Source: Plackett and Burman, "The design of optimum multifactorial experiments" (1946); Box and
+    Hunter, "The 2^(k-p) fractional factorial designs" (1961), whose foldover adds complements.
+
+    Returns:
+        bits [n, W] int64, rows 2p and 2p + 1 complements; of an odd n the last is single. A larger
+        n begins with the same rows.
+    """
+    if players > _HADAMARD_MOST:
+        return bernoulli_pairs(players, n, seed)
+    pairs = -(-n // 2)
+    few = players <= _ALL_UP_TO
+    columns, rows = (_disjoint_blocks if few else _random_blocks)(players, pairs, seed)
+    digits = players - 1 if few else _digits(players)
+    negative = _hadamard_signs(columns, rows[:, :pairs], digits)
+    sides = _coins(players, len(columns), seed, _SIDES)
+    return _paired((negative ^ sides.unsqueeze(1)).flatten(0, 1)[:pairs], players)[:n]
 
 
 @on_cpu
@@ -338,8 +373,7 @@ def _extended(
 
 def _couples(players: int, seed: int, first: int, blocks: int) -> Tensor:
     """In each block the players are paired off at random: [blocks * (M // 2), W]."""
-    first += 1 << 40  # random numbers far from those that _hadamard_rows uses
-    order = _random_order(blocks, players, seed, first)[:, : players // 2 * 2]
+    order = _random_order(blocks, players, seed, _COUPLES + first)[:, : players // 2 * 2]
     one, other = order.reshape(-1, 2).unbind(1)
     return _single(one, players) | _single(other, players)
 
@@ -362,17 +396,62 @@ def _hadamard_rows(players: int, seed: int, first: int, blocks: int) -> Tensor:
     # is as good as any other, being orthogonal to them, but of use only where all are needed.
     others = drawn[drawn > 0].reshape(blocks, 2, order - 1)
     columns = (drawn if players == order else others)[:, 0, :players]
-    rows = others[:, 1].unsqueeze(-1)
-    # Entry (r, c) is negative where r & c has odd parity: so the signs of row r are the sum modulo
-    # two, over the digits of r that are one, of that digit of the columns.
-    of_digits = pack((columns.unsqueeze(1) >> torch.arange(digits).unsqueeze(1)) & 1 == 1)
-    signs = torch.zeros(blocks, 1, _words(players), dtype=torch.int64)
-    for of_digit in of_digits.unsqueeze(2).unbind(1):  # [blocks, 1, W]
-        signs = torch.cat([signs, signs ^ of_digit], 1)
-    signs = signs.gather(1, rows.expand(-1, -1, signs.shape[2])).flatten(0, 1)
-    bits = _complement(signs, players)
+    bits = _complement(_hadamard_signs(columns, others[:, 1], digits).flatten(0, 1), players)
     sizes = subset_sizes(bits)
     return bits[(sizes >= 2) & (sizes <= players - 2)]
+
+
+def _random_blocks(players: int, pairs: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Columns [blocks, M] and all rows [blocks, 2^d] of Hadamard matrices, for so many pairs."""
+    order = 1 << _digits(players)
+    blocks = -(-pairs // order)
+    columns = _random_order(blocks, order, seed, _COLUMNS)[:, :players]
+    return columns, _random_order(blocks, order, seed, _ROWS)
+
+
+def _disjoint_blocks(players: int, pairs: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Columns [cycles, M] and all rows [cycles, 2^(M-1)] of matrices that have every coalition.
+
+    These matrices have M - 1 digits, of which the low d make up a block. Every coalition or its
+    complement is in one row if the M columns, a one put before each, are independent. So d + 1 of
+    them are 0, 1, 2, 4, ...; each of the others has a digit of its own above the low ones.
+    """
+    digits = _digits(players)
+    blocks, order = 1 << (players - 1 - digits), 1 << digits
+    cycles = -(-pairs // (blocks * order))
+    drawn = _random_order(cycles, order, seed, _COLUMNS)
+    own = 1 << torch.arange(digits, players - 1)
+    is_other = drawn & (drawn - 1) != 0
+    others = drawn[is_other].reshape(cycles, order - digits - 1)[:, : len(own)] + own
+    first = drawn[~is_other].reshape(cycles, digits + 1)
+    whose = _random_order(cycles, players, seed, _WHOSE)
+    columns = torch.cat([first, others], 1).gather(1, whose)
+    block = _random_order(cycles, blocks, seed, _BLOCKS).unsqueeze(-1)
+    row = _random_order(cycles * blocks, order, seed, _ROWS).unflatten(0, (cycles, blocks))
+    return columns, (block * order + row).flatten(1)
+
+
+def _hadamard_signs(columns: Tensor, rows: Tensor, digits: int) -> Tensor:
+    """Where these rows [B, R] of Sylvester's matrices are negative in columns [B, M]: [B, R, W]."""
+    # Entry (r, c) is negative where r & c has odd parity: so the signs of row r are the sum modulo
+    # two, over the digits of r that are one, of that digit of the columns. Sums over the low half
+    # of the digits and over the high half are few: a table of all rows would be large.
+    of_digits = pack((columns.unsqueeze(1) >> torch.arange(digits).unsqueeze(1)) & 1 == 1)
+    half = digits // 2
+    low = _chosen(_all_sums(of_digits[:, :half]), rows & ((1 << half) - 1))
+    return low ^ _chosen(_all_sums(of_digits[:, half:]), rows >> half)
+
+
+def _all_sums(terms: Tensor) -> Tensor:
+    """Sums modulo two of all subsets of terms [B, d, W]: [B, 2^d, W]."""
+    sums = terms.new_zeros(terms.shape[0], 1, terms.shape[2])
+    for term in terms.split(1, 1):
+        sums = torch.cat([sums, sums ^ term], 1)
+    return sums
+
+
+def _chosen(table: Tensor, rows: Tensor) -> Tensor:  # [B, T, W], [B, R] -> [B, R, W]
+    return table.gather(1, rows.unsqueeze(-1).expand(-1, -1, table.shape[2]))
 
 
 def _distinct(bits: Tensor, players: int) -> Tensor:

@@ -453,7 +453,7 @@ def _lime(
     groups = _groups(feature_mask, inputs, return_input_shape)
     n = check_count(n_samples, "n_samples")
     check(not is_wide(n, groups.count), "feature_mask", "fewer groups", groups.count)
-    bits = designs.bernoulli_pairs(groups.count, n, check_seed(seed))
+    bits = designs.foldover_hadamard(groups.count, n, check_seed(seed))
     return partial(
         programs.lime,
         coalitions=_coalitions(bits, groups, inputs),
