@@ -71,12 +71,13 @@ def export(
     path: str | os.PathLike[str],
     *,
     format: str = "aoti",
+    standard_errors: bool | None = None,
     **attribute_arguments: Any,
 ) -> str:
     """Compiles an explanation together with its model into one file.
 
     The file holds a function from inputs to the model's outputs, their attributions and, where the
-    method has one, the convergence delta, in one call for any number of rows. All rows that the
+    method has them, the convergence delta or standard errors, in one call for any number of rows. All rows that the
     method asks the model about for a batch go through it in one call. The model's weights are
     copied into the file.
 
@@ -94,6 +95,9 @@ def export(
         path: the file to write, which ends in ``.pt2``.
         format: "aoti" for native code, compiled for this kind of machine and this version of
             torch; "torch" for a ``torch.export`` program, which runs anywhere torch does, slower.
+        standard_errors: whether calls return standard errors as well, which :class:`KernelShap` and
+            :class:`Lime` have; None for those that cost little, KernelShap's. Lime's are about as
+            much work as the fit.
         **attribute_arguments: as for the explainer's ``attribute``. ``target`` may also be
             ``"argmax"``: the class with the largest output.
 
@@ -110,6 +114,9 @@ def export(
     options = _options(explainer, example_inputs, attribute_arguments)
     call = _Call(explainer, module, example_inputs, options)
     options = {k: v for k, v in options.items() if k not in _ASKED}
+    if standard_errors is not None:
+        _check_has_errors(explainer, standard_errors)
+        options["standard_errors"] = standard_errors
     program = _PROGRAMS[type(explainer)](explainer, call.inputs, **options)
 
     outputs = call.check_outputs()
@@ -143,6 +150,7 @@ _ONLY = {
     "show_progress": False,
 }
 _LEFT_OUT = (*_ONLY, "return_convergence_delta")
+_WITH_ERRORS = (KernelShap, Lime)
 _ONE_NUMBER = (Saliency, InputXGradient, IntegratedGradients)
 
 
@@ -186,6 +194,13 @@ def _options(explainer: Any, inputs: Any, arguments: dict[str, Any]) -> dict[str
             expected = f"{only}, as a package asks the model about all rows in one call"
             check(options[name] is only, name, expected, options[name])
     return {k: v for k, v in options.items() if k not in _LEFT_OUT}
+
+
+def _check_has_errors(explainer: Any, standard_errors: Any) -> None:
+    check(isinstance(standard_errors, bool), "standard_errors", "a bool or None", standard_errors)
+    has = isinstance(explainer, _WITH_ERRORS)
+    expected = "None, as {} has no standard errors"
+    check(has, "standard_errors", expected, standard_errors, explainer.get_name())
 
 
 class _Call:
@@ -362,6 +377,7 @@ def _kernel_shap(
     background: Any,
     design: str | None,
     seed: int | None,
+    standard_errors: bool = True,
 ) -> Program:
     groups = _groups(feature_mask, inputs, return_input_shape)
     n_samples = check_count(n_samples, "n_samples", at_least=2)
@@ -369,16 +385,18 @@ def _kernel_shap(
         plan = designs.shapley_design(groups.count, n_samples, check_seed(seed), design)
     except ValueError as error:
         raise ArgumentError(f"design: {error}") from error
+    fit, device = ShapleyRegression(plan), _device(inputs)
     return partial(
         programs.kernel_shap,
         coalitions=_coalitions(plan.bits, groups, inputs, with_nobody=True),
-        solution=_solution(plan).to(_device(inputs)),
+        solution=_solution(plan, fit).to(device),
+        pairs=_pairs(fit, device) if standard_errors else None,
         background=None if background is None else check_background(background, inputs),
         spread=groups.spread if return_input_shape else _by_id(groups),
     )
 
 
-def _solution(plan: designs.Design) -> Tensor:  # [M, N + 2] float64
+def _solution(plan: designs.Design, fit: ShapleyRegression) -> Tensor:  # [M, N + 2] float64
     """What each output counts for each value: the regression of unit vectors.
 
     The outputs are of the empty coalition, the design's, and the full one.
@@ -387,7 +405,12 @@ def _solution(plan: designs.Design) -> Tensor:  # [M, N + 2] float64
     moments = ops.coalition_rhs(plan.bits, plan.players, plan.weights, each)
     difference = torch.zeros(each.shape[0] + 2, dtype=torch.float64)
     difference[0], difference[-1] = -1, 1
-    return ShapleyRegression(plan).solve(torch.nn.functional.pad(moments, (1, 1)), difference)
+    return fit.solve(torch.nn.functional.pad(moments, (1, 1)), difference)
+
+
+def _pairs(fit: ShapleyRegression, device: torch.device) -> tuple[Tensor, Tensor]:
+    z, influence = fit.pairs()
+    return z.to(device), influence.square().T.contiguous().to(device)
 
 
 def _lime(
@@ -397,6 +420,7 @@ def _lime(
     n_samples: int,
     return_input_shape: bool,
     seed: int | None,
+    standard_errors: bool = False,
 ) -> Program:
     kernel, fit = explainer.similarity_func, explainer.interpretable_model
     known = isinstance(kernel, ExpKernel)
@@ -421,6 +445,7 @@ def _lime(
         coalitions=_coalitions(bits, groups, inputs),
         kernel=kernel,
         fit=fit,
+        standard_errors=standard_errors,
         spread=groups.spread if return_input_shape else _by_id(groups),
     )
 

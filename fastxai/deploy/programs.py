@@ -17,7 +17,7 @@ from ..attr._base import result_dtype
 from ..attr.ablation import flatten_outputs
 from ..attr.lime import ExpKernel, _cosine_distance
 from ..core.inputs import FeatureGroups, check
-from ..core.linear_fits import Lasso, LinearFit, Ridge
+from ..core.linear_fits import Lasso, LinearFit, NormalEquations, Ridge, pair_variance
 from ..core.windows import Windows
 
 TOP = "argmax"  # the target that is the class with the largest output
@@ -169,15 +169,27 @@ def kernel_shap(
     question: Question,
     coalitions: Coalitions,
     solution: Tensor,  # [M, N] float64: what each coalition's output counts for each group
+    pairs: tuple[Tensor, Tensor] | None,  # of ShapleyRegression: z [P, M]; squared influence [M, P]
     background: tuple[Tensor, ...] | None,  # each [K, *F_i], in place of the baselines
     spread: Spread,
 ) -> Answer:
     """The weighted least squares over the design: linear in the outputs, and so one product."""
     outputs, values = _values(question, coalitions.features(), background)
     columns = values.to(torch.float64).flatten(1)  # [N, B * C]
-    phi = (solution @ columns).reshape(-1, values.shape[1], values.shape[2:].numel())
+    phi = solution @ columns
     chosen = question.choice(outputs)(outputs)  # [B, *C]
-    return Answer(outputs, spread(_by_output(phi.movedim(0, -1), chosen)))
+
+    def arrange(found: Tensor) -> tuple[Tensor, ...]:  # [M, B * C]
+        found = found.reshape(-1, values.shape[1], values.shape[2:].numel())
+        return spread(_by_output(found.movedim(0, -1), chosen))
+
+    if pairs is None:
+        return Answer(outputs, arrange(phi))
+    present, squares = pairs
+    gain, designed = columns[-1] - columns[0], columns[1:-1]
+    residual = (designed[::2] - designed[1::2] + gain) / 2 - present @ phi
+    errors = (squares @ residual.square()).sqrt()
+    return Answer(outputs, arrange(phi), standard_errors=arrange(errors))
 
 
 def lime(
@@ -186,6 +198,7 @@ def lime(
     kernel: ExpKernel,
     fit: LinearFit,
     spread: Spread,
+    standard_errors: bool,
 ) -> Answer:
     """The coefficients of a linear fit to the outputs, weighed by how near a coalition's row is."""
     outputs, values = _values(question, coalitions.features())
@@ -194,12 +207,22 @@ def lime(
     y = values[:-1].to(torch.float64) - values[-1].to(torch.float64)
     y = y.reshape(x.shape[0], -1, values.shape[2:].numel()).transpose(0, 1)  # [B, N, C]
 
-    share = (w / w.sum(1, keepdim=True))[..., None]  # [B, N, 1]
+    total = w.sum(1)
+    share = (w / total[:, None])[..., None]  # [B, N, 1]
     centred = x - (share * x).sum(1, keepdim=True)  # [B, N, M]
     weighed = (w[..., None] * centred).mT
-    gram, rhs, total = weighed @ centred, weighed @ y, w.sum(1)[:, None, None]
-    found = _fitted(fit, gram, rhs, total).mT  # [B, C, M]
-    return Answer(outputs, spread(_by_output(found, values[-1])))
+    normal = NormalEquations(total, weighed @ centred, weighed @ y)
+    found = _fitted(fit, normal)  # [B, M, C]
+    coefficients = spread(_by_output(found.mT, values[-1]))
+    if not standard_errors:
+        return Answer(outputs, coefficients)
+    residual = y - (share * y).sum(1, keepdim=True) - centred @ found  # [B, N, C]
+    pairs = zip(residual.unbind(-1), found.unbind(-1), strict=True)
+    variances = [
+        pair_variance(centred, w, total, left, _sensitivity(fit, normal, b)) for left, b in pairs
+    ]
+    errors = _by_output(torch.stack(variances, 1).sqrt(), values[-1])  # [B, *C, M]
+    return Answer(outputs, coefficients, standard_errors=spread(errors))
 
 
 def _by_output(found: Tensor, outputs: Tensor) -> Tensor:  # [B, C, M], [B, *C] -> [B, *C, M]
@@ -208,13 +231,29 @@ def _by_output(found: Tensor, outputs: Tensor) -> Tensor:  # [B, C, M], [B, *C] 
     return found.reshape(*shape, found.shape[-1]).to(result_dtype(outputs))
 
 
-def _fitted(fit: LinearFit, gram: Tensor, rhs: Tensor, total: Tensor) -> Tensor:  # [B, M, C]
+# As the eager fits, which look at the numbers to find a shorter way.
+
+
+def _fitted(fit: LinearFit, normal: NormalEquations) -> Tensor:  # [B, M, C]
     if isinstance(fit, Lasso) and fit.alpha > 0:
-        return ops.lasso(gram / total, rhs / total, fit.alpha)
+        total = normal.total[:, None, None]
+        return ops.lasso(normal.gram / total, normal.rhs / total, fit.alpha)
     if isinstance(fit, Ridge) and fit.alpha > 0:
-        identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        return torch.linalg.solve(gram + fit.alpha * identity, rhs)
-    return torch.linalg.pinv(gram, rtol=1e-12, hermitian=True) @ rhs
+        return torch.linalg.solve(fit.penalised(normal.gram), normal.rhs)
+    return _pseudo_inverse(normal.gram) @ normal.rhs
+
+
+def _sensitivity(fit: LinearFit, normal: NormalEquations, coefficients: Tensor) -> Tensor:
+    """As :meth:`LinearFit.sensitivity`, [B, M, M]."""
+    if isinstance(fit, Ridge) and fit.alpha > 0:
+        return torch.linalg.inv(fit.penalised(normal.gram))
+    if isinstance(fit, Lasso) and fit.alpha > 0:
+        return fit.among_active(normal.gram, coefficients, _pseudo_inverse)
+    return _pseudo_inverse(normal.gram)
+
+
+def _pseudo_inverse(gram: Tensor) -> Tensor:
+    return torch.linalg.pinv(gram, rtol=1e-12, hermitian=True)
 
 
 def _similarities(

@@ -50,6 +50,7 @@ def assert_says_the_same(package, explainer, inputs, target=None, given=None, **
         torch.testing.assert_close(found.convergence_delta, delta, **CLOSE)
     else:
         assert found.convergence_delta is None
+    return found
 
 
 def as_tuple(value):
