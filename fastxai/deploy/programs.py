@@ -6,7 +6,7 @@ Unlike the engine's blocks, all rows of a batch go through the model in one call
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,8 +16,10 @@ from .. import ops
 from ..attr._base import result_dtype
 from ..attr.ablation import flatten_outputs
 from ..attr.lime import ExpKernel, _cosine_distance
+from ..attr.noise_tunnel import _ANOTHER
 from ..core.inputs import FeatureGroups, check
 from ..core.linear_fits import Lasso, LinearFit, NormalEquations, Ridge, pair_variance
+from ..core.rows import Noisy
 from ..core.windows import Windows
 
 TOP = "argmax"  # the target that is the class with the largest output
@@ -37,10 +39,21 @@ class Question:
     of_rows: tuple[bool, ...]  # which of those are tensors with a row for each example
     # None; indices after the batch for all rows; [B] or [B, k] int64, one for each; or TOP
     target: Any
+    seed: Tensor | int | None = None  # of what is drawn in the call: a scalar int64 tensor
 
     @property
     def batch(self) -> int:
         return self.inputs[0].shape[0]
+
+    def noisy(
+        self,
+        background: tuple[Tensor, ...] | None,  # each [K, *F_i]
+        stdevs: tuple[float, ...],
+        samples: int,
+    ) -> Noisy:
+        """As the eager methods draw with this seed."""
+        seed: Any = self.seed.item() if isinstance(self.seed, Tensor) else self.seed
+        return Noisy(self.inputs, background, stdevs, samples, seed)
 
     def outputs(self, *rows: Tensor) -> Tensor:  # each [r * B, *F_i] -> [r * B, *C]
         """All outputs of the model."""
@@ -72,6 +85,29 @@ class Question:
 
         return pick
 
+    def of_samples(
+        self,
+        n: int,
+        rows: tuple[Tensor, ...],  # each [B * n, *F_i], those of an example together
+        baselines: tuple[Tensor, ...] | None,  # each [B * n, *F_i]; None: each example's own
+        outputs: Tensor,  # [B, *C], at the inputs
+    ) -> Question:
+        """The question about n samples of each example, with another seed for what is drawn."""
+
+        def each(value: Tensor) -> Tensor:
+            return value.repeat_interleave(n, 0)
+
+        target = outputs.argmax(1) if self.target is TOP else self.target
+        pairs = zip(self.forward_args, self.of_rows, strict=True)
+        return replace(
+            self,
+            inputs=rows,
+            baselines=baselines or tuple(b if b.shape[0] == 1 else each(b) for b in self.baselines),
+            forward_args=tuple(each(a) if own else a for a, own in pairs),
+            target=each(target) if isinstance(target, Tensor) else target,
+            seed=None if self.seed is None else self.seed ^ _ANOTHER,
+        )
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -79,7 +115,7 @@ class Answer:
 
     outputs: Tensor  # [B, *C], all outputs of the model
     attributions: tuple[Tensor, ...]
-    convergence_delta: Tensor | None = None  # [B]
+    convergence_delta: Tensor | None = None  # [B], or [B * n] for n samples of each example
     standard_errors: tuple[Tensor, ...] | None = None  # as the attributions
 
 
@@ -125,6 +161,82 @@ def integrated_gradients(
     at_input, at_baseline = chosen[last:].reshape(2, batch).to(found[0].dtype).unbind()
     total = torch.stack([v.reshape(batch, -1).sum(1) for v in found]).sum(0)
     return Answer(every[at_inputs], found, total - (at_input - at_baseline))
+
+
+def gradient_shap(
+    question: Question,
+    background: tuple[Tensor, ...],  # each [K, *F_i]
+    stdevs: tuple[float, ...],
+    samples: int,
+    multiply_by_inputs: bool,
+    convergence_delta: bool,
+) -> Answer:
+    """The mean over samples of (x̃ − b) ∘ ∂F/∂x (b + α (x̃ − b))."""
+    batch = question.batch
+    noisy = question.noisy(background, stdevs, samples)
+    block = slice(0, samples), slice(0, batch)
+    rows = [torch.cat(pair) for pair in zip(noisy.block(*block), question.inputs, strict=True)]
+    outputs, _, gradients = _gradients(question, rows, slice(-batch, None))
+    each = [g[:-batch].unflatten(0, (samples, batch)) for g in gradients]
+    sums = (
+        noisy.add_products([], each, *block)
+        if multiply_by_inputs
+        else [g.sum(0, dtype=_wide(g)) for g in each]
+    )
+    outputs = outputs[-batch:]
+    found = tuple(total / samples for total in sums)
+    if not convergence_delta:
+        return Answer(outputs, found)
+    if multiply_by_inputs:
+        totals = noisy.products(each, *block)  # [N, B]
+    else:
+        totals = torch.stack([g.flatten(2).sum(2, dtype=torch.float64) for g in each]).sum(0)
+    pairs = zip(noisy.ends().block(*block), noisy.starts().block(*block), strict=True)
+    ends = question.choice(outputs)(question.outputs(*map(torch.cat, pairs)))
+    at_end, at_start = ends.reshape(2, samples, batch).unbind()
+    delta = (totals - (at_end - at_start)).T.flatten().to(found[0].dtype)
+    return Answer(outputs, found, delta)
+
+
+def noise_tunnel(
+    question: Question,
+    method: Program,
+    nt_type: str,
+    stdevs: tuple[float, ...],
+    samples: int,
+    background: tuple[Tensor, ...] | None,  # each [K, *F_i], to draw the method's baselines from
+) -> Answer:
+    """The mean, mean square or variance of a method's attributions at noisy inputs."""
+    outputs = question.outputs(*question.inputs)
+    block = slice(0, samples), slice(0, question.batch)
+
+    # By example, and then by sample. (A transposition has strides that a trace stumbles over.)
+    i = torch.arange(question.batch * samples, device=outputs.device)
+    order = i % samples * question.batch + i // samples
+
+    def by_example(rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(x[order] for x in rows)
+
+    rows = by_example(question.noisy(None, stdevs, samples).block(*block))
+    drawn = None
+    if background is not None:
+        drawn = by_example(question.noisy(background, stdevs, samples).starts().block(*block))
+    answer = method(question.of_samples(samples, rows, drawn, outputs))
+    each = (a.unflatten(0, (question.batch, samples)) for a in answer.attributions)
+    smoothed = tuple(_smoothed(nt_type, a) for a in each)
+    return Answer(outputs, smoothed, answer.convergence_delta)
+
+
+def _smoothed(nt_type: str, values: Tensor) -> Tensor:  # [B, N, *F] -> [B, *F]
+    wide = values.to(_wide(values))
+    if nt_type == "smoothgrad":
+        found = wide.mean(1)
+    elif nt_type == "smoothgrad_sq":
+        found = wide.square().mean(1)
+    else:  # of numbers around zero
+        apart = wide - wide[:, :1]
+        found = (apart.square().mean(1) - apart.mean(1).square()).clamp(min=0)
+    return found.to(values.dtype)
 
 
 @dataclass(frozen=True)
