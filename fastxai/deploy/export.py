@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from .. import ops
 from ..attr import (
     Attribution,
+    DeepLift,
+    DeepLiftShap,
     FeatureAblation,
     GradientShap,
     InputXGradient,
@@ -50,6 +52,7 @@ from ..core.inputs import (
 )
 from ..core.linear_fits import Lasso, LinearFit, is_wide
 from ..core.model import Target
+from ..core.rules import check_eager
 from ..core.surrogate import ShapleyRegression
 from ..core.windows import Windows, check_windows
 from ..ops import native, reference
@@ -91,11 +94,11 @@ def export(
 
     Args:
         explainer: a :class:`Saliency`, :class:`InputXGradient`, :class:`IntegratedGradients`,
-            :class:`GradientShap`, :class:`FeatureAblation`, :class:`Occlusion`,
-            :class:`KernelShap` or :class:`Lime` over a module in eval mode, or a
-            :class:`NoiseTunnel` over any of them but the last two. It and the module are left as
-            they are. The coalitions of the last two are drawn here, by ``seed``, and serve all
-            calls.
+            :class:`GradientShap`, :class:`DeepLift`, :class:`DeepLiftShap`,
+            :class:`FeatureAblation`, :class:`Occlusion`, :class:`KernelShap` or :class:`Lime` over
+            a module in eval mode, or a :class:`NoiseTunnel` over any of them but the last two. It
+            and the module are left as they are. The coalitions of the last two are drawn here, by
+            ``seed``, and serve all calls.
         example_inputs: a tensor [B, *F], or a tuple of tensors [B, *F_i], of the shapes, dtypes and
             device that will be served; their values do not matter. Two rows or more, if another
             tensor has a row for each.
@@ -160,7 +163,7 @@ _ONLY = {
     "show_progress": False,
 }
 _WITH_ERRORS = (KernelShap, Lime)
-_ONE_NUMBER = (Saliency, InputXGradient, IntegratedGradients, GradientShap)
+_ONE_NUMBER = (Saliency, InputXGradient, IntegratedGradients, GradientShap, DeepLift)
 _DRAWING = (GradientShap, NoiseTunnel)  # in every call; the seed comes with it
 _WITH_DESIGN = (KernelShap, Lime)  # which is drawn at export
 
@@ -406,15 +409,39 @@ def _gradient_shap(
     seed: int | None = None,
 ) -> Program:
     _check_library("which draws the samples")
-    check(not callable(background), "baselines", "rows to draw from", "a function")
     return partial(
         programs.gradient_shap,
-        background=check_background(background, inputs, "baselines"),
+        background=_check_background(background, inputs),
         stdevs=check_stdevs(stdevs, inputs),
         samples=check_count(n_samples, "n_samples"),
         multiply_by_inputs=explainer.multiplies_by_inputs,
         convergence_delta=return_convergence_delta,
     )
+
+
+def _deep_lift(explainer: DeepLift, inputs: Inputs, custom_attribution_func: Any) -> Program:
+    check_eager(explainer.model)
+    combine = explainer._combination(custom_attribution_func)
+    return partial(programs.deep_lift, combine=combine, eps=explainer.eps)
+
+
+def _deep_lift_shap(
+    explainer: DeepLiftShap, inputs: Inputs, background: Any, custom_attribution_func: Any
+) -> Program:
+    check_eager(explainer.model)
+    background = _check_background(background, inputs)
+    check(len(background[0]) > 1, "baselines", "two rows or more; DeepLift takes one", "one")
+    return partial(
+        programs.deep_lift_shap,
+        background=background,
+        combine=explainer._combination(custom_attribution_func),
+        eps=explainer.eps,
+    )
+
+
+def _check_background(baselines: Any, inputs: Inputs) -> tuple[Tensor, ...]:
+    check(not callable(baselines), "baselines", "rows, all of which are built in", "a function")
+    return check_background(baselines, inputs, "baselines")
 
 
 def _noise_tunnel(
@@ -431,7 +458,7 @@ def _noise_tunnel(
     check(nt_type in _TYPES, "nt_type", f"one of {', '.join(_TYPES)}", repr(nt_type))
     method = explainer.attribution_method
     if background is not None:
-        background = check_background(background, inputs, "baselines")
+        background = _check_background(background, inputs)
     return partial(
         programs.noise_tunnel,
         method=_PROGRAMS[type(method)](method, inputs, **arguments),
@@ -592,6 +619,8 @@ def _device(inputs: Inputs) -> torch.device:
 
 
 _PROGRAMS: dict[type, Callable[..., Program]] = {
+    DeepLift: _deep_lift,
+    DeepLiftShap: _deep_lift_shap,
     FeatureAblation: _feature_ablation,
     GradientShap: _gradient_shap,
     InputXGradient: _input_x_gradient,

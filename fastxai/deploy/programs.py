@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from .. import ops
 from ..attr._base import result_dtype
 from ..attr.ablation import flatten_outputs
+from ..attr.deep_lift import Combine
 from ..attr.lime import ExpKernel, _cosine_distance
 from ..attr.noise_tunnel import _ANOTHER
 from ..core.inputs import FeatureGroups, check
+from ..core.lift import Lifted
 from ..core.linear_fits import Lasso, LinearFit, NormalEquations, Ridge, pair_variance
 from ..core.rows import Noisy
 from ..core.windows import Windows
@@ -57,10 +59,12 @@ class Question:
 
     def outputs(self, *rows: Tensor) -> Tensor:  # each [r * B, *F_i] -> [r * B, *C]
         """All outputs of the model."""
-        repeats = rows[0].shape[0] // self.batch
+        return self.module(*rows, *self.extra(rows[0].shape[0] // self.batch))
+
+    def extra(self, repeats: int) -> tuple[Any, ...]:
+        """The arguments after the rows."""
         pairs = zip(self.forward_args, self.of_rows, strict=True)
-        extra = (a.repeat(repeats, *[1] * (a.dim() - 1)) if own else a for a, own in pairs)
-        return self.module(*rows, *extra)
+        return tuple(a.repeat(repeats, *[1] * (a.dim() - 1)) if own else a for a, own in pairs)
 
     def choice(self, outputs: Tensor) -> Callable[[Tensor], Tensor]:
         """What picks the explained outputs, [r * B, *C'], out of all, [r * B, *C].
@@ -196,6 +200,56 @@ def gradient_shap(
     at_end, at_start = ends.reshape(2, samples, batch).unbind()
     delta = (totals - (at_end - at_start)).T.flatten().to(found[0].dtype)
     return Answer(outputs, found, delta)
+
+
+def deep_lift(question: Question, combine: Combine, eps: float) -> Answer:
+    """Multipliers ∘ (x − x'), and how far their sum is from F(x) − F(x')."""
+    x, baselines = question.inputs, question.baselines
+    outputs, chosen, multipliers = _multipliers(question, x, baselines, 1, eps)
+    baselines = tuple(b.expand_as(a) for b, a in zip(baselines, x, strict=True))
+    found = combine(multipliers, x, baselines)
+    at_baselines = question.choice(outputs)(question.outputs(*baselines))
+    return Answer(outputs, found, _sums(found) - (chosen - at_baselines).reshape(-1))
+
+
+def deep_lift_shap(
+    question: Question,
+    background: tuple[Tensor, ...],  # each [K, *F_i]
+    combine: Combine,
+    eps: float,
+) -> Answer:
+    """The mean over the background, and for each pair how far its sum is from F(x) − F(x')."""
+    count, batch = background[0].shape[0], question.batch
+    x = tuple(a.repeat(count, *[1] * (a.dim() - 1)) for a in question.inputs)  # [K * B, *F_i]
+    every, chosen, multipliers = _multipliers(question, x, background, count, eps)
+    outputs = every[-batch:]
+    i = torch.arange(batch * count, device=outputs.device)
+    order = i % count * batch + i // count  # by example, and then by baseline
+    baselines = tuple(b[i % count] for b in background)
+    found = combine(tuple(m[order] for m in multipliers), tuple(a[order] for a in x), baselines)
+    at_baselines = question.choice(outputs)(question.outputs(*(b[i // batch] for b in background)))
+    delta = _sums(found) - (chosen - at_baselines).reshape(-1)[order]
+    return Answer(outputs, tuple(a.unflatten(0, (batch, count)).mean(1) for a in found), delta)
+
+
+def _multipliers(
+    question: Question,
+    rows: tuple[Tensor, ...],  # each [r * B, *F_i]
+    baselines: tuple[Tensor, ...],  # as Lifted takes them
+    repeats: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """All outputs of these rows, the chosen ones, and DeepLift's multipliers of those."""
+    leaves = tuple(row.detach().requires_grad_() for row in rows)
+    with torch.enable_grad():
+        lifted = Lifted(question.module, len(rows), eps)
+        outputs = lifted(*leaves, *baselines, *question.extra(repeats))
+        chosen = question.choice(outputs.detach()[-question.batch :])(outputs)
+    return outputs.detach(), chosen.detach(), _for_leaves(chosen, leaves)
+
+
+def _sums(values: tuple[Tensor, ...]) -> Tensor:  # each [N, *F_i] -> [N]
+    return torch.stack([v.reshape(v.shape[0], -1).sum(1) for v in values]).sum(0)
 
 
 def noise_tunnel(
@@ -426,12 +480,20 @@ def _gradients(
     question: Question, rows: Sequence[Tensor], at_inputs: slice
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """All outputs of these rows, the chosen ones, and the gradients of those."""
-    pull: Callable[[Tensor], tuple[Tensor, ...]]
-    back: Callable[[Tensor], tuple[Tensor]]
-    outputs, pull = torch.func.vjp(question.outputs, *rows)  # type: ignore[misc]
-    choice = question.choice(outputs[at_inputs])
-    chosen, back = torch.func.vjp(choice, outputs)  # type: ignore[misc]
-    return outputs, chosen, pull(*back(torch.ones_like(chosen)))
+    leaves = tuple(row.detach().requires_grad_() for row in rows)
+    with torch.enable_grad():
+        outputs = question.outputs(*(leaf.clone() for leaf in leaves))  # it may write to them
+        chosen = question.choice(outputs.detach()[at_inputs])(outputs)
+    return outputs.detach(), chosen.detach(), _for_leaves(chosen, leaves)
+
+
+def _for_leaves(chosen: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    expected = "outputs that depend on {} and can be differentiated"
+    check(chosen.requires_grad, "forward_func", expected, "none that are", "the inputs")
+    found = torch.autograd.grad(chosen, leaves, torch.ones_like(chosen), allow_unused=True)
+    for i, gradient in enumerate(found):
+        check(gradient is not None, "forward_func", expected, "no gradient", f"inputs[{i}]")
+    return found
 
 
 def _path(x: Tensor, baseline: Tensor, alphas: Tensor) -> Tensor:  # [S * B, *F]

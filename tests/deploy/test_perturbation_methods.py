@@ -8,13 +8,13 @@ from fastxai import ArgumentError, FeatureAblation, KernelShap, Lime, Occlusion
 from fastxai.attr import Lasso, LeastSquares, Ridge, get_exp_kernel_similarity_function
 from fastxai.ops import native, reference
 
-from ..models import EmbeddingModel, ResidualCNN, Segmenter, TwoInputs, mlp
+from ..models import Encoder, ResidualCNN, Segmenter, TwoInputs, mlp
 from .test_gradient_methods import CLOSE, assert_says_the_same, exported, randn
 
 MODELS = {
     "mlp": (mlp, [(7,)], None, (3,)),
     "cnn": (ResidualCNN, [(2, 6, 5)], torch.arange(6)[None, :, None] // 2, (2, 3, 2)),
-    "transformer": (EmbeddingModel, [(6, 8)], torch.arange(6)[:, None], (2, 8)),
+    "transformer": (Encoder, [(6, 4)], torch.arange(6)[:, None], (2, 4)),
     "two inputs": (
         TwoInputs,
         [(4,), (2, 3)],
