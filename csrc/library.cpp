@@ -12,14 +12,15 @@ STABLE_TORCH_LIBRARY(fastxai, m) {
   // (seed, n, b), or without a baseline input + stdev * noise; samples first to last - 1 of the
   // examples from `example` on: [B, *F], [K, *F] -> [last - first, B, *F].
   m.def(
-      "noisy_points(Tensor input, Tensor? baseline, float stdev, int seed, int stream, "
+      "noisy_points(Tensor input, Tensor? baseline, float stdev, SymInt seed, int stream, "
       "SymInt samples, SymInt example, SymInt first, SymInt last, float? position) -> Tensor");
 
   // acc + sum_n (input + stdev * noise - baseline) * grads[n], drawn as in noisy_points:
   // [B, *F], [last - first, B, *F], [B, *F], [K, *F] -> [B, *F].
   m.def(
       "noisy_reduce(Tensor? acc, Tensor grads, Tensor input, Tensor? baseline, float stdev, "
-      "int seed, int stream, SymInt samples, SymInt example, SymInt first, SymInt last) -> Tensor");
+      "SymInt seed, int stream, SymInt samples, SymInt example, SymInt first, SymInt last) "
+      "-> Tensor");
 
   // Random coalitions without replacement, by size and rank: [N] int64 twice -> [N, W] int64.
   m.def("coalitions(int players, Tensor sizes, Tensor ranks, int seed) -> Tensor");

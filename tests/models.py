@@ -68,6 +68,22 @@ class TextModel(nn.Module):
         return self.head(self.encoder(x, src_key_padding_mask=padding).mean(1))
 
 
+class Encoder(nn.Module):
+    """A transformer encoder over vectors, [N, T, 4] -> [N, 3]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(6)
+        self.embedding = nn.Linear(4, 8)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, activation="gelu")
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(8, 3)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(self.embedding(x)).mean(1))
+
+
 class TwoInputs(nn.Module):
     """Two inputs of different shapes, an optional extra tensor of the batch and a number."""
 

@@ -224,7 +224,13 @@ class Attribution:
         each = engine.multiplications(query.model, query.inputs.tensors)
         return Plan(self.get_name(), runs, each)
 
-    def compile(self, example_inputs: TensorOrTuple, **attribute_arguments: Any) -> Package:
+    def compile(
+        self,
+        example_inputs: TensorOrTuple,
+        *,
+        standard_errors: bool | None = None,
+        **attribute_arguments: Any,
+    ) -> Package:
         """Compiles the explanation together with its model for inputs of one shape.
 
         As :func:`fastxai.export`, without a file and for this process alone: native code on a CPU,
@@ -233,6 +239,7 @@ class Attribution:
         Args:
             example_inputs: a tensor [B, *F], or a tuple of tensors [B, *F_i], of the shapes, B
                 among them, dtypes and device of all calls; their values do not matter.
+            standard_errors: as for :func:`fastxai.export`.
             **attribute_arguments: as for :meth:`attribute`. ``target`` may also be ``"argmax"``:
                 the class with the largest output. A tensor with a row for each example becomes an
                 argument of the compiled function, also where there is one example; but for a
@@ -249,7 +256,7 @@ class Attribution:
         """
         from ..deploy import compiled  # which stands above, and knows the methods it takes
 
-        return compiled.compile(self, example_inputs, attribute_arguments)
+        return compiled.compile(self, example_inputs, standard_errors, attribute_arguments)
 
     def _options(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The arguments of ``attribute`` by name, but for what it returns beside."""

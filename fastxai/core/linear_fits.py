@@ -77,17 +77,17 @@ class Ridge(LinearFit):
         _check_penalty(self.alpha)
 
     def solve(self, normal: NormalEquations) -> Tensor:
-        return _least_norm(self._penalised(normal.gram), normal.rhs)
+        return _least_norm(self.penalised(normal.gram), normal.rhs)
 
     def sensitivity(self, normal: NormalEquations, coefficients: Tensor) -> Tensor:
-        return _inverse(self._penalised(normal.gram))
+        return _inverse(self.penalised(normal.gram))
 
     def solve_wide(self, rows: WideRows) -> Tensor:
         kernel = rows.kernel()
         kernel.diagonal().add_(self.alpha / rows.total)
         return rows.pull(_least_norm(kernel[None], rows.values[None])[0])
 
-    def _penalised(self, gram: Tensor) -> Tensor:
+    def penalised(self, gram: Tensor) -> Tensor:
         return gram + self.alpha * _identity(gram)
 
 
@@ -119,9 +119,18 @@ class Lasso(LinearFit):
 
     def sensitivity(self, normal: NormalEquations, coefficients: Tensor) -> Tensor:
         # With the signs as they are the penalty is linear: what is not zero moves as least squares.
+        return self.among_active(normal.gram, coefficients, _inverse)
+
+    def among_active(
+        self,
+        gram: Tensor,  # [P, M, M]
+        coefficients: Tensor,  # [P, M]
+        inverse: Callable[[Tensor], Tensor],
+    ) -> Tensor:  # [P, M, M]
+        """The inverse for the coefficients that are not zero, zero elsewhere."""
         active = (coefficients != 0) | (self.alpha == 0)
         both = active[:, :, None] & active[:, None, :]
-        return _inverse(normal.gram.where(both, _identity(normal.gram))).where(both, 0)
+        return inverse(gram.where(both, _identity(gram))).where(both, 0)
 
     def solve_wide(self, rows: WideRows) -> Tensor:
         if self.alpha == 0:
@@ -276,29 +285,9 @@ class LocalRegression:
         variance = torch.zeros_like(mean)
         for rows, z in self._coalitions(mean.numel()):
             w, y = self._weigh(z, problems).T, values[rows].T  # [p, n]
-            if len(z) % 2:  # the last coalition's complement is not there: it weighs nothing
-                z = torch.cat([z, z[-1:]])
-                w, y = (torch.nn.functional.pad(v, (0, 1)) for v in (w, y))
             x = (z - 0.5) - mean[:, None]  # [p, n, M]
-            root = w.sqrt()
-            residual = root * (y - (x @ coefficients[..., None])[..., 0])
-            influence = root[..., None] * (x @ sensitivity)  # of a residual on the coefficients
-            x = root[..., None] * x
-            constant = root.square() / normal.total[:, None]
-            free = 1 - constant - (influence * x).sum(-1)  # 1 − leverage
-            first, second = slice(0, None, 2), slice(1, None, 2)
-            shared = root[:, first] * root[:, second] / normal.total[:, None]
-            shared = shared + (influence[:, first] * x[:, second]).sum(-1)
-            determinant = free[:, first] * free[:, second] - shared.square()
-            determinant = determinant.where(determinant > 1e-9, torch.nan)
-            # (1 − leverages of the pair)⁻¹ residuals of the pair
-            without = (
-                free[:, second] * residual[:, first] + shared * residual[:, second],
-                free[:, first] * residual[:, second] + shared * residual[:, first],
-            )
-            moved = influence[:, first] * (without[0] / determinant)[..., None]
-            moved += influence[:, second] * (without[1] / determinant)[..., None]
-            variance += moved.square().sum(1)
+            residual = y - (x @ coefficients[..., None])[..., 0]
+            variance += pair_variance(x, w, normal.total, residual, sensitivity)
         return variance
 
     def _equations(self, problems: slice) -> tuple[NormalEquations, Tensor]:
@@ -373,6 +362,47 @@ class LocalRegression:
         count = self._start.shape[0]
         step = max(1, 4 * _BLOCK // self._players**2)
         return (slice(at, min(at + step, count)) for at in range(0, count, step))
+
+
+def pair_variance(
+    x: Tensor,  # [P, N, M] float64
+    weights: Tensor,  # [P, N]
+    total: Tensor,  # [P]
+    residual: Tensor,  # [P, N]
+    sensitivity: Tensor,  # [P, M, M]
+) -> Tensor:  # [P, M]
+    """What these rows add to the variance of the coefficients, each pair one observation.
+
+    Args:
+        x: rows less the weighted mean of all, 2i and 2i + 1 a pair. A last one without its
+            complement is a pair with a row that weighs nothing.
+        weights: of the rows.
+        total: the weight of all rows.
+        residual: what the fit leaves of each row's value.
+        sensitivity: how the coefficients move with the right-hand side.
+    """
+    if x.shape[1] % 2:
+        x = torch.cat([x, x[:, -1:]], 1)
+        weights, residual = (torch.nn.functional.pad(v, (0, 1)) for v in (weights, residual))
+    root = weights.sqrt()
+    residual = root * residual
+    influence = root[..., None] * (x @ sensitivity)  # of a residual on the coefficients
+    x = root[..., None] * x
+    constant = root.square() / total[:, None]
+    free = 1 - constant - (influence * x).sum(-1)  # 1 − leverage
+    first, second = slice(0, None, 2), slice(1, None, 2)
+    shared = root[:, first] * root[:, second] / total[:, None]
+    shared = shared + (influence[:, first] * x[:, second]).sum(-1)
+    determinant = free[:, first] * free[:, second] - shared.square()
+    determinant = determinant.where(determinant > 1e-9, torch.nan)
+    # (1 − leverages of the pair)⁻¹ residuals of the pair
+    without = (
+        free[:, second] * residual[:, first] + shared * residual[:, second],
+        free[:, first] * residual[:, second] + shared * residual[:, first],
+    )
+    moved = influence[:, first] * (without[0] / determinant)[..., None]
+    moved = moved + influence[:, second] * (without[1] / determinant)[..., None]
+    return moved.square().sum(1)
 
 
 def fit_rows(

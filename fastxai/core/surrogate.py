@@ -94,17 +94,36 @@ class ShapleyRegression:
         block = 2 * max(1, _BLOCK // design.players)
         for first in range(0, design.bits.shape[0], block):
             rows = slice(first, first + block)
-            z = unpack(design.bits[rows][::2], design.players).double()  # one of each pair
             y = values[rows].double()
+            z, influence = self._pairs(rows)
             residual = (y[::2] - y[1::2] + fixed) / 2 - z @ phi
-            influence = 2 * design.weights[rows][::2, None] * (z @ self._inverse)  # of y on phi
-            free = 1 - (influence * z).sum(1)  # 1 - h
-            spread = torch.where(free > _UNFREE, 1 / free, torch.nan)
-            if design.inclusion is not None:
-                left_to_chance = 1 - design.inclusion[rows][::2]
-                spread = torch.where(left_to_chance > 0, spread * left_to_chance.sqrt(), 0)
-            variance += influence.square().T @ (residual * spread.unsqueeze(1)).square()
+            variance += influence.square().T @ residual.square()
         return variance.sqrt().reshape(shape)
+
+    def pairs(self) -> tuple[Tensor, Tensor]:  # [N / 2, M] float64 both
+        """What :meth:`standard_errors` knows of the design before any value.
+
+        Returns:
+            One coalition z of each pair, and how far a unit of the pair's residual,
+            (v(z) − v(z') + difference) / 2 − z φ, moves each standard error: their squares add up.
+            NaN where the coalitions are too few to tell.
+        """
+        rows = slice(0, self._design.bits.shape[0])
+        if self.determined:
+            return self._pairs(rows)
+        z = unpack(self._design.bits[::2], self._design.players).double()
+        return z, torch.full_like(z, torch.nan)
+
+    def _pairs(self, rows: slice) -> tuple[Tensor, Tensor]:  # [n / 2, M] float64 both
+        design = self._design
+        z = unpack(design.bits[rows][::2], design.players).double()  # one of each pair
+        influence = 2 * design.weights[rows][::2, None] * (z @ self._inverse)  # of y on phi
+        free = 1 - (influence * z).sum(1)  # 1 - h
+        spread = torch.where(free > _UNFREE, 1 / free, torch.nan)
+        if design.inclusion is not None:
+            left_to_chance = 1 - design.inclusion[rows][::2]
+            spread = torch.where(left_to_chance > 0, spread * left_to_chance.sqrt(), 0)
+        return z, influence * spread[:, None]
 
     # With X the rows √w (z − |z| / M) and G = XᵀX, the least solution of G φ = b, for b = Xᵀ(...),
     # is Xᵀ (XXᵀ)⁺² X b.

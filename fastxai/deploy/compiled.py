@@ -20,10 +20,15 @@ _WARM_UP = 3  # calls before a recording, in which libraries allocate and choose
 
 
 def compile(
-    explainer: Attribution, example_inputs: TensorOrTuple, arguments: dict[str, Any]
+    explainer: Attribution,
+    example_inputs: TensorOrTuple,
+    standard_errors: bool | None,
+    arguments: dict[str, Any],
 ) -> Package:
     """What :meth:`Attribution.compile` documents; the arguments are those of ``attribute``."""
-    program, manifest = _prepared(explainer, example_inputs, arguments, "aoti", fixed=True)
+    program, manifest = _prepared(
+        explainer, example_inputs, arguments, standard_errors, "aoti", fixed=True
+    )
     examples = program.example_inputs[0]
     device = examples[0].device
     check(device.type in ("cpu", "cuda"), "example_inputs", "tensors on a CPU or CUDA GPU", device)

@@ -19,16 +19,21 @@ from torch import Tensor, nn
 from .. import ops
 from ..attr import (
     Attribution,
+    DeepLift,
+    DeepLiftShap,
     FeatureAblation,
+    GradientShap,
     InputXGradient,
     IntegratedGradients,
     KernelShap,
     Lime,
+    NoiseTunnel,
     Occlusion,
     Saliency,
 )
 from ..attr._base import check_ids
 from ..attr.lime import ExpKernel, fair_coins
+from ..attr.noise_tunnel import _TYPES
 from ..core import designs, quadrature
 from ..core.inputs import (
     ArgumentError,
@@ -43,10 +48,12 @@ from ..core.inputs import (
     check_forward_args,
     check_inputs,
     check_seed,
+    check_stdevs,
     name_of,
 )
 from ..core.linear_fits import Lasso, LinearFit, is_wide
 from ..core.model import Target
+from ..core.rules import check_eager
 from ..core.surrogate import ShapleyRegression
 from ..core.windows import Windows, check_windows
 from ..ops import native, reference
@@ -77,31 +84,40 @@ def export(
     path: str | os.PathLike[str],
     *,
     format: str = "aoti",
+    standard_errors: bool | None = None,
     **attribute_arguments: Any,
 ) -> str:
     """Compiles an explanation together with its model into one file.
 
     The file holds a function from inputs to the model's outputs, their attributions and, where the
-    method has one, the convergence delta, in one call for any number of rows. All rows that the
-    method asks the model about for a batch go through it in one call. The model's weights are
-    copied into the file.
+    method has them, the convergence delta or standard errors, in one call for any number of rows.
+    All rows that the method asks the model about for a batch go through it in one call. The model's
+    weights are copied into the file.
 
-    A tensor argument with a row for each example becomes an argument of that function; everything
-    else is built in.
+    A tensor argument with a row for each example becomes an argument of that function, and so does
+    the ``seed`` of :class:`GradientShap` and :class:`NoiseTunnel` unless it is given here;
+    everything else is built in.
 
     Args:
         explainer: a :class:`Saliency`, :class:`InputXGradient`, :class:`IntegratedGradients`,
-            :class:`FeatureAblation`, :class:`Occlusion`, :class:`KernelShap` or :class:`Lime`
-            over a module in eval mode. It and the module are left as they are. The coalitions of
-            the last two are drawn here, by ``seed``, and serve all calls.
+            :class:`GradientShap`, :class:`DeepLift`, :class:`DeepLiftShap`,
+            :class:`FeatureAblation`, :class:`Occlusion`, :class:`KernelShap` or :class:`Lime` over
+            a module in eval mode, or a :class:`NoiseTunnel` over any of them but the last two. It
+            and the module are left as they are. The coalitions of the last two are drawn here, by
+            ``seed``, and serve all calls.
         example_inputs: a tensor [B, *F], or a tuple of tensors [B, *F_i], of the shapes, dtypes and
             device that will be served; their values do not matter. Two rows or more, if another
             tensor has a row for each.
         path: the file to write, which ends in ``.pt2``.
         format: "aoti" for native code, compiled for this kind of machine and this version of
             torch; "torch" for a ``torch.export`` program, which runs anywhere torch does, slower.
+        standard_errors: whether calls return standard errors as well, which :class:`KernelShap` and
+            :class:`Lime` have; None for those that cost little, KernelShap's. Lime's are about as
+            much work as the fit.
         **attribute_arguments: as for the explainer's ``attribute``. ``target`` may also be
-            ``"argmax"``: the class with the largest output.
+            ``"argmax"``: the class with the largest output. With ``return_convergence_delta``
+            :class:`GradientShap` gives the delta of every sample, for two more rows of the model
+            each; other methods that have one always give it.
 
     Returns:
         The file's SHA-256, for ``load(path, sha256=...)``.
@@ -113,7 +129,9 @@ def export(
     """
     check(format in FORMATS, "format", "one of {}", repr(format), ", ".join(map(repr, FORMATS)))
     file = _check_path(path)
-    program, manifest = _prepared(explainer, example_inputs, attribute_arguments, format)
+    program, manifest = _prepared(
+        explainer, example_inputs, attribute_arguments, standard_errors, format
+    )
     _write(program, manifest, file)
     return file_digest(file)
 
@@ -122,6 +140,7 @@ def _prepared(
     explainer: Attribution,
     example_inputs: TensorOrTuple,
     attribute_arguments: dict[str, Any],
+    standard_errors: bool | None,
     format: str,
     fixed: bool = False,
 ) -> tuple[torch.export.ExportedProgram, Manifest]:
@@ -130,14 +149,17 @@ def _prepared(
     options = _options(explainer, example_inputs, attribute_arguments)
     call = _Call(explainer, module, example_inputs, options, fixed)
     options = {k: v for k, v in options.items() if k not in _ASKED}
+    if standard_errors is not None:
+        _check_has_errors(explainer, standard_errors)
+        options["standard_errors"] = standard_errors
     program = _PROGRAMS[type(explainer)](explainer, call.inputs, **options)
 
     outputs = call.check_outputs()
-    if isinstance(explainer, _ONE_NUMBER):
+    if isinstance(_of(explainer), _ONE_NUMBER):
         programs.check_one_number(call.question(call.examples), outputs)
     traced = _trace(program, call)
     manifest = Manifest(
-        method=explainer.get_name(),
+        method=_name(explainer),
         options={k: _in_words(v) for k, v in attribute_arguments.items()},
         arguments=call.arguments,
         results=traced.results,
@@ -158,12 +180,26 @@ _ASKED = ("inputs", "baselines", "target", "additional_forward_args")
 # Arguments that are about how the model is called, and the one value that fits a single call.
 _ONLY = {
     "internal_batch_size": None,
+    "nt_samples_batch_size": None,
     "perturbations_per_eval": None,
     "show_progress": False,
 }
-# What decides how many samples there are has no say over a number of them.
-_LEFT_OUT = (*_ONLY, "return_convergence_delta", "tolerance", "max_samples")
-_ONE_NUMBER = (Saliency, InputXGradient, IntegratedGradients)
+_OF_BUDGET = ("tolerance", "max_samples")  # which have no say over a number of samples
+_WITH_ERRORS = (KernelShap, Lime)
+_ONE_NUMBER = (Saliency, InputXGradient, IntegratedGradients, GradientShap, DeepLift)
+_DRAWING = (GradientShap, NoiseTunnel)  # in every call; the seed comes with it
+_WITH_DESIGN = (KernelShap, Lime)  # which is drawn at export
+
+
+def _of(explainer: Any) -> Any:
+    """The method itself, or the one that a tunnel smooths."""
+    return explainer.attribution_method if isinstance(explainer, NoiseTunnel) else explainer
+
+
+def _name(explainer: Any) -> str:
+    method = _of(explainer)
+    own = "" if method is explainer else f"{explainer.get_name()} over "
+    return own + str(method.get_name())
 
 
 def _check_path(path: str | os.PathLike[str]) -> Path:
@@ -179,6 +215,11 @@ def _check_path(path: str | os.PathLike[str]) -> Path:
 def _check_module(explainer: Any) -> nn.Module:
     names = ", ".join(kind.__name__ for kind in _PROGRAMS)
     check(type(explainer) in _PROGRAMS, "explainer", "one of {}", type(explainer).__name__, names)
+    method = _of(explainer)
+    if method is not explainer:
+        fine = type(method) in _PROGRAMS and not isinstance(method, (NoiseTunnel, *_WITH_DESIGN))
+        expected = "a NoiseTunnel over one of {} that draws no coalitions"
+        check(fine, "explainer", expected, f"one over {type(method).__name__}", names)
     module = explainer.forward_func
     check(
         isinstance(module, nn.Module),
@@ -199,13 +240,41 @@ def _options(explainer: Any, inputs: Any, arguments: dict[str, Any]) -> dict[str
         raise ArgumentError(f"{explainer.get_name()}: {error}") from error
     call.apply_defaults()
     options = dict(call.arguments)
-    unknown = options.pop("kwargs", {})
-    check(not unknown, next(iter(unknown), ""), "no such argument", "one")
-    for name, only in _ONLY.items():
-        if name in options:
-            expected = f"{only}, as a package asks the model about all rows in one call"
-            check(options[name] is only, name, expected, options[name])
-    return {k: v for k, v in options.items() if k not in _LEFT_OUT}
+    rest = options.pop("kwargs", {})
+    has_choice = isinstance(explainer, GradientShap)  # others give their delta for next to nothing
+    if not has_choice:
+        options.pop("return_convergence_delta", None)
+    for name in _ONLY.keys() & options.keys():
+        expected = f"{_ONLY[name]}, as a package asks the model about all rows in one call"
+        check(options[name] is _ONLY[name], name, expected, options[name])
+        del options[name]
+    for name in _OF_BUDGET:
+        options.pop(name, None)
+    if isinstance(explainer, NoiseTunnel):
+        return _options_of_tunnel(explainer, options, rest)
+    check(not rest, next(iter(rest), ""), "no such argument", "one")
+    if explainer._draws_baselines:
+        options["background"] = options.pop("baselines")
+    return options
+
+
+def _options_of_tunnel(
+    tunnel: NoiseTunnel, options: dict[str, Any], rest: dict[str, Any]
+) -> dict[str, Any]:
+    """Its own, and as ``arguments`` those of its method; what a question is made of among its."""
+    of_method = _options(tunnel.attribution_method, options["inputs"], rest)
+    of_method.pop("seed", None)
+    asked = {name: of_method.pop(name) for name in _ASKED if name in of_method}
+    draws = options.pop("draw_baseline_from_distrib")
+    background = asked.pop("baselines", None) if draws else None
+    return options | asked | {"background": background, "arguments": of_method}
+
+
+def _check_has_errors(explainer: Any, standard_errors: Any) -> None:
+    check(isinstance(standard_errors, bool), "standard_errors", "a bool or None", standard_errors)
+    has = isinstance(explainer, _WITH_ERRORS)
+    expected = "None, as {} has no standard errors"
+    check(has, "standard_errors", expected, standard_errors, explainer.get_name())
 
 
 class _Call:
@@ -224,7 +293,7 @@ class _Call:
     ):
         self.module = _frozen_copy(module)
         self.fixed = fixed
-        differentiates = explainer._differentiates
+        differentiates = explainer._differentiates or isinstance(explainer, NoiseTunnel)
         self.inputs = check_inputs(inputs, differentiates)
         batch = self.inputs.batch
         check(batch > 0, "example_inputs", "at least one row", self.inputs.tensors[0].shape)
@@ -233,12 +302,14 @@ class _Call:
         extra = options.get("additional_forward_args")
         self.forward_args = check_forward_args(extra, differentiates)
         self.target = _check_target(options.get("target"), batch, fixed)
+        self.seed = _check_seed(explainer, options.get("seed"))
         in_tuple = self.inputs.in_tuple
         named = [
             *self._named("inputs", self.inputs.tensors, in_tuple),
             *self._named("target", (self.target,), False),
             *self._named("baselines", self.baselines, in_tuple),
             *self._named("additional_forward_args", self.forward_args, True),
+            *([("seed", self.seed)] if isinstance(self.seed, Tensor) else []),
         ]
         self.rows = batch if fixed else _BATCH
         self.examples = [_some_rows(tensor, self.rows) for _, tensor in named]
@@ -270,7 +341,8 @@ class _Call:
         (target,) = filled((self.target,))
         baselines, forward_args = filled(self.baselines), filled(self.forward_args)
         of_rows = tuple(map(self._is_of_rows, self.forward_args))
-        return Question(self.module, inputs, baselines, forward_args, of_rows, target)
+        seed = next(given) if isinstance(self.seed, Tensor) else self.seed
+        return Question(self.module, inputs, baselines, forward_args, of_rows, target, seed)
 
     def check_outputs(self) -> Tensor:
         """The outputs at the examples, [B, *C]; one for each row, that the target is among."""
@@ -308,6 +380,13 @@ def _check_target(target: Any, batch: int, fixed: bool) -> Any:
     return checked.each[:, 0] if checked.each.shape[1] == 1 else checked.each
 
 
+def _check_seed(explainer: Any, seed: Any) -> Tensor | int | None:
+    """A tensor if every call brings another; None if there is nothing to draw in it."""
+    if not isinstance(explainer, _DRAWING):
+        return None
+    return torch.zeros((), dtype=torch.int64) if seed is None else check_seed(seed)
+
+
 def _width(target: Tensor) -> int:
     return 1 if target.dim() == 1 else target.shape[1]
 
@@ -320,13 +399,15 @@ def _frozen_copy(module: nn.Module) -> nn.Module:
 
 
 def _some_rows(tensor: Tensor, count: int) -> Tensor:
-    """The rows again and again, as many as a program is traced with."""
+    """The rows again and again, as many as a program is traced with; a number as it is."""
+    if tensor.dim() == 0:
+        return tensor
     rows = torch.arange(count, device=tensor.device) % tensor.shape[0]
     return tensor.detach()[rows].contiguous()
 
 
 def _described(name: str, tensor: Tensor, batch: int) -> Argument:
-    rows = tensor.shape[0] // batch
+    rows = tensor.shape[0] // batch if tensor.dim() else 0
     return Argument(name, tuple(tensor.shape[1:]), str(tensor.dtype).removeprefix("torch."), rows)
 
 
@@ -359,6 +440,81 @@ def _integrated_gradients(
         weights=weights,
         multiply_by_inputs=explainer.multiplies_by_inputs,
     )
+
+
+def _gradient_shap(
+    explainer: GradientShap,
+    inputs: Inputs,
+    background: Any,
+    n_samples: int,
+    stdevs: Any,
+    return_convergence_delta: bool,
+    seed: int | None = None,
+) -> Program:
+    _check_library("which draws the samples")
+    return partial(
+        programs.gradient_shap,
+        background=_check_background(background, inputs),
+        stdevs=check_stdevs(stdevs, inputs),
+        samples=check_count(n_samples, "n_samples"),
+        multiply_by_inputs=explainer.multiplies_by_inputs,
+        convergence_delta=return_convergence_delta,
+    )
+
+
+def _deep_lift(explainer: DeepLift, inputs: Inputs, custom_attribution_func: Any) -> Program:
+    check_eager(explainer.model)
+    combine = explainer._combination(custom_attribution_func)
+    return partial(programs.deep_lift, combine=combine, eps=explainer.eps)
+
+
+def _deep_lift_shap(
+    explainer: DeepLiftShap, inputs: Inputs, background: Any, custom_attribution_func: Any
+) -> Program:
+    check_eager(explainer.model)
+    background = _check_background(background, inputs)
+    check(len(background[0]) > 1, "baselines", "two rows or more; DeepLift takes one", "one")
+    return partial(
+        programs.deep_lift_shap,
+        background=background,
+        combine=explainer._combination(custom_attribution_func),
+        eps=explainer.eps,
+    )
+
+
+def _check_background(baselines: Any, inputs: Inputs) -> tuple[Tensor, ...]:
+    check(not callable(baselines), "baselines", "rows, all of which are built in", "a function")
+    return check_background(baselines, inputs, "baselines")
+
+
+def _noise_tunnel(
+    explainer: NoiseTunnel,
+    inputs: Inputs,
+    nt_type: str,
+    nt_samples: int,
+    stdevs: Any,
+    background: Any,
+    arguments: dict[str, Any],
+    seed: int | None,
+) -> Program:
+    _check_library("which draws the noise")
+    check(nt_type in _TYPES, "nt_type", f"one of {', '.join(_TYPES)}", repr(nt_type))
+    method = explainer.attribution_method
+    if background is not None:
+        background = _check_background(background, inputs)
+    return partial(
+        programs.noise_tunnel,
+        method=_PROGRAMS[type(method)](method, inputs, **arguments),
+        nt_type=nt_type,
+        stdevs=check_stdevs(stdevs, inputs),
+        samples=check_count(nt_samples, "nt_samples"),
+        background=background,
+    )
+
+
+def _check_library(what: str) -> None:
+    expected = f"a method that needs no compiled library, {what}; there is none here"
+    check(native.backend() is not reference, "explainer", expected, "one that does")
 
 
 def _feature_ablation(explainer: FeatureAblation, inputs: Inputs, feature_mask: Any) -> Program:
@@ -400,6 +556,7 @@ def _kernel_shap(
     background: Any,
     design: str | None,
     seed: int | None,
+    standard_errors: bool = True,
 ) -> Program:
     groups = _groups(feature_mask, inputs, return_input_shape)
     n_samples = check_count(n_samples, "n_samples", at_least=2)
@@ -407,16 +564,18 @@ def _kernel_shap(
         plan = designs.shapley_design(groups.count, n_samples, check_seed(seed), design)
     except ValueError as error:
         raise ArgumentError(f"design: {error}") from error
+    fit, device = ShapleyRegression(plan), _device(inputs)
     return partial(
         programs.kernel_shap,
         coalitions=_coalitions(plan.bits, groups, inputs, with_nobody=True),
-        solution=_solution(plan).to(_device(inputs)),
+        solution=_solution(plan, fit).to(device),
+        pairs=_pairs(fit, device) if standard_errors else None,
         background=None if background is None else check_background(background, inputs),
         spread=groups.spread if return_input_shape else _by_id(groups),
     )
 
 
-def _solution(plan: designs.Design) -> Tensor:  # [M, N + 2] float64
+def _solution(plan: designs.Design, fit: ShapleyRegression) -> Tensor:  # [M, N + 2] float64
     """What each output counts for each value: the regression of unit vectors.
 
     The outputs are of the empty coalition, the design's, and the full one.
@@ -425,7 +584,12 @@ def _solution(plan: designs.Design) -> Tensor:  # [M, N + 2] float64
     moments = ops.coalition_rhs(plan.bits, plan.players, plan.weights, each)
     difference = torch.zeros(each.shape[0] + 2, dtype=torch.float64)
     difference[0], difference[-1] = -1, 1
-    return ShapleyRegression(plan).solve(torch.nn.functional.pad(moments, (1, 1)), difference)
+    return fit.solve(torch.nn.functional.pad(moments, (1, 1)), difference)
+
+
+def _pairs(fit: ShapleyRegression, device: torch.device) -> tuple[Tensor, Tensor]:
+    z, influence = fit.pairs()
+    return z.to(device), influence.square().T.contiguous().to(device)
 
 
 def _lime(
@@ -435,6 +599,7 @@ def _lime(
     n_samples: int,
     return_input_shape: bool,
     seed: int | None,
+    standard_errors: bool = False,
 ) -> Program:
     kernel, fit = explainer.similarity_func, explainer.interpretable_model
     known = isinstance(kernel, ExpKernel)
@@ -459,6 +624,7 @@ def _lime(
         coalitions=_coalitions(bits, groups, inputs),
         kernel=kernel,
         fit=fit,
+        standard_errors=standard_errors,
         spread=groups.spread if return_input_shape else _by_id(groups),
     )
 
@@ -496,11 +662,15 @@ def _device(inputs: Inputs) -> torch.device:
 
 
 _PROGRAMS: dict[type, Callable[..., Program]] = {
+    DeepLift: _deep_lift,
+    DeepLiftShap: _deep_lift_shap,
     FeatureAblation: _feature_ablation,
+    GradientShap: _gradient_shap,
     InputXGradient: _input_x_gradient,
     IntegratedGradients: _integrated_gradients,
     KernelShap: _kernel_shap,
     Lime: _lime,
+    NoiseTunnel: _noise_tunnel,
     Occlusion: _occlusion,
     Saliency: _saliency,
 }
@@ -523,7 +693,10 @@ def _trace(program: Program, call: _Call) -> _Traced:
         names[:] = named
         return tuple(named.values())
 
-    shapes = None if call.fixed else ({0: torch.export.Dim("batch", min=1)},) * len(call.examples)
+    batch = torch.export.Dim("batch", min=1)
+    shapes = None
+    if not call.fixed:
+        shapes = tuple({0: batch} if example.dim() else {} for example in call.examples)
     try:
         with torch.no_grad():
             graph = _graph(run, call.examples, call.fixed)
@@ -558,7 +731,7 @@ def _graph(run: Callable[..., Any], examples: list[Tensor], fixed: bool) -> torc
         mode.from_tensor(
             example,
             symbolic_context=StatelessSymbolicContext(
-                [rows] + [DimDynamic.STATIC] * (example.dim() - 1)
+                [rows][: example.dim()] + [DimDynamic.STATIC] * (example.dim() - 1)
             ),
         )
         for example in examples
@@ -576,7 +749,7 @@ def _check_trace(
     """For another number of rows, and one alone, the trace must say what was traced."""
     module = exported.module()
     for rows in (call.rows,) if call.fixed else (1, _BATCH - 1):
-        tensors = [e[:rows].contiguous() for e in call.examples]
+        tensors = [e[:rows].contiguous() if e.dim() else e for e in call.examples]
         with torch.no_grad():
             got, expected = module(*tensors), run(*tensors)
         for one, other in zip(got, expected, strict=True):

@@ -31,9 +31,9 @@ class Argument:
     """A tensor that goes into the program, or comes out of it."""
 
     name: str  # "inputs[0]", "target", ...
-    shape: tuple[int, ...]  # after the batch
+    shape: tuple[int, ...]  # after the rows
     dtype: str  # "float32"
-    rows: int = 1  # rows for each example
+    rows: int = 1  # rows for each example; 0 for a number on the CPU that all have in common
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Manifest:
     Attributes:
         method: the method's name, "Integrated Gradients".
         options: the arguments that were built in, in words.
-        arguments: the tensors that the program takes, in order; each with the batch first.
+        arguments: the tensors that the program takes, in order; each with the batch first, but for
+            the seed.
         results: the tensors that it returns, in order.
         inputs_in_tuple: whether inputs and attributions come in a tuple.
         outputs: how many numbers the model gives for each row, by dimension.

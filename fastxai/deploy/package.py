@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.inputs import ArgumentError, TensorOrTuple
+from ..core.inputs import ArgumentError, TensorOrTuple, check_seed
 from .manifest import Argument, Manifest, PackageError, file_digest
 
 Run = Callable[[list[Tensor]], Sequence[Tensor]]  # a program: arguments to results
 
-_ARGUMENTS = ("inputs", "target", "baselines", "additional_forward_args")
+_ARGUMENTS = ("inputs", "target", "baselines", "additional_forward_args", "seed")
 
 
 class Explained(NamedTuple):
@@ -24,7 +24,8 @@ class Explained(NamedTuple):
     Attributes:
         outputs: all outputs of the model at the inputs, [B, *C].
         attributions: as the method's ``attribute`` returns them.
-        convergence_delta: [B]; None for a method without.
+        convergence_delta: [B]; None for a method without. With samples for each example one for
+            each, [B · n], those of an example together.
         standard_errors: in the attributions' form; None for a method without.
     """
 
@@ -47,9 +48,11 @@ class Package:
         self.rows = rows
         self._run = run
         self._device = torch.device(manifest.device.split(",")[0]).type
-        self._expected = [(a, a.shape, getattr(torch, a.dtype)) for a in manifest.arguments]
+        of_rows = [a for a in manifest.arguments if a.rows]  # which come first
+        self._expected = [(a, a.shape, getattr(torch, a.dtype)) for a in of_rows]
         taken = [a.name.split("[")[0] for a in manifest.arguments]
         self._counts = [(name, taken.count(name)) for name in _ARGUMENTS]
+        self._draws = "seed" in taken
         self._places = _places([r.name.split("[")[0] for r in manifest.results], manifest)
 
     def __call__(
@@ -58,6 +61,8 @@ class Package:
         target: Tensor | None = None,
         baselines: TensorOrTuple | None = None,
         additional_forward_args: TensorOrTuple | None = None,
+        *,
+        seed: int | None = None,
     ) -> Explained:
         """Predicts and explains.
 
@@ -67,6 +72,8 @@ class Package:
             target: which output is explained, [B] int64, if the package takes it.
             baselines: one for each input, if the package takes them.
             additional_forward_args: those of them that have a row for each example.
+            seed: of what the method draws, if it draws in every call and none was built in: the
+                same seed gives the same samples; None takes one from torch's default generator.
 
         Returns:
             Outputs and attributions.
@@ -75,7 +82,8 @@ class Package:
             ArgumentError: an argument is missing, is not taken, or is not as ``manifest`` says.
         """
         tensors: list[Tensor] = []
-        values = (inputs, target, baselines, additional_forward_args)
+        drawn_by = torch.tensor(check_seed(seed)) if self._draws or seed is not None else None
+        values = (inputs, target, baselines, additional_forward_args, drawn_by)
         for value, (name, count) in zip(values, self._counts, strict=True):
             given = () if value is None else value if isinstance(value, tuple) else (value,)
             if len(given) != count:
@@ -97,7 +105,9 @@ class Package:
                 self._check_range(tensor)
             tensors[i] = (tensor.detach() if tensor.requires_grad else tensor).contiguous()
         if batch == 0:  # what a model does with nothing is not to be asked
-            ones = [tensor.new_zeros(1, *tensor.shape[1:]) for tensor in tensors]
+            of_rows = len(self._expected)
+            ones = [tensor.new_zeros(1, *tensor.shape[1:]) for tensor in tensors[:of_rows]]
+            ones += tensors[of_rows:]
             results = [result[:0] for result in self._run(ones)]
         else:
             results = list(self._run(tensors))
@@ -135,7 +145,8 @@ class Package:
     def __repr__(self) -> str:
         m, rows = self.manifest, self.rows or "B"
         taken = ", ".join(
-            f"{a.name} {a.dtype} [{rows}{''.join(f', {n}' for n in a.shape)}]" for a in m.arguments
+            f"{a.name} {a.dtype} [{rows}{''.join(f', {n}' for n in a.shape)}]" if a.rows else a.name
+            for a in m.arguments
         )
         return (
             f"Package({m.method} of {taken}; {m.format}, {m.device}, torch {m.versions['torch']})"

@@ -6,7 +6,7 @@ Unlike the engine's blocks, all rows of a batch go through the model in one call
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,9 +15,13 @@ from torch import Tensor, nn
 from .. import ops
 from ..attr._base import result_dtype
 from ..attr.ablation import flatten_outputs
+from ..attr.deep_lift import Combine
 from ..attr.lime import ExpKernel, _cosine_distance
+from ..attr.noise_tunnel import _ANOTHER
 from ..core.inputs import FeatureGroups, check
-from ..core.linear_fits import Lasso, LinearFit, Ridge
+from ..core.lift import Lifted
+from ..core.linear_fits import Lasso, LinearFit, NormalEquations, Ridge, pair_variance
+from ..core.rows import Noisy
 from ..core.windows import Windows
 
 TOP = "argmax"  # the target that is the class with the largest output
@@ -37,17 +41,30 @@ class Question:
     of_rows: tuple[bool, ...]  # which of those are tensors with a row for each example
     # None; indices after the batch for all rows; [B] or [B, k] int64, one for each; or TOP
     target: Any
+    seed: Tensor | int | None = None  # of what is drawn in the call: a scalar int64 tensor
 
     @property
     def batch(self) -> int:
         return self.inputs[0].shape[0]
 
+    def noisy(
+        self,
+        background: tuple[Tensor, ...] | None,  # each [K, *F_i]
+        stdevs: tuple[float, ...],
+        samples: int,
+    ) -> Noisy:
+        """As the eager methods draw with this seed."""
+        seed: Any = self.seed.item() if isinstance(self.seed, Tensor) else self.seed
+        return Noisy(self.inputs, background, stdevs, samples, seed)
+
     def outputs(self, *rows: Tensor) -> Tensor:  # each [r * B, *F_i] -> [r * B, *C]
         """All outputs of the model."""
-        repeats = rows[0].shape[0] // self.batch
+        return self.module(*rows, *self.extra(rows[0].shape[0] // self.batch))
+
+    def extra(self, repeats: int) -> tuple[Any, ...]:
+        """The arguments after the rows."""
         pairs = zip(self.forward_args, self.of_rows, strict=True)
-        extra = (a.repeat(repeats, *[1] * (a.dim() - 1)) if own else a for a, own in pairs)
-        return self.module(*rows, *extra)
+        return tuple(a.repeat(repeats, *[1] * (a.dim() - 1)) if own else a for a, own in pairs)
 
     def choice(self, outputs: Tensor) -> Callable[[Tensor], Tensor]:
         """What picks the explained outputs, [r * B, *C'], out of all, [r * B, *C].
@@ -72,6 +89,29 @@ class Question:
 
         return pick
 
+    def of_samples(
+        self,
+        n: int,
+        rows: tuple[Tensor, ...],  # each [B * n, *F_i], those of an example together
+        baselines: tuple[Tensor, ...] | None,  # each [B * n, *F_i]; None: each example's own
+        outputs: Tensor,  # [B, *C], at the inputs
+    ) -> Question:
+        """The question about n samples of each example, with another seed for what is drawn."""
+
+        def each(value: Tensor) -> Tensor:
+            return value.repeat_interleave(n, 0)
+
+        target = outputs.argmax(1) if self.target is TOP else self.target
+        pairs = zip(self.forward_args, self.of_rows, strict=True)
+        return replace(
+            self,
+            inputs=rows,
+            baselines=baselines or tuple(b if b.shape[0] == 1 else each(b) for b in self.baselines),
+            forward_args=tuple(each(a) if own else a for a, own in pairs),
+            target=each(target) if isinstance(target, Tensor) else target,
+            seed=None if self.seed is None else self.seed ^ _ANOTHER,
+        )
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -79,7 +119,7 @@ class Answer:
 
     outputs: Tensor  # [B, *C], all outputs of the model
     attributions: tuple[Tensor, ...]
-    convergence_delta: Tensor | None = None  # [B]
+    convergence_delta: Tensor | None = None  # [B], or [B * n] for n samples of each example
     standard_errors: tuple[Tensor, ...] | None = None  # as the attributions
 
 
@@ -127,6 +167,132 @@ def integrated_gradients(
     return Answer(every[at_inputs], found, total - (at_input - at_baseline))
 
 
+def gradient_shap(
+    question: Question,
+    background: tuple[Tensor, ...],  # each [K, *F_i]
+    stdevs: tuple[float, ...],
+    samples: int,
+    multiply_by_inputs: bool,
+    convergence_delta: bool,
+) -> Answer:
+    """The mean over samples of (x̃ − b) ∘ ∂F/∂x (b + α (x̃ − b))."""
+    batch = question.batch
+    noisy = question.noisy(background, stdevs, samples)
+    block = slice(0, samples), slice(0, batch)
+    rows = [torch.cat(pair) for pair in zip(noisy.block(*block), question.inputs, strict=True)]
+    outputs, _, gradients = _gradients(question, rows, slice(-batch, None))
+    each = [g[:-batch].unflatten(0, (samples, batch)) for g in gradients]
+    sums = (
+        noisy.add_products([], each, *block)
+        if multiply_by_inputs
+        else [g.sum(0, dtype=_wide(g)) for g in each]
+    )
+    outputs = outputs[-batch:]
+    found = tuple(total / samples for total in sums)
+    if not convergence_delta:
+        return Answer(outputs, found)
+    if multiply_by_inputs:
+        totals = noisy.products(each, *block)  # [N, B]
+    else:
+        totals = torch.stack([g.flatten(2).sum(2, dtype=torch.float64) for g in each]).sum(0)
+    pairs = zip(noisy.ends().block(*block), noisy.starts().block(*block), strict=True)
+    ends = question.choice(outputs)(question.outputs(*map(torch.cat, pairs)))
+    at_end, at_start = ends.reshape(2, samples, batch).unbind()
+    delta = (totals - (at_end - at_start)).T.flatten().to(found[0].dtype)
+    return Answer(outputs, found, delta)
+
+
+def deep_lift(question: Question, combine: Combine, eps: float) -> Answer:
+    """Multipliers ∘ (x − x'), and how far their sum is from F(x) − F(x')."""
+    x, baselines = question.inputs, question.baselines
+    outputs, chosen, multipliers = _multipliers(question, x, baselines, 1, eps)
+    baselines = tuple(b.expand_as(a) for b, a in zip(baselines, x, strict=True))
+    found = combine(multipliers, x, baselines)
+    at_baselines = question.choice(outputs)(question.outputs(*baselines))
+    return Answer(outputs, found, _sums(found) - (chosen - at_baselines).reshape(-1))
+
+
+def deep_lift_shap(
+    question: Question,
+    background: tuple[Tensor, ...],  # each [K, *F_i]
+    combine: Combine,
+    eps: float,
+) -> Answer:
+    """The mean over the background, and for each pair how far its sum is from F(x) − F(x')."""
+    count, batch = background[0].shape[0], question.batch
+    x = tuple(a.repeat(count, *[1] * (a.dim() - 1)) for a in question.inputs)  # [K * B, *F_i]
+    every, chosen, multipliers = _multipliers(question, x, background, count, eps)
+    outputs = every[-batch:]
+    i = torch.arange(batch * count, device=outputs.device)
+    order = i % count * batch + i // count  # by example, and then by baseline
+    baselines = tuple(b[i % count] for b in background)
+    found = combine(tuple(m[order] for m in multipliers), tuple(a[order] for a in x), baselines)
+    at_baselines = question.choice(outputs)(question.outputs(*(b[i // batch] for b in background)))
+    delta = _sums(found) - (chosen - at_baselines).reshape(-1)[order]
+    return Answer(outputs, tuple(a.unflatten(0, (batch, count)).mean(1) for a in found), delta)
+
+
+def _multipliers(
+    question: Question,
+    rows: tuple[Tensor, ...],  # each [r * B, *F_i]
+    baselines: tuple[Tensor, ...],  # as Lifted takes them
+    repeats: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """All outputs of these rows, the chosen ones, and DeepLift's multipliers of those."""
+    leaves = tuple(row.detach().requires_grad_() for row in rows)
+    with torch.enable_grad():
+        lifted = Lifted(question.module, len(rows), eps)
+        outputs = lifted(*leaves, *baselines, *question.extra(repeats))
+        chosen = question.choice(outputs.detach()[-question.batch :])(outputs)
+    return outputs.detach(), chosen.detach(), _for_leaves(chosen, leaves)
+
+
+def _sums(values: tuple[Tensor, ...]) -> Tensor:  # each [N, *F_i] -> [N]
+    return torch.stack([v.reshape(v.shape[0], -1).sum(1) for v in values]).sum(0)
+
+
+def noise_tunnel(
+    question: Question,
+    method: Program,
+    nt_type: str,
+    stdevs: tuple[float, ...],
+    samples: int,
+    background: tuple[Tensor, ...] | None,  # each [K, *F_i], to draw the method's baselines from
+) -> Answer:
+    """The mean, mean square or variance of a method's attributions at noisy inputs."""
+    outputs = question.outputs(*question.inputs)
+    block = slice(0, samples), slice(0, question.batch)
+
+    # By example, and then by sample. (A transposition has strides that a trace stumbles over.)
+    i = torch.arange(question.batch * samples, device=outputs.device)
+    order = i % samples * question.batch + i // samples
+
+    def by_example(rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(x[order] for x in rows)
+
+    rows = by_example(question.noisy(None, stdevs, samples).block(*block))
+    drawn = None
+    if background is not None:
+        drawn = by_example(question.noisy(background, stdevs, samples).starts().block(*block))
+    answer = method(question.of_samples(samples, rows, drawn, outputs))
+    each = (a.unflatten(0, (question.batch, samples)) for a in answer.attributions)
+    smoothed = tuple(_smoothed(nt_type, a) for a in each)
+    return Answer(outputs, smoothed, answer.convergence_delta)
+
+
+def _smoothed(nt_type: str, values: Tensor) -> Tensor:  # [B, N, *F] -> [B, *F]
+    wide = values.to(_wide(values))
+    if nt_type == "smoothgrad":
+        found = wide.mean(1)
+    elif nt_type == "smoothgrad_sq":
+        found = wide.square().mean(1)
+    else:  # of numbers around zero
+        apart = wide - wide[:, :1]
+        found = (apart.square().mean(1) - apart.mean(1).square()).clamp(min=0)
+    return found.to(values.dtype)
+
+
 @dataclass(frozen=True)
 class Coalitions:
     """Which groups of features keep their values; in the last coalition all do."""
@@ -169,15 +335,27 @@ def kernel_shap(
     question: Question,
     coalitions: Coalitions,
     solution: Tensor,  # [M, N] float64: what each coalition's output counts for each group
+    pairs: tuple[Tensor, Tensor] | None,  # of ShapleyRegression: z [P, M]; squared influence [M, P]
     background: tuple[Tensor, ...] | None,  # each [K, *F_i], in place of the baselines
     spread: Spread,
 ) -> Answer:
     """The weighted least squares over the design: linear in the outputs, and so one product."""
     outputs, values = _values(question, coalitions.features(), background)
     columns = values.to(torch.float64).flatten(1)  # [N, B * C]
-    phi = (solution @ columns).reshape(-1, values.shape[1], values.shape[2:].numel())
+    phi = solution @ columns
     chosen = question.choice(outputs)(outputs)  # [B, *C]
-    return Answer(outputs, spread(_by_output(phi.movedim(0, -1), chosen)))
+
+    def arrange(found: Tensor) -> tuple[Tensor, ...]:  # [M, B * C]
+        found = found.reshape(-1, values.shape[1], values.shape[2:].numel())
+        return spread(_by_output(found.movedim(0, -1), chosen))
+
+    if pairs is None:
+        return Answer(outputs, arrange(phi))
+    present, squares = pairs
+    gain, designed = columns[-1] - columns[0], columns[1:-1]
+    residual = (designed[::2] - designed[1::2] + gain) / 2 - present @ phi
+    errors = (squares @ residual.square()).sqrt()
+    return Answer(outputs, arrange(phi), standard_errors=arrange(errors))
 
 
 def lime(
@@ -186,6 +364,7 @@ def lime(
     kernel: ExpKernel,
     fit: LinearFit,
     spread: Spread,
+    standard_errors: bool,
 ) -> Answer:
     """The coefficients of a linear fit to the outputs, weighed by how near a coalition's row is."""
     outputs, values = _values(question, coalitions.features())
@@ -194,12 +373,22 @@ def lime(
     y = values[:-1].to(torch.float64) - values[-1].to(torch.float64)
     y = y.reshape(x.shape[0], -1, values.shape[2:].numel()).transpose(0, 1)  # [B, N, C]
 
-    share = (w / w.sum(1, keepdim=True))[..., None]  # [B, N, 1]
+    total = w.sum(1)
+    share = (w / total[:, None])[..., None]  # [B, N, 1]
     centred = x - (share * x).sum(1, keepdim=True)  # [B, N, M]
     weighed = (w[..., None] * centred).mT
-    gram, rhs, total = weighed @ centred, weighed @ y, w.sum(1)[:, None, None]
-    found = _fitted(fit, gram, rhs, total).mT  # [B, C, M]
-    return Answer(outputs, spread(_by_output(found, values[-1])))
+    normal = NormalEquations(total, weighed @ centred, weighed @ y)
+    found = _fitted(fit, normal)  # [B, M, C]
+    coefficients = spread(_by_output(found.mT, values[-1]))
+    if not standard_errors:
+        return Answer(outputs, coefficients)
+    residual = y - (share * y).sum(1, keepdim=True) - centred @ found  # [B, N, C]
+    pairs = zip(residual.unbind(-1), found.unbind(-1), strict=True)
+    variances = [
+        pair_variance(centred, w, total, left, _sensitivity(fit, normal, b)) for left, b in pairs
+    ]
+    errors = _by_output(torch.stack(variances, 1).sqrt(), values[-1])  # [B, *C, M]
+    return Answer(outputs, coefficients, standard_errors=spread(errors))
 
 
 def _by_output(found: Tensor, outputs: Tensor) -> Tensor:  # [B, C, M], [B, *C] -> [B, *C, M]
@@ -208,13 +397,29 @@ def _by_output(found: Tensor, outputs: Tensor) -> Tensor:  # [B, C, M], [B, *C] 
     return found.reshape(*shape, found.shape[-1]).to(result_dtype(outputs))
 
 
-def _fitted(fit: LinearFit, gram: Tensor, rhs: Tensor, total: Tensor) -> Tensor:  # [B, M, C]
+# As the eager fits, which look at the numbers to find a shorter way.
+
+
+def _fitted(fit: LinearFit, normal: NormalEquations) -> Tensor:  # [B, M, C]
     if isinstance(fit, Lasso) and fit.alpha > 0:
-        return ops.lasso(gram / total, rhs / total, fit.alpha)
+        total = normal.total[:, None, None]
+        return ops.lasso(normal.gram / total, normal.rhs / total, fit.alpha)
     if isinstance(fit, Ridge) and fit.alpha > 0:
-        identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        return torch.linalg.solve(gram + fit.alpha * identity, rhs)
-    return torch.linalg.pinv(gram, rtol=1e-12, hermitian=True) @ rhs
+        return torch.linalg.solve(fit.penalised(normal.gram), normal.rhs)
+    return _pseudo_inverse(normal.gram) @ normal.rhs
+
+
+def _sensitivity(fit: LinearFit, normal: NormalEquations, coefficients: Tensor) -> Tensor:
+    """As :meth:`LinearFit.sensitivity`, [B, M, M]."""
+    if isinstance(fit, Ridge) and fit.alpha > 0:
+        return torch.linalg.inv(fit.penalised(normal.gram))
+    if isinstance(fit, Lasso) and fit.alpha > 0:
+        return fit.among_active(normal.gram, coefficients, _pseudo_inverse)
+    return _pseudo_inverse(normal.gram)
+
+
+def _pseudo_inverse(gram: Tensor) -> Tensor:
+    return torch.linalg.pinv(gram, rtol=1e-12, hermitian=True)
 
 
 def _similarities(
@@ -275,12 +480,20 @@ def _gradients(
     question: Question, rows: Sequence[Tensor], at_inputs: slice
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """All outputs of these rows, the chosen ones, and the gradients of those."""
-    pull: Callable[[Tensor], tuple[Tensor, ...]]
-    back: Callable[[Tensor], tuple[Tensor]]
-    outputs, pull = torch.func.vjp(question.outputs, *rows)  # type: ignore[misc]
-    choice = question.choice(outputs[at_inputs])
-    chosen, back = torch.func.vjp(choice, outputs)  # type: ignore[misc]
-    return outputs, chosen, pull(*back(torch.ones_like(chosen)))
+    leaves = tuple(row.detach().requires_grad_() for row in rows)
+    with torch.enable_grad():
+        outputs = question.outputs(*(leaf.clone() for leaf in leaves))  # it may write to them
+        chosen = question.choice(outputs.detach()[at_inputs])(outputs)
+    return outputs.detach(), chosen.detach(), _for_leaves(chosen, leaves)
+
+
+def _for_leaves(chosen: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    expected = "outputs that depend on {} and can be differentiated"
+    check(chosen.requires_grad, "forward_func", expected, "none that are", "the inputs")
+    found = torch.autograd.grad(chosen, leaves, torch.ones_like(chosen), allow_unused=True)
+    for i, gradient in enumerate(found):
+        check(gradient is not None, "forward_func", expected, "no gradient", f"inputs[{i}]")
+    return found
 
 
 def _path(x: Tensor, baseline: Tensor, alphas: Tensor) -> Tensor:  # [S * B, *F]

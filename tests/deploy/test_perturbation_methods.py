@@ -8,13 +8,13 @@ from fastxai import ArgumentError, FeatureAblation, KernelShap, Lime, Occlusion
 from fastxai.attr import Lasso, LeastSquares, Ridge, get_exp_kernel_similarity_function
 from fastxai.ops import native, reference
 
-from ..models import EmbeddingModel, ResidualCNN, Segmenter, TwoInputs, mlp
+from ..models import Encoder, ResidualCNN, Segmenter, TwoInputs, mlp
 from .test_gradient_methods import CLOSE, assert_says_the_same, exported, randn
 
 MODELS = {
     "mlp": (mlp, [(7,)], None, (3,)),
     "cnn": (ResidualCNN, [(2, 6, 5)], torch.arange(6)[None, :, None] // 2, (2, 3, 2)),
-    "transformer": (EmbeddingModel, [(6, 8)], torch.arange(6)[:, None], (2, 8)),
+    "transformer": (Encoder, [(6, 4)], torch.arange(6)[:, None], (2, 4)),
     "two inputs": (
         TwoInputs,
         [(4,), (2, 3)],
@@ -57,8 +57,13 @@ def test_equals_the_eager_method(tmp_path, model, method):
     target = torch.tensor([0, 1, 2])
     package = exported(tmp_path, explainer, randn(3, shapes), target=target, **arguments)
     for count in (1, 2, 5):
-        target = torch.arange(count) % 3
-        assert_says_the_same(package, explainer, randn(count, shapes), target, **arguments)
+        target, inputs = torch.arange(count) % 3, randn(count, shapes)
+        found = assert_says_the_same(package, explainer, inputs, target, **arguments)
+        if method == "KernelShap":
+            expected = explainer.explain(inputs, target=target, **arguments).standard_errors
+            torch.testing.assert_close(found.standard_errors, expected, **CLOSE)
+        else:
+            assert found.standard_errors is None
 
 
 @pytest.mark.filterwarnings("ignore:n_samples")  # 6 are too few
@@ -67,9 +72,11 @@ def test_every_design_of_kernel_shap(tmp_path, n_samples):
     explainer, x = KernelShap(mlp().double()), randn(4, [(7,)]).double()
     options = {"target": 2, "n_samples": n_samples, "seed": 5, "baselines": 0.3}
     found = exported(tmp_path, explainer, x, **options)(x)
-    torch.testing.assert_close(
-        found.attributions, explainer.attribute(x, **options), rtol=1e-9, atol=1e-11
-    )
+    expected, close = explainer.explain(x, **options), {"rtol": 1e-9, "atol": 1e-11}
+    torch.testing.assert_close(found.attributions, expected.values, **close)
+    errors = found.standard_errors  # NaN of 6 samples, of 128, which are all, zero
+    torch.testing.assert_close(errors, expected.standard_errors, equal_nan=True, **close)
+    assert n_samples != 24 or (errors > 1e-6).all()
     with torch.no_grad():
         gain = explainer.forward_func(x) - explainer.forward_func(torch.full_like(x, 0.3))
     torch.testing.assert_close(found.attributions.sum(1), gain[:, 2], rtol=1e-9, atol=1e-11)
@@ -78,8 +85,12 @@ def test_every_design_of_kernel_shap(tmp_path, n_samples):
 def test_kernel_shap_over_a_background(tmp_path):
     explainer, x = KernelShap(mlp()), randn(3, [(7,)])
     options = {"target": 1, "background": torch.rand(4, 7), "n_samples": 30, "seed": 0}
-    found = exported(tmp_path, explainer, x, **options)(x).attributions
-    torch.testing.assert_close(found, explainer.attribute(x, **options), **CLOSE)
+    found, expected = (
+        exported(tmp_path, explainer, x, **options)(x),
+        explainer.explain(x, **options),
+    )
+    torch.testing.assert_close(found.attributions, expected.values, **CLOSE)
+    torch.testing.assert_close(found.standard_errors, expected.standard_errors, **CLOSE)
 
 
 @pytest.mark.parametrize(
@@ -100,13 +111,17 @@ def test_every_fit_of_lime(tmp_path, fit, distance_mode, width):
         with pytest.raises(ArgumentError, match="interpretable_model: expected a Ridge"):
             exported(tmp_path, explainer, x, **options)
         return
-    package = exported(tmp_path, explainer, x, **options)
+    package = exported(tmp_path, explainer, x, standard_errors=True, **options)
     assert package.manifest.needs_library == lasso
     rows = x[:2] * 1.5
-    found, expected = package(rows).attributions, explainer.attribute(rows, **options)
-    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
+    found, expected = package(rows), explainer.explain(rows, **options)
+    torch.testing.assert_close(found.attributions, expected.values, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(
+        found.standard_errors, expected.standard_errors, rtol=1e-7, atol=1e-9
+    )
+    assert (found.standard_errors > 1e-6).any()
     if lasso:
-        assert (found == 0).any() and (found != 0).any()
+        assert (found.attributions == 0).any() and (found.attributions != 0).any()
 
 
 def test_all_outputs_without_a_target(tmp_path):
@@ -117,10 +132,12 @@ def test_all_outputs_without_a_target(tmp_path):
         (KernelShap(Segmenter()), {"n_samples": 40, "seed": 1}),
         (Lime(Segmenter(), Ridge()), {"n_samples": 40, "seed": 1}),
     ):
-        package = exported(tmp_path, explainer, x, **arguments)
+        sampled = {"standard_errors": True} if "n_samples" in arguments else {}
+        package = exported(tmp_path, explainer, x, **sampled, **arguments)
         for rows in (x[:1], torch.cat([x, x])):
-            found = package(rows).attributions
-            torch.testing.assert_close(found, explainer.attribute(rows, **arguments), **CLOSE)
+            found, expected = package(rows), explainer.explain(rows, **arguments)
+            torch.testing.assert_close(found.attributions, expected.values, **CLOSE)
+            torch.testing.assert_close(found.standard_errors, expected.standard_errors, **CLOSE)
 
 
 def test_one_number_for_each_group(tmp_path):
@@ -128,10 +145,22 @@ def test_one_number_for_each_group(tmp_path):
     inputs = randn(3, shapes)
     for explainer in (KernelShap(TwoInputs()), Lime(TwoInputs(), Ridge())):
         options = {"n_samples": 30, "seed": 2, "feature_mask": mask, "return_input_shape": False}
-        found = exported(tmp_path, explainer, inputs, target="argmax", **options)(inputs)
-        classes = found.outputs.argmax(1)
-        expected = explainer.attribute(inputs, target=classes, **options)
-        torch.testing.assert_close(found.attributions, expected, **CLOSE)
+        package = exported(
+            tmp_path, explainer, inputs, target="argmax", standard_errors=True, **options
+        )
+        found = package(inputs)
+        expected = explainer.explain(inputs, target=found.outputs.argmax(1), **options)
+        torch.testing.assert_close(found.attributions, expected.values, **CLOSE)
+        torch.testing.assert_close(found.standard_errors, expected.standard_errors, **CLOSE)
+
+
+def test_kernel_shap_without_standard_errors(tmp_path):
+    explainer, options = KernelShap(mlp()), {"target": 1, "n_samples": 30, "seed": 0}
+    package = exported(tmp_path, explainer, randn(3, [(7,)]), standard_errors=False, **options)
+    found = package(randn(2, [(7,)]))
+    assert found.standard_errors is None and len(package.manifest.results) == 2
+    expected = explainer.attribute(randn(2, [(7,)]), **options)
+    torch.testing.assert_close(found.attributions, expected, **CLOSE)
 
 
 def test_baselines_and_extra_arguments_given(tmp_path):
@@ -177,6 +206,12 @@ def test_integer_inputs(tmp_path):
             {"feature_mask": torch.zeros(3, 7, dtype=torch.int64)},
             "feature_mask: expected one row for all examples",
         ),
+        (
+            FeatureAblation(mlp()),
+            {"standard_errors": True},
+            "standard_errors: expected None, as Feature Ablation has no",
+        ),
+        (KernelShap(mlp()), {"standard_errors": 1}, "standard_errors: expected a bool or None"),
         (FeatureAblation(mlp()), {"color": 1}, "color: expected no such argument"),
         (Lime(mlp(), similarity_func=len), {}, "similarity_func: expected"),
         (Lime(mlp(), perturb_func=len), {}, "perturb_func: expected"),
