@@ -1,0 +1,146 @@
+"""Joins requests that arrive together into one call of the model, and gives each its own rows."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+Arrays = list[np.ndarray]  # each [rows, ...]
+Report = Callable[[int, list[float], float], None]
+
+log = logging.getLogger(__name__)
+
+
+class Closed(RuntimeError):
+    """There is nobody to answer: the batcher was not started, or is being stopped."""
+
+
+@dataclass(eq=False)
+class _Asked:
+    arrays: Arrays
+    arrived: float
+    answer: asyncio.Future[Arrays]
+
+    @property
+    def rows(self) -> int:
+        return len(self.arrays[0])
+
+
+class Batcher:
+    """Calls a function of arrays for many requests at a time, on one thread.
+
+    A call takes the requests that wait, in the order of their arrival, up to ``max_rows`` rows; one
+    with more rows goes alone. It begins when the previous call has ended and the first of them has
+    waited ``window_s`` seconds, or there are rows enough. If it raises, its requests are tried one
+    by one, so that only those fail that cannot be answered.
+
+    Args:
+        call: takes arrays with the same number of rows, and returns such.
+        window_s: how long a request waits for others.
+        max_rows: of a joint call.
+        report: told of every joint call its rows, how long each request has waited, and how long
+            the call took, in seconds.
+    """
+
+    def __init__(
+        self, call: Callable[[Arrays], Arrays], window_s: float, max_rows: int, report: Report
+    ):
+        self._call, self._window, self._max_rows, self._report = call, window_s, max_rows, report
+        self._waiting: deque[_Asked] = deque()
+        self._changed = asyncio.Event()
+        self._open = False
+
+    async def __aenter__(self) -> Batcher:
+        self._thread = ThreadPoolExecutor(1, "model")
+        self._task = asyncio.create_task(self._work())
+        self._open = True
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Answers what waits, and takes no more."""
+        self._open = False
+        self._changed.set()
+        await self._task
+        self._thread.shutdown()
+
+    def submit(self, arrays: Arrays) -> asyncio.Future[Arrays]:
+        """The answer to come. Who no longer wants it cancels it: what has not begun never will."""
+        if not self._open:
+            raise Closed
+        loop = asyncio.get_running_loop()
+        asked = _Asked(arrays, loop.time(), loop.create_future())
+        self._waiting.append(asked)
+        self._changed.set()
+        return asked.answer
+
+    async def _work(self) -> None:
+        now = asyncio.get_running_loop().time
+        while batch := await self._next():
+            began = now()
+            await self._answer(batch)
+            waits = [began - asked.arrived for asked in batch]
+            self._report(sum(asked.rows for asked in batch), waits, now() - began)
+
+    async def _next(self) -> list[_Asked]:
+        """The requests of the next call; none when all is done."""
+        while True:
+            self._changed.clear()
+            self._waiting = deque(asked for asked in self._waiting if not asked.answer.done())
+            if self._waiting:
+                left = self._time_left()
+                if left <= 0 or not self._open:
+                    return self._take()
+            elif not self._open:
+                return []
+            else:
+                left = None
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), left)
+
+    def _time_left(self) -> float:
+        if sum(asked.rows for asked in self._waiting) >= self._max_rows:
+            return 0.0
+        return self._waiting[0].arrived + self._window - asyncio.get_running_loop().time()
+
+    def _take(self) -> list[_Asked]:
+        totals = accumulate(asked.rows for asked in self._waiting)
+        fit = sum(total <= self._max_rows for total in totals)
+        return [self._waiting.popleft() for _ in range(max(fit, 1))]
+
+    async def _answer(self, batch: list[_Asked]) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            answers = await loop.run_in_executor(self._thread, self._joint_call, batch)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            if len(batch) > 1:
+                log.warning("a joint call failed, its %d requests go alone: %r", len(batch), error)
+                for asked in batch:
+                    if not asked.answer.done():
+                        await self._answer([asked])
+            elif not batch[0].answer.done():
+                batch[0].answer.set_exception(error)
+            return
+        for asked, answer in zip(batch, answers, strict=True):
+            if not asked.answer.done():
+                asked.answer.set_result(answer)
+
+    def _joint_call(self, batch: list[_Asked]) -> list[Arrays]:
+        if len(batch) == 1:
+            return [self._call(batch[0].arrays)]
+        joined = [np.concatenate(same) for same in zip(*(a.arrays for a in batch), strict=True)]
+        results = self._call(joined)
+        rows = len(joined[0])
+        if any(len(result) != rows for result in results):
+            raise ValueError(f"expected results of {rows} rows, got {[len(r) for r in results]}")
+        ends = list(accumulate(asked.rows for asked in batch))[:-1]
+        return [list(parts) for parts in zip(*(np.split(r, ends) for r in results), strict=True)]

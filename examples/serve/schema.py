@@ -1,0 +1,127 @@
+"""What a request must look like, from a package's manifest; and how it becomes arrays."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from annotated_types import Len
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, create_model
+
+from fastxai.deploy import Argument, Manifest
+from model import Arrays, field_of, in_tuple
+
+
+class Unanswerable(ValueError):
+    """A request that is not as the manifest wants it. ``malformed``: it is not even JSON."""
+
+    def __init__(self, message: str, malformed: bool = False):
+        super().__init__(message)
+        self.malformed = malformed
+
+
+class Schema:
+    """The requests that a package can answer: its call's arguments as nested lists of numbers.
+
+    ``{"inputs": [[0.5, 1.0], ...], "target": [1, ...]}``: a list with an entry for each row. Where
+    the manifest has "inputs[0]" and so on, "inputs" is a list of such lists.
+
+    Args:
+        manifest: the package's.
+        max_rows: of one request.
+
+    Attributes:
+        model: what pydantic checks requests with.
+    """
+
+    def __init__(self, manifest: Manifest, max_rows: int):
+        self._arguments = manifest.arguments
+        fields: dict[str, Any] = {}
+        for name, group in groupby(manifest.arguments, field_of):
+            arguments = list(group)
+            kinds = tuple(_rows(a, manifest, max_rows) for a in arguments)
+            fields[name] = tuple[kinds] if in_tuple(arguments[0]) else kinds[0]
+        config = ConfigDict(extra="forbid", strict=True)
+        self.model: type[BaseModel] = create_model("Question", __config__=config, **fields)
+
+    def parse(self, body: bytes) -> Arrays:
+        """One array for each of the manifest's arguments.
+
+        Raises:
+            Unanswerable: and where it is wrong: "inputs[3][7]" is row 3, column 7.
+        """
+        try:
+            question = self.model.model_validate_json(body)
+        except ValidationError as error:
+            raise _in_words(error) from None
+        values = [
+            value
+            for name in self.model.model_fields
+            for value in _as_tuple(getattr(question, name))
+        ]
+        rows = len(values[0])
+        for argument, value in zip(self._arguments, values, strict=True):
+            if len(value) != rows:
+                first = self._arguments[0].name
+                raise Unanswerable(
+                    f"{argument.name}: expected {rows} rows, as {first} has, got {len(value)}"
+                )
+        return [
+            np.array(value, _numpy_dtype(argument))
+            for argument, value in zip(self._arguments, values, strict=True)
+        ]
+
+    def zeros(self, rows: int) -> Arrays:
+        """Arrays of the right form."""
+        return [np.zeros((rows, *a.shape), _numpy_dtype(a)) for a in self._arguments]
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _rows(argument: Argument, manifest: Manifest, max_rows: int) -> Any:
+    """A pydantic type: a list of rows of the argument's shape."""
+    if argument.rows != 1:
+        raise ValueError(f"{argument.name} has {argument.rows} rows for each example")
+    if argument.name == "target" and argument.shape:  # an index for each dimension of the outputs
+        kinds = tuple(_index(size) for size in manifest.results[0].shape)
+        kind: Any = tuple[kinds]
+    elif argument.name == "target":
+        kind = _index(manifest.results[0].shape[0])
+    else:
+        kind = _number(getattr(torch, argument.dtype), argument.name)
+        for size in reversed(argument.shape):
+            kind = Annotated[list[kind], Len(size, size), FailFast()]
+    return Annotated[list[kind], Len(1, max_rows), FailFast()]
+
+
+def _index(size: int) -> Any:
+    return Annotated[int, Field(ge=-size, lt=size)]
+
+
+def _number(dtype: torch.dtype, name: str) -> Any:
+    if dtype is torch.bool:
+        return bool
+    if dtype.is_complex:
+        raise ValueError(f"{name} is complex, which JSON has no numbers for")
+    if dtype.is_floating_point:
+        most = torch.finfo(dtype).max
+        return Annotated[float, Field(ge=-most, le=most, allow_inf_nan=False)]
+    limits = torch.iinfo(dtype)
+    return Annotated[int, Field(ge=limits.min, le=limits.max)]
+
+
+def _numpy_dtype(argument: Argument) -> str:
+    return "float32" if argument.dtype == "bfloat16" else argument.dtype
+
+
+def _in_words(error: ValidationError) -> Unanswerable:
+    first = error.errors(include_url=False, include_context=False)[0]
+    if first["type"] == "json_invalid":
+        return Unanswerable(first["msg"], malformed=True)
+    name, *places = first["loc"] or ("the body",)
+    where = str(name) + "".join(f"[{place}]" for place in places)
+    return Unanswerable(f"{where}: {first['msg']}")
