@@ -23,6 +23,10 @@ class Closed(RuntimeError):
     """There is nobody to answer: the batcher was not started, or is being stopped."""
 
 
+class Failed(RuntimeError):
+    """The function raised for a request; from what it raised."""
+
+
 @dataclass(eq=False)
 class _Asked:
     arrays: Arrays
@@ -72,7 +76,8 @@ class Batcher:
         self._thread.shutdown()
 
     def submit(self, arrays: Arrays) -> asyncio.Future[Arrays]:
-        """The answer to come. Who no longer wants it cancels it: what has not begun never will."""
+        """The answer to come, or :class:`Failed`. Who no longer wants it cancels it; then what has
+        not begun never will."""
         if not self._open:
             raise Closed
         loop = asyncio.get_running_loop()
@@ -118,29 +123,39 @@ class Batcher:
     async def _answer(self, batch: list[_Asked]) -> None:
         loop = asyncio.get_running_loop()
         try:
-            answers = await loop.run_in_executor(self._thread, self._joint_call, batch)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:
-            if len(batch) > 1:
-                log.warning("a joint call failed, its %d requests go alone: %r", len(batch), error)
-                for asked in batch:
-                    if not asked.answer.done():
-                        await self._answer([asked])
-            elif not batch[0].answer.done():
-                batch[0].answer.set_exception(error)
+            answers = await loop.run_in_executor(self._thread, self._called, batch)
+        except Failed as error:
+            await self._answer_without(batch, error)
             return
         for asked, answer in zip(batch, answers, strict=True):
             if not asked.answer.done():
                 asked.answer.set_result(answer)
 
-    def _joint_call(self, batch: list[_Asked]) -> list[Arrays]:
+    async def _answer_without(self, batch: list[_Asked], error: Failed) -> None:
+        left = [asked for asked in batch if not asked.answer.done()]
         if len(batch) == 1:
-            return [self._call(batch[0].arrays)]
-        joined = [np.concatenate(same) for same in zip(*(a.arrays for a in batch), strict=True)]
-        results = self._call(joined)
-        rows = len(joined[0])
-        if any(len(result) != rows for result in results):
-            raise ValueError(f"expected results of {rows} rows, got {[len(r) for r in results]}")
-        ends = list(accumulate(asked.rows for asked in batch))[:-1]
+            for asked in left:
+                asked.answer.set_exception(error)
+            return
+        log.warning("a joint call failed, its %d requests go alone: %s", len(batch), error)
+        for asked in left:
+            await self._answer([asked])
+
+    def _called(self, batch: list[_Asked]) -> list[Arrays]:
+        """What a call says to each; on the thread."""
+        rows = [asked.rows for asked in batch]
+        try:
+            results = self._call(
+                [_joined(same) for same in zip(*(a.arrays for a in batch), strict=True)]
+            )
+            if any(len(result) != sum(rows) for result in results):
+                got = [len(result) for result in results]
+                raise ValueError(f"expected results of {sum(rows)} rows, got {got}")
+        except BaseException as error:  # not all of them can go through a future
+            raise Failed(repr(error)) from error
+        ends = list(accumulate(rows))[:-1]
         return [list(parts) for parts in zip(*(np.split(r, ends) for r in results), strict=True)]
+
+
+def _joined(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
