@@ -59,6 +59,7 @@ class Batcher:
     ):
         self._call, self._window, self._max_rows, self._report = call, window_s, max_rows, report
         self._waiting: deque[_Asked] = deque()
+        self._unanswered: set[asyncio.Future[Arrays]] = set()
         self._changed = asyncio.Event()
         self._open = False
 
@@ -69,11 +70,13 @@ class Batcher:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Answers what waits, and takes no more."""
+        """Answers what is wanted, and takes no more. A call that nobody waits for is left alone."""
         self._open = False
         self._changed.set()
-        await self._task
-        self._thread.shutdown()
+        if self._unanswered:
+            await asyncio.wait(self._unanswered)
+        self._task.cancel()
+        self._thread.shutdown(wait=False)
 
     def submit(self, arrays: Arrays) -> asyncio.Future[Arrays]:
         """The answer to come, or :class:`Failed`. Who no longer wants it cancels it; then what has
@@ -82,20 +85,23 @@ class Batcher:
             raise Closed
         loop = asyncio.get_running_loop()
         asked = _Asked(arrays, loop.time(), loop.create_future())
+        self._unanswered.add(asked.answer)
+        asked.answer.add_done_callback(self._unanswered.discard)
         self._waiting.append(asked)
         self._changed.set()
         return asked.answer
 
     async def _work(self) -> None:
         now = asyncio.get_running_loop().time
-        while batch := await self._next():
+        while True:
+            batch = await self._next()
             began = now()
             await self._answer(batch)
             waits = [began - asked.arrived for asked in batch]
             self._report(sum(asked.rows for asked in batch), waits, now() - began)
 
     async def _next(self) -> list[_Asked]:
-        """The requests of the next call; none when all is done."""
+        """The requests of the next call."""
         while True:
             self._changed.clear()
             self._waiting = deque(asked for asked in self._waiting if not asked.answer.done())
@@ -103,8 +109,6 @@ class Batcher:
                 left = self._time_left()
                 if left <= 0 or not self._open:
                     return self._take()
-            elif not self._open:
-                return []
             else:
                 left = None
             with suppress(asyncio.TimeoutError):

@@ -8,127 +8,87 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import signal
-from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-import fastxai
-from fastxai.deploy import Argument, Manifest, Package, PackageError
-
-Arrays = list[np.ndarray]  # each [rows, ...]
+from schema import Manifest
 
 log = logging.getLogger(__name__)
 
 
-def field_of(argument: Argument) -> str:
-    """Which argument of a package's call a tensor belongs to: "inputs" for "inputs[0]"."""
-    return argument.name.split("[")[0]
-
-
-def in_tuple(argument: Argument) -> bool:
-    return "[" in argument.name
-
-
-def explain(package: Package, arrays: Arrays) -> Arrays:
-    """Calls a package with one array for each of the manifest's arguments.
-
-    Numpy has no bfloat16; it travels as float32, which holds it exactly.
-
-    Returns:
-        One array for each of the manifest's results.
-    """
-    manifest = package.manifest
-    device = manifest.device.split(",")[0]
-    given: dict[str, Any] = {}
-    for argument, array in zip(manifest.arguments, arrays, strict=True):
-        tensor = torch.from_numpy(array).to(device, getattr(torch, argument.dtype))
-        name = field_of(argument)
-        given[name] = (*given.get(name, ()), tensor) if in_tuple(argument) else tensor
-    found = package(**given)
-    tensors = [
-        tensor
-        for value in found
-        if value is not None
-        for tensor in (value if isinstance(value, tuple) else (value,))
-    ]
-    return [(t.float() if t.dtype is torch.bfloat16 else t).cpu().numpy() for t in tensors]
+class ModelError(RuntimeError):
+    """What the model's process could not do."""
 
 
 class ModelProcess:
-    """A package that is loaded and called in another process, which is started again if it dies.
+    """A package that another process loads and calls. If that dies, the next call starts it again.
 
     Calls must come one at a time.
 
+    Args:
+        path: the file.
+        sha256: what it must have.
+
     Attributes:
         manifest: the package's.
+
+    Raises:
+        ModelError: the package cannot be loaded.
     """
 
-    def __init__(self, path: Path, sha256: str | None):
+    def __init__(self, path: Path, sha256: str | None = None):
         self._source = (path, sha256)
         self.manifest = self._start()
 
+    def __call__(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        """One array for each of the manifest's arguments in, one for each of its results out."""
+        if not self._process.is_alive():
+            self._start_again()
+        return self._answer(arrays)
+
+    def close(self) -> None:
+        """Ends the process, whatever it does."""
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+
     def _start(self) -> Manifest:
-        # Not forked: threads and GPUs do not survive that.
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("spawn")  # threads and GPUs do not survive a fork
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, *self._source), daemon=True)
+        self._process = context.Process(target=_work, args=(theirs, *self._source))
         self._process.start()
         theirs.close()  # so that its end is noticed here
         try:
-            answer = self._connection.recv()
-        except EOFError:
-            raise PackageError(f"{self._source[0]}: its process died while loading it") from None
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    def __call__(self, arrays: Arrays) -> Arrays:
-        """As :func:`explain`; raises what that raises."""
-        if not self._process.is_alive():
-            self._start_again()
-        try:
-            self._connection.send(arrays)
-            answer = self._connection.recv()
-        except (EOFError, OSError) as error:
-            self._process.join()
-            raise RuntimeError(f"the model's process died: {self._process.exitcode}") from error
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+            return Manifest.model_validate_json(self._answer())
+        except BaseException:
+            self.close()
+            raise
 
     def _start_again(self) -> None:
         log.error("the model's process died (%s): starting it again", self._process.exitcode)
-        self._connection.close()
+        self.close()
         if self._start() != self.manifest:
-            raise PackageError(f"{self._source[0]}: it is another package now; start again")
+            self.close()
+            raise ModelError(f"{self._source[0]} is another package now")
 
-    def close(self) -> None:
-        self._connection.close()
-        self._process.join()
+    def _answer(self, arrays: list[np.ndarray] | None = None) -> Any:
+        try:
+            if arrays is not None:
+                self._connection.send(arrays)
+            fine, found = self._connection.recv()
+        except (EOFError, OSError) as error:
+            self._process.join()
+            raise ModelError(f"the model's process died: {self._process.exitcode}") from error
+        if not fine:
+            raise ModelError(found)
+        return found
 
 
 def _work(connection: Connection, path: Path, sha256: str | None) -> None:
-    """What the process does until the other end of the connection is closed, or its owner dies."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes: requests go on
-        signal.signal(number, signal.SIG_IGN)
-    with suppress(EOFError, BrokenPipeError):  # the owner is gone
-        try:
-            package = fastxai.load(path, sha256=sha256)
-        except Exception as error:
-            connection.send(PackageError(str(error)))
-            return
-        connection.send(package.manifest)
-        while True:
-            connection.send(_answer(package, connection.recv()))
+    # Torch is for that process alone: the service starts sooner without it, and is smaller.
+    import worker
 
-
-def _answer(package: Package, arrays: Arrays) -> Arrays | Exception:
-    try:
-        return explain(package, arrays)
-    except Exception as error:  # as text: not every exception can be sent
-        return RuntimeError(f"{type(error).__name__}: {error}")
+    worker.work(connection, path, sha256)

@@ -6,12 +6,38 @@ from itertools import groupby
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 from annotated_types import Len
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, create_model
 
-from fastxai.deploy import Argument, Manifest
-from model import Arrays, field_of, in_tuple
+Arrays = list[np.ndarray]  # each [rows, ...]
+
+
+class Argument(BaseModel):
+    """A tensor that goes into a package, or comes out of it; as in fastxai.deploy."""
+
+    name: str  # "inputs[0]", "target", ...
+    shape: tuple[int, ...]  # after the batch
+    dtype: str
+    rows: int  # for each example
+
+    @property
+    def field(self) -> str:
+        """The name in requests and answers."""
+        return self.name.split("[")[0]
+
+    @property
+    def in_list(self) -> bool:
+        return "[" in self.name
+
+
+class Manifest(BaseModel):
+    """What a package says of itself. As in fastxai.deploy; here is what the service looks at."""
+
+    model_config = ConfigDict(extra="allow")
+
+    method: str
+    arguments: tuple[Argument, ...]
+    results: tuple[Argument, ...]
 
 
 class Unanswerable(ValueError):
@@ -39,10 +65,10 @@ class Schema:
     def __init__(self, manifest: Manifest, max_rows: int):
         self._arguments = manifest.arguments
         fields: dict[str, Any] = {}
-        for name, group in groupby(manifest.arguments, field_of):
+        for name, group in groupby(manifest.arguments, lambda argument: argument.field):
             arguments = list(group)
             kinds = tuple(_rows(a, manifest, max_rows) for a in arguments)
-            fields[name] = tuple[kinds] if in_tuple(arguments[0]) else kinds[0]
+            fields[name] = tuple[kinds] if arguments[0].in_list else kinds[0]
         config = ConfigDict(extra="forbid", strict=True)
         self.model: type[BaseModel] = create_model("Question", __config__=config, **fields)
 
@@ -92,7 +118,7 @@ def _rows(argument: Argument, manifest: Manifest, max_rows: int) -> Any:
     elif argument.name == "target":
         kind = _index(manifest.results[0].shape[0])
     else:
-        kind = _number(getattr(torch, argument.dtype), argument.name)
+        kind = _number(argument)
         for size in reversed(argument.shape):
             kind = Annotated[list[kind], Len(size, size), FailFast()]
     return Annotated[list[kind], Len(1, max_rows), FailFast()]
@@ -102,19 +128,23 @@ def _index(size: int) -> Any:
     return Annotated[int, Field(ge=-size, lt=size)]
 
 
-def _number(dtype: torch.dtype, name: str) -> Any:
-    if dtype is torch.bool:
+def _number(argument: Argument) -> Any:
+    if argument.dtype == "bool":
         return bool
-    if dtype.is_complex:
-        raise ValueError(f"{name} is complex, which JSON has no numbers for")
-    if dtype.is_floating_point:
-        most = torch.finfo(dtype).max
-        return Annotated[float, Field(ge=-most, le=most, allow_inf_nan=False)]
-    limits = torch.iinfo(dtype)
-    return Annotated[int, Field(ge=limits.min, le=limits.max)]
+    if argument.dtype == "bfloat16":
+        most = float.fromhex("0x1.fep127")
+    elif "float" in argument.dtype:
+        most = float(np.finfo(argument.dtype).max)
+    elif "int" in argument.dtype:
+        limits = np.iinfo(argument.dtype)
+        return Annotated[int, Field(ge=int(limits.min), le=int(limits.max))]
+    else:
+        raise ValueError(f"{argument.name} is {argument.dtype}, which JSON has no numbers for")
+    return Annotated[float, Field(ge=-most, le=most, allow_inf_nan=False)]
 
 
 def _numpy_dtype(argument: Argument) -> str:
+    # Numpy has no bfloat16; float32 holds it exactly.
     return "float32" if argument.dtype == "bfloat16" else argument.dtype
 
 

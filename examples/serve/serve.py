@@ -20,8 +20,7 @@ from pathlib import Path
 import uvicorn
 from pydantic import ValidationError
 
-from fastxai.deploy import PackageError
-from model import ModelProcess
+from model import ModelError, ModelProcess
 from service import Settings, create_app
 
 
@@ -68,7 +67,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         model = ModelProcess(arguments.package, arguments.sha256)
-    except PackageError as error:
+    except ModelError as error:
         sys.exit(f"serve.py: {error}")
     with closing(model):
         uvicorn.run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,10 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 
-from batching import Arrays, Batcher, Closed
-from fastxai.deploy import Manifest
-from model import field_of, in_tuple
-from schema import Schema, Unanswerable
+from batching import Batcher, Closed
+from schema import Arrays, Manifest, Schema, Unanswerable
 
 CLIENT_GONE = 499  # as nginx counts those that left before their answer
 
@@ -150,7 +147,8 @@ class Service:
             raise HTTPException(504, f"there was no answer in {deadline} s") from None
 
     async def _body(self, request: Request) -> bytes:
-        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        kind = request.headers.get("content-type", "").partition(";")[0]
+        if kind.strip().lower() != "application/json":
             raise HTTPException(415, "expected content-type: application/json")
         most = self.settings.max_body_bytes
         too_large = HTTPException(413, f"expected a body of at most {most} bytes")
@@ -194,10 +192,10 @@ class Service:
             if len(bad):
                 raise HTTPException(500, f"{described.name} of row {bad[0, 0]} are not finite")
         answer: dict[str, Any] = {}
-        for name, group in groupby(pairs, lambda pair: field_of(pair[0])):
+        for name, group in groupby(pairs, lambda pair: pair[0].field):
             several = [(described, result.tolist()) for described, result in group]
             lists = [numbers for _, numbers in several]
-            answer[name] = lists if in_tuple(several[0][0]) else lists[0]
+            answer[name] = lists if several[0][0].in_list else lists[0]
         return to_json(answer)
 
 
@@ -250,7 +248,7 @@ def create_app(
     @app.get("/info")
     async def info() -> dict[str, Any]:
         """What is served: the package's manifest; and the limits."""
-        return {**json.loads(manifest.to_json()), "limits": service.settings.model_dump()}
+        return {**manifest.model_dump(), "limits": service.settings.model_dump()}
 
     @app.get("/health")
     async def health() -> dict[str, str]:

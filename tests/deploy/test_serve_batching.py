@@ -224,8 +224,21 @@ def test_who_leaves_during_the_call_disturbs_nobody():
         check(await stays, 1)
 
     run(test, call)
-    # The joint call fails for the one that left: it is not tried again, unless it had begun.
     assert call.calls[:2] == [[0], [13, 1]] and call.calls[-1] == [1]
+
+
+def test_the_end_does_not_wait_for_a_call_that_nobody_wants():
+    call = Doubling(held=True)
+
+    async def test(batcher):
+        answer = batcher.submit(rows_of(0))
+        await call.has_begun()
+        answer.cancel()
+
+    try:
+        run(test, call)
+    finally:
+        call.free.set()
 
 
 def test_what_waits_at_the_end_is_answered_and_nothing_after():
