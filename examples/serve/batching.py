@@ -47,17 +47,20 @@ class Batcher:
     by one, so that only those fail that cannot be answered.
 
     Args:
-        call: takes arrays with the same number of rows, and returns such.
+        call: takes arrays with the same number of rows, and returns such, or with several for each.
         window_s: how long a request waits for others.
-        max_rows: of a joint call.
+        max_rows: of a joint call; 1 joins none.
         report: told of every joint call its rows, how long each request has waited, and how long
             the call took, in seconds.
+
+    Attributes:
+        max_rows: may be changed at any time.
     """
 
     def __init__(
         self, call: Callable[[Arrays], Arrays], window_s: float, max_rows: int, report: Report
     ):
-        self._call, self._window, self._max_rows, self._report = call, window_s, max_rows, report
+        self._call, self._window, self.max_rows, self._report = call, window_s, max_rows, report
         self._waiting: deque[_Asked] = deque()
         self._unanswered: set[asyncio.Future[Arrays]] = set()
         self._changed = asyncio.Event()
@@ -115,13 +118,13 @@ class Batcher:
                 await asyncio.wait_for(self._changed.wait(), left)
 
     def _time_left(self) -> float:
-        if sum(asked.rows for asked in self._waiting) >= self._max_rows:
+        if sum(asked.rows for asked in self._waiting) >= self.max_rows:
             return 0.0
         return self._waiting[0].arrived + self._window - asyncio.get_running_loop().time()
 
     def _take(self) -> list[_Asked]:
         totals = accumulate(asked.rows for asked in self._waiting)
-        fit = sum(total <= self._max_rows for total in totals)
+        fit = sum(total <= self.max_rows for total in totals)
         return [self._waiting.popleft() for _ in range(max(fit, 1))]
 
     async def _answer(self, batch: list[_Asked]) -> None:
@@ -147,19 +150,21 @@ class Batcher:
 
     def _called(self, batch: list[_Asked]) -> list[Arrays]:
         """What a call says to each; on the thread."""
-        rows = [asked.rows for asked in batch]
+        counts = [asked.rows for asked in batch]
         try:
-            results = self._call(
-                [_joined(same) for same in zip(*(a.arrays for a in batch), strict=True)]
-            )
-            if any(len(result) != sum(rows) for result in results):
-                got = [len(result) for result in results]
-                raise ValueError(f"expected results of {sum(rows)} rows, got {got}")
+            joined = [_joined(same) for same in zip(*(a.arrays for a in batch), strict=True)]
+            split = [_split(result, counts) for result in self._call(joined)]
         except BaseException as error:  # not all of them can go through a future
             raise Failed(repr(error)) from error
-        ends = list(accumulate(rows))[:-1]
-        return [list(parts) for parts in zip(*(np.split(r, ends) for r in results), strict=True)]
+        return [list(parts) for parts in zip(*split, strict=True)]
 
 
 def _joined(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _split(result: np.ndarray, counts: list[int]) -> list[np.ndarray]:
+    each, rest = divmod(len(result), sum(counts))
+    if rest or not each:
+        raise ValueError(f"expected a result for each of {sum(counts)} rows, got {len(result)}")
+    return np.split(result, np.cumsum(counts[:-1]) * each)

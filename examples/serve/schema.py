@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from itertools import groupby
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ class Argument(BaseModel):
     name: str  # "inputs[0]", "target", ...
     shape: tuple[int, ...]  # after the batch
     dtype: str
-    rows: int  # for each example
+    rows: int  # for each example; 0 for one number that a whole call has, its seed
 
     @property
     def field(self) -> str:
@@ -52,7 +53,8 @@ class Schema:
     """The requests that a package can answer: its call's arguments as nested lists of numbers.
 
     ``{"inputs": [[0.5, 1.0], ...], "target": [1, ...]}``: a list with an entry for each row. Where
-    the manifest has "inputs[0]" and so on, "inputs" is a list of such lists.
+    the manifest has "inputs[0]" and so on, "inputs" is a list of such lists. A seed is one number,
+    and drawn for requests that bring none.
 
     Args:
         manifest: the package's.
@@ -67,6 +69,9 @@ class Schema:
         fields: dict[str, Any] = {}
         for name, group in groupby(manifest.arguments, lambda argument: argument.field):
             arguments = list(group)
+            if arguments[0].rows == 0:
+                fields[name] = (_SEED, Field(default_factory=lambda: secrets.randbits(63)))
+                continue
             kinds = tuple(_rows(a, manifest, max_rows) for a in arguments)
             fields[name] = tuple[kinds] if arguments[0].in_list else kinds[0]
         config = ConfigDict(extra="forbid", strict=True)
@@ -89,7 +94,7 @@ class Schema:
         ]
         rows = len(values[0])
         for argument, value in zip(self._arguments, values, strict=True):
-            if len(value) != rows:
+            if argument.rows and len(value) != rows:
                 first = self._arguments[0].name
                 raise Unanswerable(
                     f"{argument.name}: expected {rows} rows, as {first} has, got {len(value)}"
@@ -99,9 +104,15 @@ class Schema:
             for argument, value in zip(self._arguments, values, strict=True)
         ]
 
-    def zeros(self, rows: int) -> Arrays:
-        """Arrays of the right form."""
-        return [np.zeros((rows, *a.shape), _numpy_dtype(a)) for a in self._arguments]
+    def alike(self, rows: int) -> Arrays:
+        """Rows that are all the same: ones, or zeros where ones might be out of range."""
+        return [
+            np.full((rows, *a.shape)[a.rows == 0 :], "float" in a.dtype, _numpy_dtype(a))
+            for a in self._arguments
+        ]
+
+
+_SEED = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:
@@ -110,8 +121,6 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
 
 def _rows(argument: Argument, manifest: Manifest, max_rows: int) -> Any:
     """A pydantic type: a list of rows of the argument's shape."""
-    if argument.rows != 1:
-        raise ValueError(f"{argument.name} has {argument.rows} rows for each example")
     if argument.name == "target" and argument.shape:  # an index for each dimension of the outputs
         kinds = tuple(_index(size) for size in manifest.results[0].shape)
         kind: Any = tuple[kinds]

@@ -53,6 +53,9 @@ def explain(package: Package, arrays: list[np.ndarray]) -> list[np.ndarray]:
     device = manifest.device.split(",")[0]
     given: dict[str, Any] = {}
     for argument, array in zip(manifest.arguments, arrays, strict=True):
+        if argument.rows == 0:
+            given[argument.name] = int(array)
+            continue
         tensor = torch.from_numpy(array).to(device, getattr(torch, argument.dtype))
         name, several, _ = argument.name.partition("[")
         given[name] = (*given.get(name, ()), tensor) if several else tensor

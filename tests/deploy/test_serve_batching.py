@@ -187,10 +187,19 @@ def test_results_with_another_number_of_rows_are_no_answers():
     async def test(batcher):
         answers = [batcher.submit(rows_of(n)) for n in (1, 2)]
         for answer in answers:
-            with pytest.raises(Failed, match=r"expected results of 1 rows, got \[0, 1\]"):
+            with pytest.raises(Failed, match="expected a result for each of 1 rows, got 0"):
                 await answer
 
     run(test, lambda arrays: [arrays[0][1:], arrays[0]])
+
+
+def test_several_results_for_each_row():
+    async def test(batcher):
+        answers = [batcher.submit(rows_of(*numbers)) for numbers in ([1], [2, 3], [4])]
+        for answer, expected in zip(answers, ([1, 1], [2, 2, 3, 3], [4, 4]), strict=True):
+            assert (await answer)[0].tolist() == expected
+
+    run(test, lambda arrays: [arrays[0].flatten()])
 
 
 def test_who_left_before_the_call_is_left_out():
