@@ -42,7 +42,7 @@ class Settings(BaseModel):
         0.0, ge=0, le=1000, description="milliseconds that a request waits for others to join it"
     )
     max_batch_rows: int = Field(
-        256, ge=1, description="rows of requests that are joined in one call; 1 joins none"
+        16, ge=1, description="rows of requests that are joined in one call; 1 joins none"
     )
 
 

@@ -265,9 +265,8 @@ class Drawing:
 
     def __call__(self, inputs, seed=5):
         numbers = torch.arange(len(inputs) * 1.0)
-        return fastxai.deploy.Explained(
-            inputs[:, :4], inputs + seed + numbers[:, None], numbers.repeat_interleave(2)
-        )
+        delta = numbers.masked_fill(inputs[:, 0] == 13, torch.nan).repeat_interleave(2)
+        return fastxai.deploy.Explained(inputs[:, :4], inputs + seed + numbers[:, None], delta)
 
 
 @pytest.mark.parametrize("of_call", [True, False])
@@ -289,6 +288,8 @@ def test_what_is_drawn_does_not_depend_on_other_requests(package, of_call):
             ]
             assert found["convergence_delta"] == [i // 2 for i in range(2 * rows)]
         assert len(held.asked) == 3
+        status, answer, _ = ask(port, body=json.dumps({"inputs": [[n] * 7 for n in (1, 2, 13)]}))
+        assert status == 500 and answer["detail"] == "convergence_delta of row 2 are not finite"
         if of_call:
             seeds = [ask(port)[1]["attributions"][0][1] for _ in range(2)]
             assert seeds[0] != seeds[1]
