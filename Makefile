@@ -10,7 +10,7 @@ TORCH       = torch==2.13.0
 TORCH_INDEX = https://download.pytorch.org/whl/cpu
 PACKAGES    = numpy setuptools wheel ninja pybind11 pytest pytest-benchmark captum==0.9.0 \
               scikit-learn shap==0.51.0 transformers matplotlib tqdm ruff mypy clang-format hypothesis \
-              torch-abi-audit
+              torch-abi-audit fastapi uvicorn prometheus-client
 # Sentences that people have rated, for the demo; only the package's source has them.
 TEXTS       = $(VENV)/vaderSentiment-3.3.2.tar.gz
 
