@@ -101,6 +101,8 @@ class DeepLift(GradientAttribution):
     ) -> tuple[Tensor, ...]:
         combine = self._combination(custom_attribution_func)
         x, baselines = query.inputs.tensors, query.baselines
+        if any(b.shape[0] != 1 for b in baselines):  # then all come with their inputs
+            baselines = tuple(b.expand(t.shape) for b, t in zip(baselines, x, strict=True))
         multipliers = self._multipliers(query, Pairs(x, baselines, 1))
         pairs = zip(baselines, x, strict=True)
         return combine(

@@ -348,7 +348,7 @@ class _Call:
         """The outputs at the examples, [B, *C]; one for each row, that the target is among."""
         question = self.question(self.examples)
         with torch.no_grad():
-            outputs = question.outputs(*question.inputs)
+            outputs = question.outputs(*(x.clone() for x in question.inputs))
         got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         of_rows = isinstance(outputs, Tensor) and outputs.shape[:1] == (question.batch,)
         check(

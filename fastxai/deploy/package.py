@@ -10,11 +10,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..attr import FeatureAblation, KernelShap, Lime, Occlusion
+from ..attr._base import check_numbers
 from ..core.inputs import ArgumentError, TensorOrTuple, check_seed
 from .manifest import Argument, Manifest, PackageError, file_digest
 
 Run = Callable[[list[Tensor]], Sequence[Tensor]]  # a program: arguments to results
 
+# The methods that refuse a model's NaN. Others tell what its gradients are.
+_COMPARING = {kind.get_name() for kind in (FeatureAblation, KernelShap, Lime, Occlusion)}
 _ARGUMENTS = ("inputs", "target", "baselines", "additional_forward_args", "seed")
 
 
@@ -52,6 +56,7 @@ class Package:
         self._expected = [(a, a.shape, getattr(torch, a.dtype)) for a in of_rows]
         taken = [a.name.split("[")[0] for a in manifest.arguments]
         self._counts = [(name, taken.count(name)) for name in _ARGUMENTS]
+        self._compares = manifest.method in _COMPARING
         self._draws = "seed" in taken
         self._places = _places([r.name.split("[")[0] for r in manifest.results], manifest)
 
@@ -79,7 +84,9 @@ class Package:
             Outputs and attributions.
 
         Raises:
-            ArgumentError: an argument is missing, is not taken, or is not as ``manifest`` says.
+            ArgumentError: an argument is missing, is not taken, or is not as ``manifest`` says; or
+                the package is of a method that perturbs inputs, on a CPU, and an output at the
+                inputs is NaN. What the model says of perturbed rows is not looked at.
         """
         tensors: list[Tensor] = []
         drawn_by = torch.tensor(check_seed(seed)) if self._draws or seed is not None else None
@@ -111,6 +118,8 @@ class Package:
             results = [result[:0] for result in self._run(ones)]
         else:
             results = list(self._run(tensors))
+        if self._compares:
+            check_numbers(results[0][None], 0)
         return Explained(*[_at(results, place) for place in self._places])
 
     @staticmethod

@@ -204,11 +204,13 @@ def gradient_shap(
 
 def deep_lift(question: Question, combine: Combine, eps: float) -> Answer:
     """Multipliers ∘ (x − x'), and how far their sum is from F(x) − F(x')."""
-    x, baselines = question.inputs, question.baselines
-    outputs, chosen, multipliers = _multipliers(question, x, baselines, 1, eps)
-    baselines = tuple(b.expand_as(a) for b, a in zip(baselines, x, strict=True))
+    x = question.inputs
+    baselines = tuple(b.expand_as(a) for b, a in zip(question.baselines, x, strict=True))
+    one_for_all = all(b.shape[0] == 1 for b in question.baselines)
+    against = question.baselines if one_for_all else baselines
+    outputs, chosen, multipliers = _multipliers(question, x, against, 1, eps)
     found = combine(multipliers, x, baselines)
-    at_baselines = question.choice(outputs)(question.outputs(*baselines))
+    at_baselines = question.choice(outputs)(question.outputs(*(b.clone() for b in baselines)))
     return Answer(outputs, found, _sums(found) - (chosen - at_baselines).reshape(-1))
 
 
@@ -261,7 +263,7 @@ def noise_tunnel(
     background: tuple[Tensor, ...] | None,  # each [K, *F_i], to draw the method's baselines from
 ) -> Answer:
     """The mean, mean square or variance of a method's attributions at noisy inputs."""
-    outputs = question.outputs(*question.inputs)
+    outputs = question.outputs(*(x.clone() for x in question.inputs))  # it may write to them
     block = slice(0, samples), slice(0, question.batch)
 
     # By example, and then by sample. (A transposition has strides that a trace stumbles over.)

@@ -327,3 +327,11 @@ def test_bad_input(name):
 def test_a_plan_names_the_rows():
     plan = DeepLiftShap(mlp()).plan(X, torch.randn(5, 7), 1)
     assert [(run.rows, run.count) for run in plan.runs] == [("inputs against baselines", 15)]
+
+
+def test_one_baseline_for_each_row_beside_one_for_all():
+    model, inputs = TwoInputs(), (torch.randn(3, 4), torch.randn(3, 2, 3))
+    each = torch.rand(3, 4)
+    found = DeepLift(model).attribute(inputs, (each, 0.5), 1)
+    expected = DeepLift(model).attribute(inputs, (each, torch.full((3, 2, 3), 0.5)), 1)
+    torch.testing.assert_close(found, expected)

@@ -247,21 +247,35 @@ def test_results_have_no_graph(written):
     assert not found.attributions.requires_grad and not found.outputs.requires_grad
 
 
-def test_threads_share_a_package(written):
-    package = fastxai.load(written[1])
-    wrong = []
+def assert_threads_share(package):
+    """Eight threads at once are told what they are told one after the other."""
+    calls = []
+    for number in range(8):
+        x = torch.randn(1 + number, 7, generator=torch.Generator().manual_seed(number))
+        calls.append((x, torch.arange(len(x)) % 4))
+    expected = [package(*call).attributions for call in calls]
+    right, start = [0] * len(calls), threading.Barrier(len(calls))
 
     def work(number):
-        x = torch.randn(1 + number, 7, generator=torch.Generator().manual_seed(number))
-        target = torch.arange(len(x)) % 4
-        expected = package(x, target).attributions
+        start.wait()
         for _ in range(20):
-            if not torch.equal(package(x, target).attributions, expected):
-                wrong.append(number)
+            found = package(*calls[number]).attributions
+            right[number] += torch.equal(found, expected[number])
 
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(len(calls))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert wrong == []
+    assert right == [20] * len(calls)
+
+
+def test_threads_share_a_package(written):
+    assert_threads_share(fastxai.load(written[1]))
+
+
+@pytest.mark.slow
+def test_threads_share_native_code(written, tmp_path):
+    path = tmp_path / "package.pt2"
+    fastxai.export(written[0], X, path, target=torch.tensor([0, 1, 2]), n_steps=4)
+    assert_threads_share(fastxai.load(path))

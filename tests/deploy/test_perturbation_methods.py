@@ -227,6 +227,24 @@ def test_export_is_checked(tmp_path, explainer, arguments, message):
     assert list(tmp_path.iterdir()) == []
 
 
+class Logarithm(torch.nn.Module):
+    def forward(self, x):
+        return x.log().sum(1, keepdim=True)
+
+
+def test_an_output_that_is_nan(tmp_path):
+    x = torch.rand(3, 4) + 0.5
+    explainer = FeatureAblation(Logarithm().eval())
+    package = exported(tmp_path, explainer, x, baselines=1.0)
+    bad = x.clone()
+    bad[1, 2] = -1
+    for call in (package, lambda x: explainer.attribute(x, 1.0)):
+        with pytest.raises(ArgumentError, match=r"forward_func: .*NaN for row 1 of the inputs"):
+            call(bad)
+    bad[1, 2] = 0  # an infinite output is one
+    assert package(bad).outputs[1].isinf()
+
+
 @pytest.mark.slow
 def test_native_code_equals_the_eager_method(tmp_path):
     explainer, options = KernelShap(mlp()), {"n_samples": 40, "seed": 4}
