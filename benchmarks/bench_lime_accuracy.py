@@ -88,10 +88,10 @@ def fitted(game: Game, fit: LinearFit, bits: Tensor) -> Tensor:  # [M]
 
 # Name in the tables -> how to estimate, and how often for each game.
 COMPETITORS: dict[str, tuple[Callable[[Game, str, int, int], Tensor], int]] = {
-    "fastxai": (fastxai_lime, 20),
-    "paired coins": (paired_coins, 20),
-    "coins": (coins, 20),
-    "Captum": (captum_lime, 2),
+    "fastxai": (fastxai_lime, 10),
+    "paired coins": (paired_coins, 10),
+    "coins": (coins, 10),
+    "Captum": (captum_lime, 1),
 }
 
 
