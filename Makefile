@@ -63,6 +63,7 @@ bench: build
 
 accuracy: build
 	$(RUN) benchmarks/bench_accuracy.py
+	$(RUN) benchmarks/bench_lime_accuracy.py
 
 lint: env
 	$(RUN) -m ruff format --check .

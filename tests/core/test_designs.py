@@ -144,6 +144,7 @@ def test_global_random_state_and_default_device_do_not_matter():
         made = [shapley_design(20, n, 7).bits for n in (30, 150, 500, 5000)]
         orders = designs.permutations(20, 5, 7)
         made += [orders, designs.prefixes(orders), designs.bernoulli_pairs(20, 5, 7)]
+        made += [designs.foldover_hadamard(players, 40, 7) for players in (8, 20)]
         return [*made, designs.all_coalitions(4)]
 
     expected = everything()
@@ -407,3 +408,99 @@ def test_positions(words):
     bits = torch.cat([among[[3, 0, 17]], torch.full((1, words), 99), among[5:6]])
     assert designs.positions(bits, among).tolist() == [3, 0, 17, -1, 5]
     assert designs.positions(bits[:0], among).tolist() == []
+
+
+class TestFoldoverHadamard:
+    PLAYERS = (*range(1, 19), 31, 32, 33, 63, 64, 65, 127, 130, 200)
+
+    @staticmethod
+    def block(players: int) -> int:
+        """Rows with their complements."""
+        return 2 << (players - 1).bit_length()
+
+    @staticmethod
+    def signs(players: int, n: int, seed: int) -> Tensor:
+        return 2 * designs.unpack(designs.foldover_hadamard(players, n, seed), players).double() - 1
+
+    @pytest.mark.parametrize("players", PLAYERS)
+    def test_rows_are_paired_and_a_larger_design_begins_with_them(self, players):
+        block = self.block(players)
+        bits = designs.foldover_hadamard(players, 3 * block + 6, 5)
+        assert bits.shape == (3 * block + 6, -(-players // 64)) and bits.dtype == torch.int64
+        z = designs.unpack(bits, players)
+        assert torch.equal(z[::2], ~z[1::2])
+        assert torch.equal(designs.pack(z), bits)  # no bits beyond the players
+        for n in {0, 1, 2, 3, 25, block - 1, block, block + 1, 2 * block, 3 * block + 1}:
+            if n <= len(bits):
+                assert torch.equal(designs.foldover_hadamard(players, n, 5), bits[:n])
+
+    @pytest.mark.parametrize("players", PLAYERS)
+    def test_whole_blocks_are_orthogonal_and_of_different_rows(self, players):
+        block = self.block(players)
+        x = self.signs(players, 3 * block, 11)
+        for part in x.split(block):
+            assert (part.sum(0) == 0).all()
+            expected = block * torch.eye(players).double()
+            torch.testing.assert_close(part.T @ part, expected, atol=0, rtol=0)
+            assert len(part.unique(dim=0)) == min(block, 1 << players)
+
+    @pytest.mark.parametrize("players", range(1, 13))
+    def test_of_few_players_all_coalitions_come_once_before_any_comes_again(self, players):
+        bits = designs.foldover_hadamard(players, 3 << players, 4)[:, 0].view(3, -1)
+        for cycle in bits:
+            assert torch.equal(cycle.sort().values, torch.arange(1 << players))
+        if players > 2:
+            assert not torch.equal(bits[0], bits[1]) and not torch.equal(bits[1], bits[2])
+
+    @pytest.mark.parametrize("players", [10, 16, 32, 33, 64])
+    def test_no_parity_is_the_same_in_all_blocks(self, players):
+        """Of four players it is in a block; so main effects and threes would be confused."""
+        block = self.block(players)
+        x = self.signs(players, 12 * block, 3)
+        i, j = torch.triu_indices(players, players, 1)
+        other = (i[:, None] != i) & (j[:, None] != j) & (i[:, None] != j) & (j[:, None] != i)
+        total, tied = 0, 0
+        for part in x.split(block):
+            products = part[:, i] * part[:, j]
+            mean = (products.T @ products / block)[other]
+            assert ((mean == 0) | (mean.abs() == 1)).all()
+            tied = tied + (mean != 0).double()
+            total = total + mean / 12
+        assert (tied > 0).any() and total.abs().max() < 0.75
+        if players > 12:
+            assert tied.max() < 8
+
+    @pytest.mark.parametrize("players", [2, 3, 6, 12, 13, 20])
+    def test_products_of_players_signs_are_zero_on_average(self, players):
+        seeds = 1500
+        x = torch.stack([self.signs(players, 10, seed) for seed in range(seeds)])
+        some = range(min(players, 6))
+        for size in (1, 2, 3):
+            for players_of_product in itertools.combinations(some, size):
+                means = x[..., players_of_product].prod(2).mean(0)  # in each place
+                assert means.abs().max() < 4.5 / math.sqrt(seeds)
+
+    def test_every_coalition_is_as_likely_in_every_place(self):
+        seeds = 2000
+        drawn = torch.cat([designs.foldover_hadamard(3, 9, seed).T for seed in range(seeds)])
+        for place in drawn.T.tolist():
+            counts = Counter(place)
+            assert len(counts) == 8
+            assert max(abs(c - seeds / 8) for c in counts.values()) < 4.5 * math.sqrt(seeds / 8)
+
+    @pytest.mark.parametrize("players", [9, 20])
+    def test_the_seed_decides_and_counts_modulo_two_to_the_64(self, players):
+        def bits(seed: int) -> Tensor:
+            return designs.foldover_hadamard(players, 150, seed)
+
+        for seed in (0, -1, 2**63, 12345):
+            assert torch.equal(bits(seed), bits(seed + 2**64))
+        seeds = (0, 1, -1, 2**32, 2**63, 12345)
+        assert len({tuple(bits(seed).flatten().tolist()) for seed in seeds}) == 6
+
+    def test_coins_where_a_block_is_dear(self):
+        found = designs.foldover_hadamard(16_385, 25, 3)
+        assert torch.equal(found, designs.bernoulli_pairs(16_385, 25, 3))
+        assert not torch.equal(
+            designs.foldover_hadamard(16_384, 25, 3), designs.bernoulli_pairs(16_384, 25, 3)
+        )
