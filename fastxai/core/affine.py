@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -95,26 +95,32 @@ class Dense:
         return Dense(factor(self.values))
 
 
+# As ``ops.group_linear``: values [b, P], positions, offsets and a weight [H, F] -> [K, b, H].
+Product = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
 class Sparse:
     """Deltas that are zero but in the features of their group: K groups of b examples.
 
     Group g of example e has ``values[e, i]`` in feature ``positions[e, i]``, for i from
     ``offsets[e, g]`` to ``offsets[e, g + 1]``.
-
-    Args:
-        values: [b, P].
-        positions: [b, P] or [1, P] int64, into the features as one row.
-        offsets: [b, K + 1] or [1, K + 1] int64.
-        shape: the features' shape.
-        few: whether the groups are few beside the rows, so that it is worth making them dense.
     """
 
-    def __init__(
-        self, values: Tensor, positions: Tensor, offsets: Tensor, shape: torch.Size, few: bool
-    ):
-        self.values, self.positions, self.offsets = values, positions, offsets
-        self.shape, self.few = shape, few
-        self.count, self.batch = offsets.shape[1] - 1, len(values)
+    values: Tensor  # [b, P]
+    positions: Tensor  # [b, P] or [1, P] int64, into the features as one row
+    offsets: Tensor  # [b, K + 1] or [1, K + 1] int64
+    shape: torch.Size  # the features'
+    few: bool  # whether the groups are few beside the rows, so that it is worth making them dense
+    product: Product = ops.group_linear
+
+    @property
+    def count(self) -> int:
+        return self.offsets.shape[1] - 1
+
+    @property
+    def batch(self) -> int:
+        return self.values.shape[0]
 
     def dense(self) -> Tensor:
         b, groups = self.batch, self.count
@@ -130,15 +136,14 @@ class Sparse:
     def linear(self, weight: Tensor) -> Dense:
         if len(self.shape) > 1:
             return Dense(self.dense()).linear(weight)
-        return Dense(ops.group_linear(self.values, self.positions, self.offsets, weight))
+        return Dense(self.product(self.values, self.positions, self.offsets, weight))
 
     def reshaped(self, shape: torch.Size) -> Sparse:
-        return Sparse(self.values, self.positions, self.offsets, shape, self.few)
+        return replace(self, shape=shape)
 
     def scaled(self, factor: Callable[[Tensor], Tensor]) -> Sparse:
         one = factor(self.values.new_ones(1, *self.shape)).expand(1, *self.shape).flatten()
-        values = self.values * one[self.positions]
-        return Sparse(values, self.positions, self.offsets, self.shape, self.few)
+        return replace(self, values=self.values * one[self.positions])
 
 
 Deltas = Dense | Sparse
@@ -530,7 +535,7 @@ def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
         return NotImplemented
 
     def of_base(base: Tensor) -> Tensor:
-        if len(base) > 1 or base.any():
+        if len(base) > 1 or type(base) is not Tensor or base.any():  # or it has no values yet
             return F.linear(base, weight, bias)
         zeros = base.new_zeros(*base.shape[:-1], len(weight))  # as the default baseline is
         return zeros if bias is None else zeros + bias

@@ -144,10 +144,8 @@ class Shortcut:
         if not self._known:  # clearly more than their anchors
             return rows.repeats > 1.5 * rows.anchors
         b, blocks = length(examples), rows.repeats / length(repeats)
-        run = self.run
-        for_each = rows.repeats * (run.spared - (rows.mixed - 1) * run.width)
-        saved = (for_each - run.anchored / max(1, run.anchors)) * b
-        return saved * (2 if self.gathers else 1) >= WORTH * blocks
+        each = saved(self.run, self.run.anchors, rows.repeats, rows.mixed)
+        return each * b * (2 if self.gathers else 1) >= WORTH * blocks
 
     def _note(self) -> None:
         """What the model did in the call that ends."""
@@ -159,13 +157,29 @@ class Shortcut:
         run.by_prefix += self._count
 
 
+def saved(did: Run | Calls, examples: int, repeats: int, mixed: int) -> float:
+    """How many multiplications for each example the model is spared.
+
+    Args:
+        did: what became of rows that stayed affine,
+        examples: of so many examples.
+        repeats: rows of each example.
+        mixed: how many deltas are added for one row.
+    """
+    each = repeats * (did.spared - (mixed - 1) * did.width)
+    return each - did.anchored / max(1, examples)
+
+
+def may_stay_affine(tensors: tuple[Tensor, ...]) -> bool:
+    """Whether rows made of these, [*, *F_i] each, may stay affine in some model."""
+    wide = (torch.float32, torch.float64)
+    return all(x.device.type == "cpu" and x.dim() > 1 and x.dtype in wide for x in tensors)
+
+
 def _may_have_prefix(model: Model, rows: Affine, most: int) -> bool:
     if model.prefix.refused or not model.prefix.wanted or model.mixes_rows or model.whole_batch:
         return False
-    if rows.device.type != "cpu":
-        return False
-    wide = (torch.float32, torch.float64)
-    if any(x.dim() < 2 or x.dtype not in wide for x in (*rows.inputs, *rows.others)):
+    if not may_stay_affine((*rows.inputs, *rows.others)):
         return False
     multiplications = most_multiplications(model.modules, rows.inputs)
     if multiplications * min(rows.repeats * rows.batch, most) < WORTH:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
@@ -35,6 +35,7 @@ from ..attr._base import check_ids
 from ..attr.lime import ExpKernel, fair_coins
 from ..attr.noise_tunnel import _TYPES
 from ..core import designs, quadrature
+from ..core.affine import Each, Mixed, NotAffine, may_follow, modules_of
 from ..core.inputs import (
     ArgumentError,
     FeatureGroups,
@@ -53,6 +54,8 @@ from ..core.inputs import (
 )
 from ..core.linear_fits import Lasso, LinearFit, is_wide
 from ..core.model import Target
+from ..core.prefix import may_stay_affine
+from ..core.rows import MaskPieces, Pieces
 from ..core.rules import check_eager
 from ..core.surrogate import ShapleyRegression
 from ..core.windows import Windows, check_windows
@@ -303,6 +306,7 @@ class _Call:
         self.forward_args = check_forward_args(extra, differentiates)
         self.target = _check_target(options.get("target"), batch, fixed)
         self.seed = _check_seed(explainer, options.get("seed"))
+        self.prefix = _may_have_prefix(explainer, self.module, self.inputs, self.baselines)
         in_tuple = self.inputs.in_tuple
         named = [
             *self._named("inputs", self.inputs.tensors, in_tuple),
@@ -342,7 +346,9 @@ class _Call:
         baselines, forward_args = filled(self.baselines), filled(self.forward_args)
         of_rows = tuple(map(self._is_of_rows, self.forward_args))
         seed = next(given) if isinstance(self.seed, Tensor) else self.seed
-        return Question(self.module, inputs, baselines, forward_args, of_rows, target, seed)
+        return Question(
+            self.module, inputs, baselines, forward_args, of_rows, target, seed, self.prefix
+        )
 
     def check_outputs(self) -> Tensor:
         """The outputs at the examples, [B, *C]; one for each row, that the target is among."""
@@ -363,6 +369,13 @@ class _Call:
                 outputs, 1, slice(0, self.rows)
             )
         return outputs
+
+
+def _may_have_prefix(
+    explainer: Any, module: nn.Module, inputs: Inputs, baselines: tuple[Tensor, ...]
+) -> bool:
+    wanted = _of(explainer)._prefix.wanted and may_stay_affine((*inputs.tensors, *baselines))
+    return wanted and may_follow(module, modules_of(module))
 
 
 def _check_target(target: Any, batch: int, fixed: bool) -> Any:
@@ -519,10 +532,17 @@ def _check_library(what: str) -> None:
 
 def _feature_ablation(explainer: FeatureAblation, inputs: Inputs, feature_mask: Any) -> Program:
     groups = _groups(feature_mask, inputs)
-    every = torch.ones(groups.count + 1, groups.count, dtype=torch.bool, device=_device(inputs))
+    count = groups.count + 1  # the last is of no feature
+
+    def kept() -> tuple[Tensor, ...]:
+        numbers = torch.arange(count, device=_device(inputs))
+        return tuple(mask != numbers.reshape(-1, *[1] * (mask.dim() - 1)) for mask in groups.masks)
+
+    pieces = (MaskPieces(mask, count) for mask in groups.masks)
     return partial(
         programs.feature_ablation,
-        coalitions=programs.Coalitions(every.fill_diagonal_(False), groups),
+        rows=programs.Replaced(kept, _positions(pieces, count), Each(count)),
+        groups=groups,
     )
 
 
@@ -530,19 +550,27 @@ def _occlusion(
     explainer: Occlusion, inputs: Inputs, sliding_window_shapes: Any, strides: Any
 ) -> Program:
     windows = check_windows(sliding_window_shapes, strides, inputs)
-    count = windows[-1].first + windows[-1].count
-    kept = tuple(_left_by(window, count) for window in windows)
-    return partial(programs.occlusion, kept=kept, windows=windows)
-
-
-def _left_by(windows: Windows, count: int) -> Tensor:  # [count + 1, *F] bool
-    """Which features of one input each window leaves; the last row leaves all."""
-    positions, offsets = windows.positions(slice(0, count), slice(0, 1))
-    numbers = torch.arange(count, device=windows.device)
-    window = numbers.repeat_interleave(offsets[0].diff())
-    kept = torch.ones(
-        count + 1, torch.Size(windows.shape).numel(), dtype=torch.bool, device=windows.device
+    count = windows[-1].first + windows[-1].count + 1  # the last is of no feature
+    positions = _positions(windows, count)
+    kept = tuple(_left_by(window, *found) for window, found in zip(windows, positions, strict=True))
+    return partial(
+        programs.occlusion,
+        rows=programs.Replaced(lambda: kept, positions, Each(count)),
+        windows=windows,
     )
+
+
+def _positions(pieces: Iterable[Pieces], count: int) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Which features of each input are of which group, one grouping for all examples."""
+    return tuple(p.positions(slice(0, count), slice(0, 1)) for p in pieces)
+
+
+def _left_by(windows: Windows, positions: Tensor, offsets: Tensor) -> Tensor:  # [N, *F] bool
+    """Which features of one input each window leaves."""
+    count = offsets.shape[1] - 1
+    window = torch.arange(count, device=windows.device).repeat_interleave(offsets[0].diff())
+    features = torch.Size(windows.shape).numel()
+    kept = torch.ones(count, features, dtype=torch.bool, device=windows.device)
     kept[window, positions[0]] = False
     return kept.unflatten(1, windows.shape)
 
@@ -565,9 +593,10 @@ def _kernel_shap(
     except ValueError as error:
         raise ArgumentError(f"design: {error}") from error
     fit, device = ShapleyRegression(plan), _device(inputs)
+    present = _present(plan.bits, groups, inputs, with_nobody=True)
     return partial(
         programs.kernel_shap,
-        coalitions=_coalitions(plan.bits, groups, inputs, with_nobody=True),
+        rows=_coalitions(present, groups, inputs),
         solution=_solution(plan, fit).to(device),
         pairs=_pairs(fit, device) if standard_errors else None,
         background=None if background is None else check_background(background, inputs),
@@ -619,9 +648,12 @@ def _lime(
     n = check_count(n_samples, "n_samples")
     check(not is_wide(n, groups.count), "feature_mask", "fewer groups", groups.count)
     bits = designs.foldover_hadamard(groups.count, n, check_seed(seed))
+    present = _present(bits, groups, inputs)
     return partial(
         programs.lime,
-        coalitions=_coalitions(bits, groups, inputs),
+        rows=_coalitions(present, groups, inputs),
+        present=present,
+        groups=groups,
         kernel=kernel,
         fit=fit,
         standard_errors=standard_errors,
@@ -647,14 +679,25 @@ def _by_id(groups: FeatureGroups) -> programs.Spread:
     return lambda values: (torch.nn.functional.pad(values, (0, 1))[..., source],)
 
 
-def _coalitions(
+def _present(
     bits: Tensor, groups: FeatureGroups, inputs: Inputs, with_nobody: bool = False
-) -> programs.Coalitions:
-    """These coalitions, then the full one."""
+) -> Tensor:  # [N, M] bool
+    """Who is in these coalitions, and at last in the full one."""
     present = designs.unpack(bits, groups.count).to(torch.bool)
     everyone = torch.ones_like(present[:1]) if len(present) else torch.ones(1, groups.count).bool()
     first = [~everyone] if with_nobody else []
-    return programs.Coalitions(torch.cat([*first, present, everyone]).to(_device(inputs)), groups)
+    return torch.cat([*first, present, everyone]).to(_device(inputs))
+
+
+def _coalitions(present: Tensor, groups: FeatureGroups, inputs: Inputs) -> programs.Replaced:
+    def kept() -> tuple[Tensor, ...]:
+        return tuple(
+            present[:, mask.flatten().long()].unflatten(1, mask.shape[1:]) for mask in groups.masks
+        )
+
+    pieces = (MaskPieces(mask, groups.count) for mask in groups.masks)
+    absent = (~present).to(inputs.tensors[0].dtype)
+    return programs.Replaced(kept, _positions(pieces, groups.count), Mixed(absent))
 
 
 def _device(inputs: Inputs) -> torch.device:
@@ -699,9 +742,13 @@ def _trace(program: Program, call: _Call) -> _Traced:
         shapes = tuple({0: batch} if example.dim() else {} for example in call.examples)
     try:
         with torch.no_grad():
+            results = run(*call.examples)
             graph = _graph(run, call.examples, call.fixed)
             exported = torch.export.export(graph, tuple(call.examples), dynamic_shapes=shapes)
-            results = run(*call.examples)
+        _check_trace(exported, run, call)
+    except NotAffine:
+        call.prefix = False
+        return _trace(program, call)
     except (ArgumentError, IndexError):
         raise
     except Exception as error:
@@ -710,7 +757,6 @@ def _trace(program: Program, call: _Call) -> _Traced:
             f"{type(error).__name__}: "
             f"{str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         ) from error
-    _check_trace(exported, run, call)
     described = (_described(n, r, call.rows) for n, r in zip(names, results, strict=True))
     return _Traced(exported, tuple(described))
 

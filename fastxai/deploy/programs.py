@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
@@ -18,13 +20,17 @@ from ..attr.ablation import flatten_outputs
 from ..attr.deep_lift import Combine
 from ..attr.lime import ExpKernel, _cosine_distance
 from ..attr.noise_tunnel import _ANOTHER
+from ..core.affine import AffineRows, Calls, Deltas, Dense, Kept, Mixed, Mixing, NotAffine, Sparse
 from ..core.inputs import FeatureGroups, check
 from ..core.lift import Lifted
 from ..core.linear_fits import Lasso, LinearFit, NormalEquations, Ridge, pair_variance
+from ..core.prefix import saved
 from ..core.rows import Noisy
 from ..core.windows import Windows
 
 TOP = "argmax"  # the target that is the class with the largest output
+# Rows that stay affine are a few more kernels, in whose time a model does as many multiplications.
+_WORTH = 1e6
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,9 @@ class Question:
     # None; indices after the batch for all rows; [B] or [B, k] int64, one for each; or TOP
     target: Any
     seed: Tensor | int | None = None  # of what is drawn in the call: a scalar int64 tensor
+    # Whether rows may stay affine in the model. Where they cannot, or it does not pay, a program
+    # raises NotAffine.
+    prefix: bool = False
 
     @property
     def batch(self) -> int:
@@ -148,20 +157,22 @@ def integrated_gradients(
     """(x − x') ∘ Σ_s w_s ∂F/∂x (x' + α_s (x − x')), and how far its sum is from F(x) − F(x')."""
     batch, last = question.batch, -2 * question.batch  # rows: the path's points, then x, then x'
     ends = list(zip(question.inputs, question.baselines, strict=True))
-    rows = [torch.cat([_path(x, b, alphas), x, b.expand_as(x)]) for x, b in ends]
     at_inputs = slice(last, -batch)
-    every, chosen, gradients = _gradients(question, rows, at_inputs)
-    means = (
-        torch.tensordot(weights.to(_wide(g)), g[:last].to(_wide(g)).unflatten(0, (-1, batch)), 1)
-        for g in gradients
-    )
+    if question.prefix:
+        left = torch.cat([1 - alphas, alphas.new_tensor([0, 1])])
+        every, chosen, means = _gradient_sums(question, left, F.pad(weights, (0, 2)), at_inputs)
+    else:
+        rows = [torch.cat([_path(x, b, alphas), x, b.expand_as(x)]) for x, b in ends]
+        every, chosen, gradients = _gradients(question, rows, at_inputs)
+        wide = (g[:last].to(_wide(g)).unflatten(0, (-1, batch)) for g in gradients)
+        means = tuple(torch.tensordot(weights.to(g.dtype), g, 1) for g in wide)
     if multiply_by_inputs:
         found = tuple(
             mean * (x.to(mean.dtype) - b.to(mean.dtype))
             for mean, (x, b) in zip(means, ends, strict=True)
         )
     else:
-        found = tuple(means)
+        found = means
     at_input, at_baseline = chosen[last:].reshape(2, batch).to(found[0].dtype).unbind()
     total = torch.stack([v.reshape(batch, -1).sum(1) for v in found]).sum(0)
     return Answer(every[at_inputs], found, total - (at_input - at_baseline))
@@ -296,38 +307,84 @@ def _smoothed(nt_type: str, values: Tensor) -> Tensor:  # [B, N, *F] -> [B, *F]
 
 
 @dataclass(frozen=True)
-class Coalitions:
-    """Which groups of features keep their values; in the last coalition all do."""
+class Replaced:
+    """N kinds of rows: the inputs with groups of features replaced, which may overlap.
 
-    present: Tensor  # [N, M] bool
-    groups: FeatureGroups  # one grouping for all examples
+    In the last none is.
+    """
 
-    def features(self) -> tuple[Tensor, ...]:
-        """Which features keep their values, [N, *F_i] bool for each input."""
-        masks = self.groups.masks
-        return tuple(
-            self.present[:, mask.flatten().long()].unflatten(1, mask.shape[1:]) for mask in masks
-        )
+    kept: Callable[[], tuple[Tensor, ...]]  # which features are left, [N, *F_i] bool
+    # The groups of each input, as those of ``Sparse``: positions [1, P], offsets [1, G + 1].
+    groups: tuple[tuple[Tensor, Tensor], ...]
+    mixing: Mixing  # which of G groups are replaced
+
+    def anchors(
+        self,
+        question: Question,
+        absent: tuple[Tensor, ...],  # what comes instead, each [K or 1, B or 1, *F_i]
+        made: Callable[[], tuple[Tensor, ...]],
+        calls: Calls,
+    ) -> tuple[AffineRows, ...]:
+        """The rows, of inputs and what replaces each group."""
+        made = cache(made)
+        few = isinstance(self.mixing, Mixed)
+        found = []
+        triples = zip(question.inputs, absent, self.groups, strict=True)
+        for i, (x, other, (positions, offsets)) in enumerate(triples):
+            apart = (other - x).flatten(0, 1)  # [K * B, *F]
+            values = apart.flatten(1)[:, positions[0]]
+            deltas = Sparse(values, positions, offsets, x.shape[1:], few, _group_linear)
+            base = x.repeat(other.shape[0], *[1] * (x.dim() - 1))
+            origin = partial(_nth, made, i)
+            rows = AffineRows.make(Kept(base), Kept(deltas), self.mixing, calls, origin=origin)
+            found.append(rows)
+        return tuple(found)
+
+
+def _nth(made: Callable[[], tuple[Tensor, ...]], i: int) -> Tensor:
+    return made()[i]
+
+
+def _group_linear(
+    values: Tensor,  # [b, P]
+    positions: Tensor,  # [1, P] int64
+    offsets: Tensor,  # [1, K + 1] int64
+    weight: Tensor,  # [H, F]
+) -> Tensor:  # [K, b, H]
+    """``ops.group_linear`` for groups that leave nothing out, in operations of torch alone."""
+    b, p = values.shape
+    first = torch.arange(b, device=values.device)[:, None] * p
+    sums = F.embedding_bag(
+        positions.expand(b, p).flatten(),
+        weight.t().contiguous(),
+        (first + offsets[:, :-1]).flatten(),
+        mode="sum",
+        per_sample_weights=values.flatten(),
+    )
+    return sums.unflatten(0, (b, -1)).transpose(0, 1)
 
 
 # Values of groups, [B, *C, M], in the form that they are returned in.
 Spread = Callable[[Tensor], tuple[Tensor, ...]]
 
 
-def feature_ablation(question: Question, coalitions: Coalitions) -> Answer:
+def feature_ablation(
+    question: Question,
+    rows: Replaced,  # by one group after the other
+    groups: FeatureGroups,
+) -> Answer:
     """f(x) − f(x without a group), for every group."""
-    outputs, values = _values(question, coalitions.features())
-    drops = _drops(values)
-    return Answer(outputs, flatten_outputs(coalitions.groups.spread(drops), values[-1]))
+    outputs, values = _values(question, rows)
+    return Answer(outputs, flatten_outputs(groups.spread(_drops(values)), values[-1]))
 
 
 def occlusion(
     question: Question,
-    kept: tuple[Tensor, ...],  # each [N + 1, *F_i] bool: what a window leaves; all, in the last row
+    rows: Replaced,  # by one window after the other
     windows: tuple[Windows, ...],
 ) -> Answer:
     """For every feature the mean of f(x) − f(x without a window) over the windows that cover it."""
-    outputs, values = _values(question, kept)
+    outputs, values = _values(question, rows)
     drops = _drops(values).to(result_dtype(values)).split([w.count for w in windows], dim=-1)
     spread = tuple(w.spread(drop) for w, drop in zip(windows, drops, strict=True))
     return Answer(outputs, flatten_outputs(spread, values[-1]))
@@ -335,14 +392,14 @@ def occlusion(
 
 def kernel_shap(
     question: Question,
-    coalitions: Coalitions,
+    rows: Replaced,  # by the features of players that are not in a coalition
     solution: Tensor,  # [M, N] float64: what each coalition's output counts for each group
     pairs: tuple[Tensor, Tensor] | None,  # of ShapleyRegression: z [P, M]; squared influence [M, P]
     background: tuple[Tensor, ...] | None,  # each [K, *F_i], in place of the baselines
     spread: Spread,
 ) -> Answer:
     """The weighted least squares over the design: linear in the outputs, and so one product."""
-    outputs, values = _values(question, coalitions.features(), background)
+    outputs, values = _values(question, rows, background)
     columns = values.to(torch.float64).flatten(1)  # [N, B * C]
     phi = solution @ columns
     chosen = question.choice(outputs)(outputs)  # [B, *C]
@@ -362,16 +419,18 @@ def kernel_shap(
 
 def lime(
     question: Question,
-    coalitions: Coalitions,
+    rows: Replaced,  # by the features of players that are not in a coalition
+    present: Tensor,  # [N, M] bool: the players in each of these coalitions, and at last all
+    groups: FeatureGroups,  # one grouping for all examples
     kernel: ExpKernel,
     fit: LinearFit,
     spread: Spread,
     standard_errors: bool,
 ) -> Answer:
     """The coefficients of a linear fit to the outputs, weighed by how near a coalition's row is."""
-    outputs, values = _values(question, coalitions.features())
-    x = coalitions.present[:-1].to(torch.float64)  # [N, M]
-    w = _similarities(question, kernel, x, coalitions.groups)  # [B, N]
+    outputs, values = _values(question, rows)
+    x = present[:-1].to(torch.float64)  # [N - 1, M]
+    w = _similarities(question, kernel, x, groups)  # [B, N - 1]
     y = values[:-1].to(torch.float64) - values[-1].to(torch.float64)
     y = y.reshape(x.shape[0], -1, values.shape[2:].numel()).transpose(0, 1)  # [B, N, C]
 
@@ -448,7 +507,7 @@ def _similarities(
 
 def _values(
     question: Question,
-    kept: tuple[Tensor, ...],  # each [N, *F_i] bool; all, in the last row
+    rows: Replaced,
     background: tuple[Tensor, ...] | None = None,  # each [K, *F_i]
 ) -> tuple[Tensor, Tensor]:
     """All outputs at the inputs, [B, *C], and the chosen ones for N kinds of rows, [N, B, *C'].
@@ -459,16 +518,39 @@ def _values(
         absent = tuple(baseline[None] for baseline in question.baselines)  # [1, B or 1, *F_i]
     else:
         absent = tuple(rows[:, None] for rows in background)  # [K, 1, *F_i]
-    triples = zip(kept, question.inputs, absent, strict=True)
-    rows = [torch.where(z[:, None, None], x, b).flatten(0, 2) for z, x, b in triples]
-    every = question.outputs(*rows)
+
+    def made() -> tuple[Tensor, ...]:
+        triples = zip(rows.kept(), question.inputs, absent, strict=True)
+        return tuple(torch.where(z[:, None, None], x, b).flatten(0, 2) for z, x, b in triples)
+
+    if question.prefix:
+        calls = Calls()
+        every = _by_prefix(question, rows.anchors(question, absent, made, calls), 1)
+        calls.end()
+    else:
+        every = question.outputs(*made())
     outputs = every[-question.batch :]
     chosen = question.choice(outputs)(every)
-    shape = (kept[0].shape[0], absent[0].shape[0], question.batch, *chosen.shape[1:])
+    shape = (rows.mixing.count, absent[0].shape[0], question.batch, *chosen.shape[1:])
     values = chosen.reshape(shape)
     if background is None:
         return outputs, values[:, 0]
     return outputs, values.to(torch.float64).mean(1)
+
+
+def _by_prefix(question: Question, rows: tuple[AffineRows, ...], passes: int) -> Tensor:
+    """All outputs of rows that stay affine in the model, which comes by them in so many passes.
+
+    Raises:
+        NotAffine: the model does what these cannot follow, or it saves too little.
+    """
+    calls, mixing = rows[0].calls, rows[0].mixing
+    outputs = calls.check(question.outputs(*rows))
+    mixed = mixing.coefficients.shape[1] if isinstance(mixing, Mixed) else 1
+    each = saved(calls, question.batch, outputs.shape[0] // question.batch, mixed)
+    if passes * each < _WORTH:
+        raise NotAffine
+    return outputs
 
 
 def _drops(values: Tensor) -> Tensor:  # [N + 1, B, *C] -> [B, *C, N]
@@ -487,6 +569,29 @@ def _gradients(
         outputs = question.outputs(*(leaf.clone() for leaf in leaves))  # it may write to them
         chosen = question.choice(outputs.detach()[at_inputs])(outputs)
     return outputs.detach(), chosen.detach(), _for_leaves(chosen, leaves)
+
+
+def _gradient_sums(
+    question: Question,
+    left: Tensor,  # [R] float64: how far rows are on the path from the inputs to the baselines
+    weights: Tensor,  # [R] float64
+    at_inputs: slice,
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """As :func:`_gradients`, of rows that stay affine: the weighted sums over the R rows."""
+    calls, mixing = Calls(), Mixed(left[:, None])
+    rows, leaves = [], []
+    for i, (x, baseline) in enumerate(zip(question.inputs, question.baselines, strict=True)):
+        leaves.append((baseline - x)[None].detach().requires_grad_())
+        delta: Kept[Deltas] = Kept(Dense(leaves[i]), frozenset((i,)))
+        rows.append(AffineRows.make(Kept(x), delta, mixing, calls))
+    with torch.enable_grad():
+        outputs = _by_prefix(question, tuple(rows), 2)
+        chosen = question.choice(outputs.detach()[at_inputs])(outputs).flatten()
+        each = weights.to(chosen.dtype).repeat_interleave(question.batch)
+        calls.gather(chosen, each, len(leaves))
+        sums = calls.pull_back(leaves)
+    calls.end()
+    return outputs.detach(), chosen.detach(), tuple(s[0] for s in sums)
 
 
 def _for_leaves(chosen: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
