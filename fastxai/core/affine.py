@@ -416,7 +416,7 @@ class AffineRows(Tensor):
         work = base.value[:1].numel() * step.per_output
         in_groups = isinstance(self.deltas.value, Sparse) and not step.spreads
         self.calls.spared += work
-        self.calls.anchored += work * len(base.value)
+        self.calls.anchored += work * base.value.shape[0]
         self.calls.anchored += work * (1 if in_groups else deltas.value.count) * deltas.value.batch
         return found
 
@@ -535,7 +535,7 @@ def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
         return NotImplemented
 
     def of_base(base: Tensor) -> Tensor:
-        if len(base) > 1 or type(base) is not Tensor or base.any():  # or it has no values yet
+        if base.shape[0] > 1 or type(base) is not Tensor or base.any():  # or it has no values yet
             return F.linear(base, weight, bias)
         zeros = base.new_zeros(*base.shape[:-1], len(weight))  # as the default baseline is
         return zeros if bias is None else zeros + bias
@@ -619,7 +619,7 @@ def _reshaped(shape_of: Callable[..., Tensor]) -> Callable[..., Any]:
             return NotImplemented
         return Step(
             x,
-            lambda base: base.reshape(len(base), *shape[1:]),
+            lambda base: base.reshape(base.shape[0], *shape[1:]),
             lambda deltas: deltas.reshaped(shape[1:]),
             view=True,
         )
