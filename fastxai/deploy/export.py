@@ -334,6 +334,12 @@ class _Call:
         told = batch > 1 or (self.fixed and all(value is not b for b in self.baselines))
         return told and isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch
 
+    def some_rows(self, count: int) -> list[Tensor]:
+        """The first of the examples, or all if no other number is called for."""
+        if self.fixed:
+            return self.examples
+        return [e[:count].contiguous() if e.dim() else e for e in self.examples]
+
     def question(self, tensors: Sequence[Tensor]) -> Question:
         """The question that a call with these tensors asks; what is built in comes with it."""
         given = iter(tensors)
@@ -742,9 +748,11 @@ def _trace(program: Program, call: _Call) -> _Traced:
         shapes = tuple({0: batch} if example.dim() else {} for example in call.examples)
     try:
         with torch.no_grad():
-            results = run(*call.examples)
+            if call.prefix:
+                run(*call.some_rows(1))  # whether it can
             graph = _graph(run, call.examples, call.fixed)
             exported = torch.export.export(graph, tuple(call.examples), dynamic_shapes=shapes)
+            results = run(*call.examples)
         _check_trace(exported, run, call)
     except NotAffine:
         call.prefix = False
@@ -795,7 +803,7 @@ def _check_trace(
     """For another number of rows, and one alone, the trace must say what was traced."""
     module = exported.module()
     for rows in (call.rows,) if call.fixed else (1, _BATCH - 1):
-        tensors = [e[:rows].contiguous() if e.dim() else e for e in call.examples]
+        tensors = call.some_rows(rows)
         with torch.no_grad():
             got, expected = module(*tensors), run(*tensors)
         for one, other in zip(got, expected, strict=True):

@@ -20,7 +20,18 @@ from ..attr.ablation import flatten_outputs
 from ..attr.deep_lift import Combine
 from ..attr.lime import ExpKernel, _cosine_distance
 from ..attr.noise_tunnel import _ANOTHER
-from ..core.affine import AffineRows, Calls, Deltas, Dense, Kept, Mixed, Mixing, NotAffine, Sparse
+from ..core.affine import (
+    AffineRows,
+    Calls,
+    Deltas,
+    Dense,
+    Each,
+    Kept,
+    Mixed,
+    Mixing,
+    NotAffine,
+    Sparse,
+)
 from ..core.inputs import FeatureGroups, check
 from ..core.lift import Lifted
 from ..core.linear_fits import Lasso, LinearFit, NormalEquations, Ridge, pair_variance
@@ -29,8 +40,9 @@ from ..core.rows import Noisy
 from ..core.windows import Windows
 
 TOP = "argmax"  # the target that is the class with the largest output
-# Rows that stay affine are a few more kernels, in whose time a model does as many multiplications.
-_WORTH = 1e6
+# Multiplications that must be saved for one row of inputs, as rows that stay affine take kernels of
+# their own; where deltas are mixed hardly more of them than making rows takes.
+_WORTH: dict[type[Mixing], float] = {Mixed: 2e4, Each: 2e5}
 
 
 @dataclass(frozen=True)
@@ -548,7 +560,7 @@ def _by_prefix(question: Question, rows: tuple[AffineRows, ...], passes: int) ->
     outputs = calls.check(question.outputs(*rows))
     mixed = mixing.coefficients.shape[1] if isinstance(mixing, Mixed) else 1
     each = saved(calls, question.batch, outputs.shape[0] // question.batch, mixed)
-    if passes * each < _WORTH:
+    if passes * each < _WORTH[type(mixing)]:
         raise NotAffine
     return outputs
 
