@@ -1,0 +1,219 @@
+"""What exported programs do on few rows for all: the affine operations that a model begins with."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import fastxai
+from fastxai import FeatureAblation, IntegratedGradients, KernelShap, Lime, NoiseTunnel, Occlusion
+from fastxai.attr import Ridge
+from fastxai.core.affine import Each, Mixed
+from fastxai.deploy import programs
+
+from ..models import Encoder, ResidualCNN, TwoInputs, mlp
+from .test_gradient_methods import randn
+
+SHAPES = {mlp: [(7,)], ResidualCNN: [(2, 6, 5)], Encoder: [(6, 4)], TwoInputs: [(4,), (2, 3)]}
+METHODS = {
+    "KernelShap": (KernelShap, {"n_samples": 40, "seed": 3}),
+    "over a background": (KernelShap, {"n_samples": 40, "seed": 3, "background": True}),
+    "Lime": (lambda m, **o: Lime(m, Ridge(0.1), **o), {"n_samples": 40, "seed": 3}),
+    "FeatureAblation": (FeatureAblation, {}),
+    "Occlusion": (Occlusion, {"sliding_window_shapes": True}),
+    "IntegratedGradients": (IntegratedGradients, {"n_steps": 7}),
+}
+
+
+@pytest.fixture
+def for_any_gain(monkeypatch):
+    for kind in (Each, Mixed):
+        monkeypatch.setitem(programs._WORTH, kind, -math.inf)
+
+
+def exported(tmp_path, explainer, inputs, **arguments):
+    path = tmp_path / "package.pt2"
+    fastxai.export(explainer, inputs, path, **{"format": "torch", "target": 1, **arguments})
+    return fastxai.load(path)
+
+
+def multiplications(function, *inputs):
+    with FlopCounterMode(display=False) as counter:
+        function(*inputs)
+    return counter.get_total_flops() // 2
+
+
+def double(count, shapes):
+    inputs = randn(count, shapes)
+    return tuple(x.double() for x in inputs) if len(shapes) > 1 else inputs.double()
+
+
+# Every kind of rows with every kind of beginning.
+@pytest.mark.parametrize(
+    ("method", "build"),
+    [
+        ("KernelShap", mlp),
+        ("KernelShap", ResidualCNN),
+        ("KernelShap", Encoder),
+        ("KernelShap", TwoInputs),
+        ("over a background", TwoInputs),
+        ("Lime", mlp),
+        ("FeatureAblation", mlp),
+        ("FeatureAblation", TwoInputs),
+        ("Occlusion", mlp),
+        ("Occlusion", ResidualCNN),
+        ("Occlusion", TwoInputs),
+        ("IntegratedGradients", mlp),
+        ("IntegratedGradients", ResidualCNN),
+        ("IntegratedGradients", Encoder),
+        ("IntegratedGradients", TwoInputs),
+    ],
+)
+def test_equals_the_eager_method(tmp_path, for_any_gain, method, build):
+    kind, arguments = METHODS[method]
+    shapes, arguments = SHAPES[build], dict(arguments)
+    if "background" in arguments:
+        rows = double(3, shapes)
+        arguments["background"] = rows
+    if "sliding_window_shapes" in arguments:  # which overlap
+        windows = tuple(tuple(min(2, size) for size in shape) for shape in shapes)
+        strides = tuple((1,) * len(shape) for shape in shapes)
+        one = len(shapes) == 1
+        arguments["sliding_window_shapes"] = windows[0] if one else windows
+        arguments["strides"] = strides[0] if one else strides
+    explainer = kind(build().double())
+    package = exported(tmp_path, explainer, double(3, shapes), target="argmax", **arguments)
+    for count in (1, 5):
+        inputs = double(count, shapes)
+        found = package(inputs)
+        tensors = inputs if isinstance(inputs, tuple) else (inputs,)
+        torch.testing.assert_close(
+            found.outputs, explainer.forward_func(*tensors).detach(), rtol=1e-12, atol=1e-13
+        )
+        expected = explainer.explain(inputs, target=found.outputs.argmax(1), **arguments)
+        close = {"rtol": 1e-9, "atol": 1e-11}
+        torch.testing.assert_close(found.attributions, expected.values, **close)
+        if found.standard_errors is not None:
+            torch.testing.assert_close(found.standard_errors, expected.standard_errors, **close)
+
+
+def wide():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(400, 64), nn.Tanh(), nn.Linear(64, 3)).eval()
+
+
+MASK = torch.arange(400)[None] // 40
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (KernelShap, {"n_samples": 60, "seed": 0, "feature_mask": MASK}),
+        (Lime, {"n_samples": 60, "seed": 0, "feature_mask": MASK}),
+        (FeatureAblation, {}),
+        (Occlusion, {"sliding_window_shapes": (8,), "strides": (4,)}),
+        (IntegratedGradients, {"n_steps": 16}),
+    ],
+)
+def test_the_first_layer_is_done_on_few_rows(tmp_path, kind, arguments):
+    x = randn(4, [(400,)])
+    package = exported(tmp_path, kind(wide()), x, **arguments)
+    plain = exported(tmp_path, kind(wide(), affine_prefix=False), x, **arguments)
+    for rows in (x[:1], torch.cat([x, x])):
+        few, many = multiplications(package, rows), multiplications(plain, rows)
+        # The layer takes 400 multiplications of 403, and little is left of them.
+        assert few < many / 5
+        found, expected = package(rows), plain(rows)
+        assert torch.equal(found.outputs, expected.outputs)
+        torch.testing.assert_close(found.attributions, expected.attributions, rtol=1e-4, atol=1e-6)
+    assert not package.manifest.needs_library
+
+
+def test_noise_tunnel_over_a_method_with_few_rows(tmp_path):
+    x, arguments = randn(4, [(400,)]), {"nt_samples": 2, "stdevs": 0.1, "seed": 1, "n_steps": 12}
+    found, counts = [], []
+    for prefix in (True, False):
+        tunnel = NoiseTunnel(IntegratedGradients(wide(), affine_prefix=prefix))
+        package = exported(tmp_path, tunnel, x, **arguments)
+        found.append(package(x[:3]).attributions)
+        counts.append(multiplications(package, x[:3]))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+    assert counts[0] < counts[1] / 2
+
+
+class Views(nn.Module):
+    """Writes to rows that it looks at in two shapes."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = wide()
+
+    def forward(self, x):
+        other = x.view(-1, 20, 20)
+        x += 1
+        return self.layer(x) + other.sum((1, 2))[:, None] / 400
+
+
+class Detached(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = wide()
+
+    def forward(self, x):
+        return self.layer(x) * self.layer[0](x).detach().mean(1, keepdim=True)
+
+
+def hooked():
+    model = wide()
+    model[0].register_forward_hook(lambda module, args, output: output * 2)
+    return model
+
+
+@pytest.mark.parametrize("build", [Views, Detached, hooked])
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [(KernelShap, {"n_samples": 60, "feature_mask": MASK, "seed": 0}), (IntegratedGradients, {})],
+)
+def test_a_model_that_sees_its_rows(tmp_path, kind, arguments, build):
+    x, model = randn(3, [(400,)]), build().eval()
+    package = exported(tmp_path, kind(model), x, **arguments)
+    plain = exported(tmp_path, kind(model, affine_prefix=False), x, **arguments)
+    assert multiplications(package, x) == multiplications(plain, x)
+    assert torch.equal(package(x).attributions, plain(x).attributions)
+    torch.testing.assert_close(
+        package(x).attributions,
+        kind(model).attribute(x, target=1, **arguments),
+        rtol=1e-4,
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [(KernelShap, {"n_samples": 60, "seed": 0}), (FeatureAblation, {"feature_mask": MASK[:, :9]})],
+)
+def test_what_does_not_pay_is_left(tmp_path, kind, arguments):
+    x = randn(3, [(9,)])
+    model = nn.Sequential(nn.Linear(9, 64), nn.ReLU(), nn.Linear(64, 3)).eval()
+    package = exported(tmp_path, kind(model), x, **arguments)
+    plain = exported(tmp_path, kind(model, affine_prefix=False), x, **arguments)
+    assert multiplications(package, x) == multiplications(plain, x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (KernelShap, {"n_samples": 60, "seed": 0, "feature_mask": MASK}),
+        (IntegratedGradients, {"n_steps": 16}),
+    ],
+)
+def test_native_code(tmp_path, kind, arguments):
+    explainer, x = kind(wide()), randn(4, [(400,)])
+    package = exported(tmp_path, explainer, x, format="aoti", **arguments)
+    for_one_row = explainer.compile(x[:1], target=1, **arguments)
+    for call, rows in ((package, x[:1]), (package, x), (for_one_row, x[:1])):
+        expected = explainer.attribute(rows, target=1, **arguments)
+        torch.testing.assert_close(call(rows).attributions, expected, rtol=1e-4, atol=1e-6)
