@@ -702,8 +702,8 @@ def _coalitions(present: Tensor, groups: FeatureGroups, inputs: Inputs) -> progr
         )
 
     pieces = (MaskPieces(mask, groups.count) for mask in groups.masks)
-    absent = (~present).to(inputs.tensors[0].dtype)
-    return programs.Replaced(kept, _positions(pieces, groups.count), Mixed(absent))
+    mixing = Mixed(present.to(inputs.tensors[0].dtype))
+    return programs.Replaced(kept, _positions(pieces, groups.count), mixing)
 
 
 def _device(inputs: Inputs) -> torch.device:

@@ -171,8 +171,8 @@ def integrated_gradients(
     ends = list(zip(question.inputs, question.baselines, strict=True))
     at_inputs = slice(last, -batch)
     if question.prefix:
-        left = torch.cat([1 - alphas, alphas.new_tensor([0, 1])])
-        every, chosen, means = _gradient_sums(question, left, F.pad(weights, (0, 2)), at_inputs)
+        along = torch.cat([alphas, alphas.new_tensor([1, 0])])
+        every, chosen, means = _gradient_sums(question, along, F.pad(weights, (0, 2)), at_inputs)
     else:
         rows = [torch.cat([_path(x, b, alphas), x, b.expand_as(x)]) for x, b in ends]
         every, chosen, gradients = _gradients(question, rows, at_inputs)
@@ -320,15 +320,12 @@ def _smoothed(nt_type: str, values: Tensor) -> Tensor:  # [B, N, *F] -> [B, *F]
 
 @dataclass(frozen=True)
 class Replaced:
-    """N kinds of rows: the inputs with groups of features replaced, which may overlap.
-
-    In the last none is.
-    """
+    """N kinds of rows: the inputs with groups of features replaced; in the last none is."""
 
     kept: Callable[[], tuple[Tensor, ...]]  # which features are left, [N, *F_i] bool
     # The groups of each input, as those of ``Sparse``: positions [1, P], offsets [1, G + 1].
     groups: tuple[tuple[Tensor, Tensor], ...]
-    mixing: Mixing  # which of G groups are replaced
+    mixing: Mixing  # of what has all replaced the groups that are left; Each: of the inputs, each
 
     def anchors(
         self,
@@ -337,19 +334,20 @@ class Replaced:
         made: Callable[[], tuple[Tensor, ...]],
         calls: Calls,
     ) -> tuple[AffineRows, ...]:
-        """The rows, of inputs and what replaces each group."""
+        """The rows, as ``Coalitions`` and ``OneOff`` have them for the eager methods."""
         made = cache(made)
         few = isinstance(self.mixing, Mixed)
         found = []
         triples = zip(question.inputs, absent, self.groups, strict=True)
         for i, (x, other, (positions, offsets)) in enumerate(triples):
-            apart = (other - x).flatten(0, 1)  # [K * B, *F]
+            start, end = (other, x[None]) if few else (x[None], other)
+            apart = (end - start).flatten(0, 1)  # [K * B, *F]
             values = apart.flatten(1)[:, positions[0]]
             deltas = Sparse(values, positions, offsets, x.shape[1:], few, _group_linear)
-            base = x.repeat(other.shape[0], *[1] * (x.dim() - 1))
-            origin = partial(_nth, made, i)
-            rows = AffineRows.make(Kept(base), Kept(deltas), self.mixing, calls, origin=origin)
-            found.append(rows)
+            if start.shape[0] > 1:
+                start = start.expand(-1, *x.shape)
+            base, origin = Kept(start.flatten(0, 1)), partial(_nth, made, i)
+            found.append(AffineRows.make(base, Kept(deltas), self.mixing, calls, origin=origin))
         return tuple(found)
 
 
@@ -585,17 +583,17 @@ def _gradients(
 
 def _gradient_sums(
     question: Question,
-    left: Tensor,  # [R] float64: how far rows are on the path from the inputs to the baselines
+    along: Tensor,  # [R] float64: how far rows are on the path from the baselines to the inputs
     weights: Tensor,  # [R] float64
     at_inputs: slice,
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """As :func:`_gradients`, of rows that stay affine: the weighted sums over the R rows."""
-    calls, mixing = Calls(), Mixed(left[:, None])
+    calls, mixing = Calls(), Mixed(along[:, None])
     rows, leaves = [], []
     for i, (x, baseline) in enumerate(zip(question.inputs, question.baselines, strict=True)):
-        leaves.append((baseline - x)[None].detach().requires_grad_())
+        leaves.append((x - baseline)[None].detach().requires_grad_())
         delta: Kept[Deltas] = Kept(Dense(leaves[i]), frozenset((i,)))
-        rows.append(AffineRows.make(Kept(x), delta, mixing, calls))
+        rows.append(AffineRows.make(Kept(baseline), delta, mixing, calls))
     with torch.enable_grad():
         outputs = _by_prefix(question, tuple(rows), 2)
         chosen = question.choice(outputs.detach()[at_inputs])(outputs).flatten()
