@@ -203,3 +203,23 @@ def test_native_code(tmp_path):
     for_one_row = explainer.compile(x[:1], target=1)
     expected = explainer.attribute(x[1:2], target=1)
     torch.testing.assert_close(for_one_row(x[1:2]).attributions, expected, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (KernelShap, {"n_samples": 60, "seed": 0, "feature_mask": MASK}),
+        (FeatureAblation, {}),
+        (IntegratedGradients, {"n_steps": 16}),
+    ],
+)
+def test_an_infinite_input_is_in_no_other_row(tmp_path, kind, arguments):
+    explainer, x = kind(wide()), randn(3, [(400,)])
+    package = exported(tmp_path, explainer, x, **arguments)
+    before = package(x)
+    x[1, 7] = math.inf
+    found = package(x)
+    torch.testing.assert_close(found.outputs, explainer.forward_func(x).detach(), **CLOSE)
+    for others in (slice(0, 1), slice(2, 3)):
+        expected = before.attributions[others]
+        torch.testing.assert_close(found.attributions[others], expected, **CLOSE)
