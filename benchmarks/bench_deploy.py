@@ -151,3 +151,26 @@ def test_kernel_shap(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
         {"fastxai": 1e-4, "shap, no selection": 0.5},
         rounds=30,
     )
+
+
+@pytest.mark.benchmark(group="One row in production")
+def test_wide_first_layer(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
+    model, x, target = models.load("wide MLP 10000-256-64-2", 1)
+    groups = torch.arange(x.shape[1])[None] // 100
+    options = {"n_samples": N_SAMPLES, "seed": 0, "feature_mask": groups}
+    ours, without = fastxai.KernelShap(model), fastxai.KernelShap(model, affine_prefix=False)
+    package = packaged(ours, x, tmp_path / "shap.pt2", target="argmax", **options)
+    plain = packaged(without, x, tmp_path / "plain.pt2", target="argmax", **options)
+    rows = torch.randn(N_SAMPLES, x.shape[1])
+    record(
+        benchmark,
+        [
+            Competitor("model alone", compiled(model, rows, tmp_path / "bare.pt2")),
+            Competitor("package, no affine prefix", lambda: plain(x).attributions),
+            Competitor("package", lambda: package(x).attributions),
+            Competitor("fastxai", lambda: ours.attribute(x, target=target, **options)),
+        ],
+        f"KernelShap, wide MLP, {N_SAMPLES} coalitions",
+        {"package": 1e-4, "fastxai": 1e-4},
+        rounds=5,
+    )

@@ -94,8 +94,9 @@ def export(
 
     The file holds a function from inputs to the model's outputs, their attributions and, where the
     method has them, the convergence delta or standard errors, in one call for any number of rows.
-    All rows that the method asks the model about for a batch go through it in one call. The model's
-    weights are copied into the file.
+    All rows that the method asks the model about for a batch go through it in one call; affine
+    operations at its beginning are done on few rows for all where that saves time, unless the
+    explainer has ``affine_prefix=False``. The model's weights are copied into the file.
 
     A tensor argument with a row for each example becomes an argument of that function, and so does
     the ``seed`` of :class:`GradientShap` and :class:`NoiseTunnel` unless it is given here;
@@ -749,7 +750,7 @@ def _trace(program: Program, call: _Call) -> _Traced:
     try:
         with torch.no_grad():
             if call.prefix:
-                run(*call.some_rows(1))  # whether it can
+                run(*call.some_rows(1))  # whether rows can stay affine, and it pays
             graph = _graph(run, call.examples, call.fixed)
             exported = torch.export.export(graph, tuple(call.examples), dynamic_shapes=shapes)
             results = run(*call.examples)

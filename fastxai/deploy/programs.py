@@ -1,6 +1,7 @@
 """The methods as programs of tensors alone, to be traced: rows, one call of the model, a reduction.
 
-Unlike the engine's blocks, all rows of a batch go through the model in one call.
+Unlike the engine's blocks, all rows of a batch go through the model in one call, but for its affine
+beginning where that is done on few of them.
 """
 
 from __future__ import annotations
