@@ -528,7 +528,7 @@ def _values(
     if background is None:
         absent = tuple(baseline[None] for baseline in question.baselines)  # [1, B or 1, *F_i]
     else:
-        absent = tuple(rows[:, None] for rows in background)  # [K, 1, *F_i]
+        absent = tuple(other[:, None] for other in background)  # [K, 1, *F_i]
 
     def made() -> tuple[Tensor, ...]:
         triples = zip(rows.kept(), question.inputs, absent, strict=True)
