@@ -1,203 +1,301 @@
 """What a regression on coalitions leaves over, predicted by a Gaussian process.
 
-The regression explains what is linear in the coalitions. What is left of each pair's difference is
-not chance alone: interactions of three players bend it, smoothly. Taken as a draw of a Gaussian
-process over all games of such interactions, the residuals tell which game it is likely to be, and
+The regression explains what is linear in the coalitions. What is left of the differences within
+pairs is not chance alone: interactions of three players bend them. Taken for a draw of a Gaussian
+process over the games of such interactions, the residuals tell which game it is likely to be, and
 so by how much the regression is off.
 
-Notation, with x = 2 z − 1 a coalition of each of p pairs, in ±1, and w its weight: y is half the
-difference of the pair's two values; X̃ are the rows √w (x − x̄ 1ᵀ), x̄ the mean over the players, and
-ỹ = √w (y − x̄ Δ / 2), with Δ = v(all) − v(∅); φ₀ = A ỹ + Δ / M is the regression. N is an
-orthonormal basis of what X̃ does not span, z = Nᵀỹ the residuals.
+With x = 2 z − 1 a coalition of each of p pairs, in ±1, and x̄ its mean over the players, y is half
+the difference of the pair's two values less x̄ Δ / 2, Δ = v(all) − v(∅): what the players' shares of
+Δ do not explain. The Shapley values are φ = A y + Δ / M of the regression, and what is added for
+the residuals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from .designs import Design, unpack
 
-# How strong the process may be beside what is left to chance; the evidence weighs them.
-_STRENGTHS = (0.0, 1.0, 10.0, 100.0, 1e3, 1e4)
-_STRENGTHS_OF_EVEN_PART = (1.0, 100.0, 1e4)
+# How strong the process may be beside what is left to chance.
+_STRENGTHS = (0.0, 1.0, 1e1, 1e2, 1e3, 1e4)
+_STRENGTHS_FOR_PAIRS = (1.0, 1e2, 1e4)
 _LEAST_SCALE = 1e-3  # of a player beside the largest
+_ROUNDING = 1e-6  # of the values: what is no larger is none
 _UNFREE = 1e-8  # A residual is no longer one if the fit goes through its value all but this much.
+_BLOCK = 1 << 20  # numbers of a temporary: 8 MiB
 _TINY = torch.finfo(torch.float64).tiny
-_BLOCK = 1 << 22  # numbers of a temporary: 32 MiB
-
-
-@dataclass(frozen=True)
-class _Process:
-    """A Gaussian process on the design's pairs, in the directions in which its values vary alone.
-
-    Of each of k problems, or one for all. With E the covariance of the residuals z and
-    E = V diag(variances) Vᵀ: 
-    """
-
-    variances: Tensor  # [k, q]
-    directions: Tensor  # [k, p, q]: N V
-    pull: Tensor  # [k, M, q]: how a residual in each direction moves φ
 
 
 class Kriging:
-    """Corrects the Shapley values of a weighted regression for interactions of three players.
+    """The Shapley values of a regression, corrected for interactions of three players.
 
-    Source: derived for fastxai. Nearest are Gaussian processes for Shapley values (ShaplEIG 2026,
-    FANOVA-GP 2025); kriging is prediction by Gaussian processes (Matheron 1963).
+    Several processes compete: that in which all players take part alike, and on demand one for
+    each game with scales of its own, from the sizes of its Shapley values and of its interactions
+    of two (which the sums within pairs tell, at no cost); each with strengths from none on; and,
+    for designs by another rule than chance, what is left to chance either alike in all values or
+    by the design's weights. Each counts by its likelihood. Σ φ = Δ holds exactly, and games of
+    interactions of at most two players are exact.
+
+    Source: derived for fastxai. Kriging is prediction by Gaussian processes (Matheron, "Principles
+    of geostatistics", 1963); processes over games are also in Chau, Muandet and Sejdinovic,
+    "Explaining the uncertain: stochastic Shapley values for Gaussian process models" (2023).
+
+    Args:
+        design: from which :class:`~.surrogate.ShapleyRegression` can determine the values, with
+            more pairs than players.
     """
 
     def __init__(self, design: Design) -> None:
-        m = design.players
-        self._x = 2 * unpack(design.bits[::2], m).double() - 1  # [p, M]
-        self._root = design.weights[::2].sqrt()[:, None]  # [p, 1]
-        self._mean = self._x.mean(1, keepdim=True)  # [p, 1]
-        basis = _contrasts(m)  # [M, M - 1]
-        q, r = torch.linalg.qr(self._root * (self._x - self._mean) @ basis, mode="complete")
-        inverse = torch.linalg.solve_triangular(r[: m - 1], q[:, : m - 1].T, upper=True)
-        self._fit = 2 * basis @ inverse  # A, [M, p]
-        self._others = q[:, m - 1 :].contiguous()  # N, [p, q]
-        self._both = torch.cat([self._fit, self._others.T])  # [M + q, p]
-        self._smooth = self._process(self._x.new_full((1, m), m**-0.5))
+        self._x = 2 * unpack(design.bits[::2], design.players).double() - 1  # [p, M]
+        self._mean = self._x.mean(1)  # [p]
+        weights = design.weights[::2]
+        # Where the chance of each coalition is known the weights are the Shapley kernel's: they
+        # alone come to the exact values as the design comes to hold all coalitions.
+        noises = [weights] if design.inclusion is not None else [weights, torch.ones_like(weights)]
+        self._regressions = [_Regression(self._x - self._mean[:, None], w) for w in noises]
 
     def solve(
         self,
         values: Tensor,  # [N, K] float64
-        empty: Tensor,  # [K]
-        full: Tensor,  # [K]
-        with_errors: bool,
+        empty: Tensor,  # [K] float64
+        full: Tensor,  # [K] float64
         own_scales: bool,
-    ) -> tuple[Tensor, Tensor | None]:  # [M, K] both
-        """The Shapley values of K games and their standard errors."""
-        at_once = max(1, _BLOCK // len(self._x) ** 2) if own_scales else max(1, _BLOCK // len(self._x)*self._x.shape[1])
-        found = [
-            self._solve(v, e, f, with_errors, own_scales)
-            for v, e, f in zip(
-                values.split(at_once, 1), empty.split(at_once), full.split(at_once), strict=True
-            )
-        ]
-        phi, errors = zip(*found)
-        return torch.cat(phi).T, torch.cat(errors).T if with_errors else None
+        with_errors: bool,
+    ) -> tuple[Tensor, Tensor | None]:  # [M, K] float64, both
+        """The Shapley values of K games, and their standard errors if they are wanted.
 
-    def _solve(self, values, empty, full, with_errors, own_scales):
-        m = self._x.shape[1]
-        odd = (values[::2] - values[1::2]).T / 2  # [k, p]
-        difference = (full - empty)[:, None]  # [k, 1]
-        left = self._root[:, 0] * (odd - self._mean[:, 0] * difference / 2)  # ỹ [k, p]
-        phi = left @ self._fit.T + difference / m  # [k, M]
-        processes = [self._smooth]
+        The errors are the sandwich estimate with residuals as they would be without the pair.
+
+        Args:
+            values: v(z_n) of every row of the design.
+            empty: v(∅).
+            full: v(all).
+            own_scales: whether each game has a process of its own too. It takes some p³
+                multiplications for each game, the common one some p q for q = p − M + 1.
+            with_errors: whether standard errors are wanted.
+
+        Raises:
+            torch.linalg.LinAlgError: a factorisation failed.
+        """
+        pairs, players = self._x.shape
+        block = max(1, _BLOCK // (pairs * (pairs if own_scales else players)))
+        columns = torch.cat([values, empty[None], full[None]])
+        found = [self._solve(part, own_scales, with_errors) for part in columns.split(block, 1)]
+        phi, errors = (torch.cat(parts).T for parts in zip(*found, strict=True))
+        return phi, errors if with_errors else None
+
+    def _solve(
+        self,
+        columns: Tensor,  # [N + 2, k]
+        own_scales: bool,
+        with_errors: bool,
+    ) -> tuple[Tensor, Tensor]:  # [k, M] both
+        values, (empty, full) = columns[:-2], columns[-2:, :, None]
+        odd, even = (values[::2] - values[1::2]).T / 2, (values[::2] + values[1::2]).T / 2  # [k, p]
+        difference = full - empty  # [k, 1]
+        y = odd - self._mean * difference / 2
+        equal = difference / self._x.shape[1]
+        candidates = self._common
         if own_scales:
-            even = (values[::2] + values[1::2]).T / 2 - (full + empty)[:, None] / 2
-            processes.append(self._process(self._scales(phi, even)))
-        strength = torch.tensor(_STRENGTHS, dtype=torch.float64)[:, None, None]  # [L, 1, 1]
-        z = [(left[:, None] @ p.directions)[:, 0] for p in processes]  # [k, q] each
-        shrink = [1 / (1 + strength * p.variances) for p in processes]  # [L, 1 or k, q]
-        logs = torch.stack([_evidence(a, b) for a, b in zip(z, shrink)])  # [R, L, k]
-        share = logs.flatten(0, 1).softmax(0).view_as(logs)  # [R, L, k]
-        self.share = share
-        residual = torch.zeros_like(left)
-        moves = self._fit
-        for p, zz, s, sh in zip(processes, z, shrink, share):
-            c = (sh[..., None] * strength * s).sum(0)  # [k, q]
-            phi = phi + ((c * zz)[:, None] @ p.pull.mT)[:, 0]
-            if not with_errors:
-                continue
-            free = p.directions.square() @ s.movedim(0, -1)  # [1|k, p, L]
-            fitted = p.directions @ (s * zz).movedim(0, -1)  # [k, p, L]
-            loo = torch.where(free > _UNFREE, fitted / free, torch.nan)
-            residual = residual + (loo @ sh.T[..., None])[..., 0]
-            moves = moves + (p.pull * c[:, None]) @ p.directions.mT
-        if not with_errors:
-            return phi, None
-        return phi, (moves * residual[:, None]).square().sum(-1).sqrt()
+            even = even - (empty + full) / 2
+            none = even.abs().amax(1) <= _ROUNDING * columns.abs().amax(0)  # [k]
+            phi = y @ self._regressions[0].fit.T + equal
+            candidates = candidates + self._processes(self._own_scales(phi, even, none))
+        return _mixed(candidates, y, equal, with_errors)
 
-    def _scales(self, phi: Tensor, even: Tensor) -> Tensor:  # [k, M], [k, p] -> [k, M]
-        a = _relative(phi.abs())
-        e = self._even_scales(a.sqrt() / a.sum(1, keepdim=True).sqrt(), even)
-        pe = (a * e).sqrt()
-        return pe / pe.square().sum(1, keepdim=True).sqrt()
+    @cached_property
+    def _common(self) -> list[_Process]:
+        players = self._x.shape[1]
+        return self._processes(self._x.new_full((1, players), players**-0.5))
 
-    def _even_scales(self, scales: Tensor, even: Tensor) -> Tensor:
-        x, root = self._x, self._root[:, 0]
-        g = (x * scales[:, None]) @ x.T  # [k, p, p]
-        at_full = (scales.square()[:, None] @ torch.ones_like(x).T)[:, 0] if False else (scales @ x.T)
-        kb = (at_full.square() - 1) / 2
-        kbb = (scales.sum(1).square() - 1) / 2
-        K = (g.square() - 1) / 2 - kb[:, :, None] - kb[:, None, :] + kbb[:, None, None]
-        K = K * (root[:, None] * root)
-        c2 = K.diagonal(dim1=1, dim2=2).mean(1)
-        K = K / c2[:, None, None]
+    def _own_scales(self, phi: Tensor, even: Tensor, none: Tensor) -> Tensor:
+        """How much each player takes part in interactions, [k, M], of unit length.
+
+        Args:
+            phi: the regression's values, [k, M].
+            even: half the sums within pairs, less half that of v(∅) and v(all), [k, p].
+            none: where these sums are all but zero, [k].
+        """
+        own = _beside_largest(phi.abs())
+        of_pairs = _beside_largest(self._pair_sizes(_unit(own.sqrt()), even))
+        scales = _unit((own * of_pairs.where(~none[:, None], 1)).sqrt())
+        return scales.where(scales.isfinite(), self._x.shape[1] ** -0.5)
+
+    def _pair_sizes(self, scales: Tensor, even: Tensor) -> Tensor:  # [k, M], [k, p] -> [k, M]
+        """How large each player's interactions of two are, by a process of these alone."""
+        x, root = self._x, self._regressions[0].root
+        with_full = _second(scales @ x.T)  # [k, p]
+        of_full = _second(scales.sum(1))[:, None, None]
+        covariance = _second(_scaled_products(scales, x)) + of_full
+        covariance = covariance - with_full[:, None] - with_full[:, :, None]
+        covariance = covariance * (root * root[:, None])
+        unit = covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None]
+        covariance = covariance / unit[..., None]
+
+        strengths = even.new_tensor(_STRENGTHS_FOR_PAIRS)[:, None, None, None]
+        noise = torch.eye(len(x), dtype=x.dtype)
+        factors = torch.linalg.cholesky_ex(strengths * covariance + noise).L  # [L, k, p, p]
         y = root * even
-        best = None
-        eye = torch.eye(len(x), dtype=x.dtype)
-        alphas, logs = [], []
-        for lam in _STRENGTHS_OF_EVEN_PART:
-            L, info = torch.linalg.cholesky_ex(lam * K + eye)
-            al = torch.cholesky_solve(y[..., None], L)[..., 0]
-            quad = (al * y).sum(1)
-            logs.append(-(L.diagonal(dim1=1, dim2=2).log().sum(1)) - len(x) / 2 * (quad / len(x)).clamp(min=_TINY).log())
-            alphas.append(al * lam)
-        best = torch.stack(logs).argmax(0)
-        alpha = torch.stack(alphas)[best, torch.arange(len(best))] * root / c2[:, None]
-        B = (x.T * alpha[:, None]) @ x - alpha.sum(1)[:, None, None]
-        B = B * scales[:, :, None] * scales[:, None, :]
-        B.diagonal(dim1=1, dim2=2).zero_()
-        n = B.square().sum(2).sqrt()
-        e = _relative(n)
-        none = (even.abs().amax(1) <= 1e-12 * phi_scale(even)) if False else (n.amax(1) <= 1e-12)
-        return torch.where(none[:, None], 1.0, e)
+        solved = torch.cholesky_solve(y[..., None].expand(*factors.shape[:-1], 1), factors)[..., 0]
+        shrink = factors.diagonal(dim1=2, dim2=3).square().reciprocal()
+        likely = _log_likelihood((solved * y).mean(-1), shrink).argmax(0)  # [k]
+        chosen = (strengths[..., 0] * solved)[likely, torch.arange(len(likely))]
+        pull = chosen * root / unit  # [k, p]
+        interactions = (x.T * pull[:, None]) @ x - pull.sum(1)[:, None, None]  # [k, M, M]
+        interactions = interactions * scales[:, :, None] * scales[:, None]
+        interactions.diagonal(dim1=1, dim2=2).zero_()
+        return interactions.square().sum(2).sqrt()
 
-    def _process(self, scales: Tensor) -> _Process:  # [k, M]
-        """The process in which player i takes part with a scale ρ_i, Σ ρ² = 1."""
-        x, root, mean, m = self._x, self._root, self._mean, self._x.shape[1]
-        # Covariances of what interactions of three players give: the third elementary symmetric
-        # polynomial of the products ρ_i x_i x'_i.
-        covariance = _third((x * scales[:, None]) @ x.T, (x * scales[:, None] ** 3) @ x.T)
+    def _processes(self, scales: Tensor) -> list[_Process]:  # [k, M]
+        """The process in which players take part by these scales ρ, Σ ρ² = 1, for each noise."""
+        x, mean = self._x, self._mean[:, None]
         with_full = _third(scales @ x.T, scales**3 @ x.T)[..., None]  # [k, p, 1]
-        of_full = _third(scales.sum(1), (scales**3).sum(1))[:, None, None]  # [k, 1, 1]
-        # The residuals are of y − x̄ y(all).
+        of_full = _third(scales.sum(1), (scales**3).sum(1))[:, None, None]
+        covariance = _third(_scaled_products(scales, x), _scaled_products(scales**3, x))
+        # y is the process less x̄ times its value at the full coalition.
         covariance = covariance - mean * with_full.mT - with_full * mean.T
-        covariance = (covariance + of_full * (mean * mean.T)) * (root * root.T)
-        unit = covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
-
-        # Covariances with the Shapley values: a product of three players is worth 2/3 to each.
-        t = scales[:, None] * x  # [k, p, M]
-        first = t.sum(2, keepdim=True)
-        pairs = (first.square() - 1) / 2
-        shares = 2 / 3 * t * (pairs - t * (first - t))
-        t = scales[:, None]
-        first = t.sum(2, keepdim=True)
-        pairs = (first.square() - 1) / 2
-        shares_full = 2 / 3 * t * (pairs - t * (first - t))
-        readout = root * (shares - mean * shares_full - 2 / m * (with_full - mean * of_full))
-
-        products = self._both @ (covariance @ self._others)  # [k, M + q, q]
-        pull = readout.mT @ self._others - products[:, :m]  # [k, M, q]
-        variances, axes = torch.linalg.eigh(products[:, m:] / unit)
-        return _Process(variances.clamp(min=0), self._others @ axes, pull / unit @ axes)
+        covariance = covariance + of_full * (mean * mean.T)  # [k, p, p]
+        shares = _shares(scales[:, None] * x) - mean * _shares(scales[:, None])  # [k, p, M]
+        shares = shares - 2 / x.shape[1] * (with_full - mean * of_full)
+        return [regression.process(covariance, shares) for regression in self._regressions]
 
 
-def _evidence(z: Tensor, shrink: Tensor) -> Tensor:  # [k, q], [L, 1 or k, q] -> [L, k]
-    """The log likelihood of residuals, at the best variance for them."""
-    q = z.shape[1]
-    squares = (z.square() * shrink).mean(-1).clamp(min=_TINY)
-    return (shrink.log().sum(-1) - q * squares.log()) / 2
+class _Regression:
+    """The regression of y on the rows of x by their weights, and what it leaves over.
+
+    The weights say as well how much of each value is left to chance: its variance is 1 / w.
+
+    Attributes:
+        fit: A, [M, p].
+        root: √w, [p].
+        log_likelihood: what the weights add to it.
+    """
+
+    def __init__(self, x: Tensor, weights: Tensor):  # [p, M], less the means of rows; [p]
+        players = x.shape[1]
+        self.root = weights.sqrt()
+        contrasts = _contrasts(players)
+        q, r = torch.linalg.qr(self.root[:, None] * x @ contrasts, mode="complete")
+        inverse = torch.linalg.solve_triangular(r[: players - 1], q[:, : players - 1].T, upper=True)
+        self.fit = 2 * contrasts @ inverse * self.root
+        self.log_likelihood = self.root.log().sum() - r.diagonal().abs().log().sum()
+        self._left = q[:, players - 1 :]  # of √w y, [p, q]
+        self._left_of_y = self._left * self.root[:, None]
+        self._both = torch.cat([self.fit, self._left_of_y.T])  # [M + q, p]
+
+    def process(
+        self,
+        covariance: Tensor,  # [k, p, p]: of y
+        shares: Tensor,  # [k, p, M]: covariances of y and the Shapley values
+    ) -> _Process:
+        players = shares.shape[2]
+        unit = (covariance.diagonal(dim1=1, dim2=2) * self.root.square()).mean(1)[:, None, None]
+        products = self._both @ (covariance @ self._left_of_y) / unit  # [k, M + q, q]
+        pull = shares.mT @ self._left_of_y / unit - products[:, :players]
+        variances, axes = torch.linalg.eigh(products[:, players:])
+        return _Process(
+            self, variances.clamp(min=0), self._left_of_y @ axes, self._left @ axes, pull @ axes
+        )
 
 
-def _third(first: Tensor, third: Tensor) -> Tensor:
-    """The third elementary symmetric polynomial from power sums, of which the second is 1."""
-    return (first**3 - 3 * first + 2 * third) / 6
+@dataclass(frozen=True, eq=False)
+class _Process:
+    """A Gaussian process beside a regression, along the q axes in which residuals vary by
+    themselves; of each of k games, or one for all.
+    """
+
+    regression: _Regression
+    variances: Tensor  # [k, q], beside a noise of variance 1
+    axes: Tensor  # [k, p, q]: residuals are y @ axes
+    weighted_axes: Tensor  # [k, p, q]: the same of √w y
+    pull: Tensor  # [k, M, q]: how a residual that is no noise moves φ
 
 
-def _relative(sizes: Tensor) -> Tensor:
-    largest = sizes.amax(1, keepdim=True)
-    return sizes / largest.clamp(min=_TINY) + _LEAST_SCALE
+def _mixed(
+    processes: list[_Process],
+    y: Tensor,  # [k, p]
+    equal: Tensor,  # [k, 1]
+    with_errors: bool,
+) -> tuple[Tensor, Tensor]:  # [k, M] both
+    """The Shapley values by all processes and strengths, and their standard errors, or empty."""
+    strengths = y.new_tensor(_STRENGTHS)[:, None, None]
+    residuals = [(y[:, None] @ process.axes)[:, 0] for process in processes]  # [k, q] each
+    noise = [1 / (1 + strengths * process.variances) for process in processes]  # [L, 1 or k, q]
+    likelihoods = [
+        process.regression.log_likelihood
+        + _log_likelihood((residual.square() * part).mean(-1), part)
+        for process, residual, part in zip(processes, residuals, noise, strict=True)
+    ]
+    chances = torch.stack(likelihoods).flatten(0, 1).softmax(0)  # [R L, k]
+
+    phi, moves, left = equal, y.new_zeros(()), y.new_zeros(())
+    for process, residual, part, chance in zip(
+        processes, residuals, noise, chances.split(len(_STRENGTHS)), strict=True
+    ):
+        fit, whole = process.regression.fit, chance.sum(0)[:, None]  # [k, 1]
+        no_noise = (chance[..., None] * strengths * part).sum(0)  # [k, q]
+        phi = phi + whole * (y @ fit.T) + ((no_noise * residual)[:, None] @ process.pull.mT)[:, 0]
+        if with_errors:
+            moves = moves + whole[..., None] * fit
+            moves = moves + (process.pull * no_noise[:, None]) @ process.axes.mT  # [k, M, p]
+            left = left + _left_out(process, residual, part, chance)
+    if not with_errors:
+        return phi, phi.new_empty(len(phi), 0)
+    return phi, (moves * left[:, None]).square().sum(-1).sqrt()
+
+
+def _left_out(
+    process: _Process,
+    residual: Tensor,  # [k, q]
+    noise: Tensor,  # [L, 1 or k, q]
+    chance: Tensor,  # [L, k]
+) -> Tensor:  # [k, p]
+    """How far each y is from its prediction without it, averaged over the strengths."""
+    off = process.weighted_axes @ (noise * residual).movedim(0, -1)  # [k, p, L]
+    free = process.weighted_axes.square() @ noise.movedim(0, -1)
+    off = torch.where(free > _UNFREE, off / free, torch.nan)
+    return (off @ chance.T[..., None])[..., 0] / process.regression.root
+
+
+def _log_likelihood(square: Tensor, noise: Tensor) -> Tensor:  # [L, k], [L, 1 or k, q] -> [L, k]
+    """Of q residuals with a mean square, each beside its variance, at the best common factor."""
+    return (noise.log().sum(-1) - noise.shape[-1] * square.clamp(min=_TINY).log()) / 2
+
+
+def _second(first: Tensor) -> Tensor:
+    """The sum of products of two different terms, from the terms' sum; their squares sum to 1."""
+    return (first.square() - 1) / 2
+
+
+def _third(first: Tensor, cubes: Tensor) -> Tensor:
+    """The sum of products of three, from the terms' sum and that of their cubes."""
+    return (first**3 - 3 * first + 2 * cubes) / 6
+
+
+def _shares(terms: Tensor) -> Tensor:  # [..., M]
+    """Shapley values of the sum of products of three: such a product gives each 2/3."""
+    total = terms.sum(-1, keepdim=True)
+    return 2 / 3 * terms * (_second(total) - terms * (total - terms))
+
+
+def _scaled_products(scales: Tensor, x: Tensor) -> Tensor:  # [k, M], [p, M] -> [k, p, p]
+    return (x * scales[:, None]) @ x.T
+
+
+def _beside_largest(sizes: Tensor) -> Tensor:  # [k, M]
+    return sizes / sizes.amax(1, keepdim=True).clamp(min=_TINY) + _LEAST_SCALE
+
+
+def _unit(vectors: Tensor) -> Tensor:  # [k, M]
+    return vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
 
 
 def _contrasts(players: int) -> Tensor:
-    """An orthonormal basis of the vectors [M] that sum to zero, [M, M - 1]."""
+    """An orthonormal basis of the vectors that sum to zero, [M, M - 1]."""
     ones = torch.ones(players, 1, dtype=torch.float64)
     return torch.linalg.qr(ones, mode="complete").Q[:, 1:]
