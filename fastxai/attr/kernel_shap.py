@@ -25,7 +25,7 @@ from ..core.inputs import (
     check_seed,
     warn,
 )
-from ..core.kriging import Kriging
+from ..core.kriging import Kriging, leaves_residuals
 from ..core.progress import Bar
 from ..core.surrogate import ShapleyRegression
 from ..core.tiers import best_tier, check_tier
@@ -325,7 +325,7 @@ class _Game:
         if self._known is None:
             return fit.solve(self._moment.cpu(), difference), None
         values = self._known.of(plan.bits, problems)  # [N, k, C]
-        self.tier = self._tier_of(n) if _leaves_residuals(plan, fit) else "fast"
+        self.tier = self._tier_of(n) if leaves_residuals(plan, fit) else "fast"
         if self.tier != "fast":
             try:
                 return self._by_kriging(n, values, problems)
@@ -408,12 +408,6 @@ def _new_kriging(players: int, n_samples: int, seed: int, design: str | None) ->
 
 
 _kept_kriging = lru_cache(maxsize=4)(_new_kriging)
-
-
-def _leaves_residuals(plan: designs.Design, fit: ShapleyRegression) -> bool:
-    """Whether there is anything to predict by and anything to predict."""
-    pairs = plan.bits.shape[0] // 2
-    return fit.determined and pairs >= plan.players and plan.name != "enumeration"
 
 
 def _warn_too_few(players: int, n_samples: int) -> None:

@@ -14,12 +14,12 @@ the residuals.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from .designs import Design, unpack
+from .surrogate import ShapleyRegression
 
 # How strong the process may be beside what is left to chance.
 _STRENGTHS = (0.0, 1.0, 1e1, 1e2, 1e3, 1e4)
@@ -29,6 +29,12 @@ _ROUNDING = 1e-6  # of the values: what is no larger is none
 _UNFREE = 1e-8  # A residual is no longer one if the fit goes through its value all but this much.
 _BLOCK = 1 << 20  # numbers of a temporary: 8 MiB
 _TINY = torch.finfo(torch.float64).tiny
+
+
+def leaves_residuals(design: Design, regression: ShapleyRegression) -> bool:
+    """Whether kriging has anything to go by, and anything to correct."""
+    enough = design.bits.shape[0] // 2 >= design.players
+    return regression.determined and enough and design.name != "enumeration"
 
 
 class Kriging:
@@ -46,18 +52,20 @@ class Kriging:
     "Explaining the uncertain: stochastic Shapley values for Gaussian process models" (2023).
 
     Args:
-        design: from which :class:`~.surrogate.ShapleyRegression` can determine the values, with
-            more pairs than players.
+        design: one that :func:`leaves_residuals`.
+        device: where the values will be.
     """
 
-    def __init__(self, design: Design) -> None:
-        self._x = 2 * unpack(design.bits[::2], design.players).double() - 1  # [p, M]
-        self._mean = self._x.mean(1)  # [p]
-        weights = design.weights[::2]
+    def __init__(self, design: Design, device: torch.device | None = None) -> None:
+        self._x = 2 * unpack(design.bits[::2], design.players).to(device, torch.float64) - 1
+        self._mean = self._x.mean(1)  # [p], of x [p, M]
+        weights = design.weights[::2].to(device)
         # Where the chance of each coalition is known the weights are the Shapley kernel's: they
         # alone come to the exact values as the design comes to hold all coalitions.
         noises = [weights] if design.inclusion is not None else [weights, torch.ones_like(weights)]
         self._regressions = [_Regression(self._x - self._mean[:, None], w) for w in noises]
+        alike = self._x.new_full((1, design.players), design.players**-0.5)
+        self._common = self._processes(alike)
 
     def solve(
         self,
@@ -84,18 +92,19 @@ class Kriging:
         """
         pairs, players = self._x.shape
         block = max(1, _BLOCK // (pairs * (pairs if own_scales else players)))
-        columns = torch.cat([values, empty[None], full[None]])
-        found = [self._solve(part, own_scales, with_errors) for part in columns.split(block, 1)]
-        phi, errors = (torch.cat(parts).T for parts in zip(*found, strict=True))
+        columns = torch.cat([empty[None], values, full[None]])
+        parts = [self.of_block(part, own_scales, with_errors) for part in columns.split(block, 1)]
+        phi, errors = (torch.cat(found, 1) for found in zip(*parts, strict=True))
         return phi, errors if with_errors else None
 
-    def _solve(
+    def of_block(
         self,
-        columns: Tensor,  # [N + 2, k]
+        columns: Tensor,  # [N + 2, k]: v(∅), the values, v(all)
         own_scales: bool,
         with_errors: bool,
-    ) -> tuple[Tensor, Tensor]:  # [k, M] both
-        values, (empty, full) = columns[:-2], columns[-2:, :, None]
+    ) -> tuple[Tensor, Tensor]:  # [M, k] both; errors that are not wanted [0, k]
+        """As :meth:`solve`, for so many games that all fits into memory; torch can trace it."""
+        values, empty, full = columns[1:-1], columns[0, :, None], columns[-1, :, None]
         odd, even = (values[::2] - values[1::2]).T / 2, (values[::2] + values[1::2]).T / 2  # [k, p]
         difference = full - empty  # [k, 1]
         y = odd - self._mean * difference / 2
@@ -106,12 +115,8 @@ class Kriging:
             none = even.abs().amax(1) <= _ROUNDING * columns.abs().amax(0)  # [k]
             phi = y @ self._regressions[0].fit.T + equal
             candidates = candidates + self._processes(self._own_scales(phi, even, none))
-        return _mixed(candidates, y, equal, with_errors)
-
-    @cached_property
-    def _common(self) -> list[_Process]:
-        players = self._x.shape[1]
-        return self._processes(self._x.new_full((1, players), players**-0.5))
+        phi, errors = _mixed(candidates, y, equal, with_errors)
+        return phi.T, errors.T
 
     def _own_scales(self, phi: Tensor, even: Tensor, none: Tensor) -> Tensor:
         """How much each player takes part in interactions, [k, M], of unit length.
@@ -138,13 +143,13 @@ class Kriging:
         covariance = covariance / unit[..., None]
 
         strengths = even.new_tensor(_STRENGTHS_FOR_PAIRS)[:, None, None, None]
-        noise = torch.eye(len(x), dtype=x.dtype)
+        noise = torch.eye(len(x), dtype=x.dtype, device=x.device)
         factors = torch.linalg.cholesky_ex(strengths * covariance + noise).L  # [L, k, p, p]
         y = root * even
         solved = torch.cholesky_solve(y[..., None].expand(*factors.shape[:-1], 1), factors)[..., 0]
         shrink = factors.diagonal(dim1=2, dim2=3).square().reciprocal()
         likely = _log_likelihood((solved * y).mean(-1), shrink).argmax(0)  # [k]
-        chosen = (strengths[..., 0] * solved)[likely, torch.arange(len(likely))]
+        chosen = (strengths[..., 0] * solved)[likely, torch.arange(len(likely), device=x.device)]
         pull = chosen * root / unit  # [k, p]
         interactions = (x.T * pull[:, None]) @ x - pull.sum(1)[:, None, None]  # [k, M, M]
         interactions = interactions * scales[:, :, None] * scales[:, None]
@@ -179,7 +184,7 @@ class _Regression:
     def __init__(self, x: Tensor, weights: Tensor):  # [p, M], less the means of rows; [p]
         players = x.shape[1]
         self.root = weights.sqrt()
-        contrasts = _contrasts(players)
+        contrasts = _contrasts(players, x.device)
         q, r = torch.linalg.qr(self.root[:, None] * x @ contrasts, mode="complete")
         inverse = torch.linalg.solve_triangular(r[: players - 1], q[:, : players - 1].T, upper=True)
         self.fit = 2 * contrasts @ inverse * self.root
@@ -221,8 +226,8 @@ def _mixed(
     y: Tensor,  # [k, p]
     equal: Tensor,  # [k, 1]
     with_errors: bool,
-) -> tuple[Tensor, Tensor]:  # [k, M] both
-    """The Shapley values by all processes and strengths, and their standard errors, or empty."""
+) -> tuple[Tensor, Tensor]:  # [k, M] both; errors that are not wanted [k, 0]
+    """The Shapley values by all processes and strengths, and their standard errors."""
     strengths = y.new_tensor(_STRENGTHS)[:, None, None]
     residuals = [(y[:, None] @ process.axes)[:, 0] for process in processes]  # [k, q] each
     noise = [1 / (1 + strengths * process.variances) for process in processes]  # [L, 1 or k, q]
@@ -295,7 +300,7 @@ def _unit(vectors: Tensor) -> Tensor:  # [k, M]
     return vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
 
 
-def _contrasts(players: int) -> Tensor:
+def _contrasts(players: int, device: torch.device) -> Tensor:
     """An orthonormal basis of the vectors that sum to zero, [M, M - 1]."""
-    ones = torch.ones(players, 1, dtype=torch.float64)
+    ones = torch.ones(players, 1, dtype=torch.float64, device=device)
     return torch.linalg.qr(ones, mode="complete").Q[:, 1:]
