@@ -112,7 +112,8 @@ class KernelShap(PerturbationAttribution):
                 all examples and outputs; "accurate", with one for each of them too, whose work
                 grows with the cube of the samples. None for the most accurate that takes at most
                 a tenth of the model's work ("accurate" for at most 800 samples). Where all
-                coalitions are taken, or too few for the regression, it is "fast".
+                coalitions are taken, or too few for the regression, it is "fast". With samples by
+                tolerance it must be worth that also for ``max_samples``.
             tolerance: with "auto", the largest standard error to end with, as a share of the range
                 of the example's values and zero.
             max_samples: with "auto", how many coalitions to take at most; None for 100 for each
@@ -198,7 +199,12 @@ class KernelShap(PerturbationAttribution):
         full = self._outputs_at_inputs(query, limit)  # [P, *C]
         check_groups_for_batch(query, groups)
         tier_of = self._tier_of(query, m, full, tier)
-        krigs = tier_of(first) != "fast"
+        # A design that grows is for one tier: one that is worth its work also for most samples.
+        there_are = 1 << m if m < 63 else None
+        most = budget.most if there_are is None else min(budget.most, there_are - budget.is_open)
+        krigs = tier_of(most) != "fast"
+        if not krigs:
+            tier_of = _fast
         if budget.is_open:
             design = _GROWING_MIXED if krigs else _GROWING
         elif design is None and krigs:
@@ -210,7 +216,6 @@ class KernelShap(PerturbationAttribution):
         keeps = with_errors or krigs
         game = _Game(self, groups, full, limit, seed, design, tier_of, keeps, with_errors)
         title = self._title(show_progress)
-        there_are = 1 << m if m < 63 else None
         rows = budget.most - 1 if budget.is_open else len(plan.bits) + 1
         rows *= _background_rows(query)
         sampled = in_rounds(game, query, full, budget, first, rows, title, there_are)
@@ -416,6 +421,10 @@ def _warn_too_few(players: int, n_samples: int) -> None:
         f"least values that add up are returned. Take at least {2 * players + 6}, better "
         f"{5 * players}"
     )
+
+
+def _fast(n_samples: int) -> str:
+    return "fast"
 
 
 def _background_rows(query: Query) -> int:

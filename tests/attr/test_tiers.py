@@ -140,7 +140,8 @@ class TestDefault:
         assert found.tier == ("accurate" if n_samples == 29 else "fast")
 
 
-def test_by_tolerance():
+@TIERS
+def test_by_tolerance(tier):
     """Rows leave one by one; the samples of earlier rounds serve later ones."""
     linear = oracles.second_order(randn(16), torch.zeros(16, 16).double())
     games = [linear, *(oracles.of_degree(16, degree, 30, seed=degree) for degree in (2, 4, 6))]
@@ -152,15 +153,23 @@ def test_by_tolerance():
     baseline = torch.cat([torch.zeros(4, 16), torch.arange(4.0)[:, None]], 1).double()
     mask = torch.cat([torch.arange(16), torch.tensor([0])])[None]
     logged = Logged(model)
-    found = KernelShap(logged).explain(
-        x, baselines=baseline, feature_mask=mask, n_samples="auto", tolerance=0.02, seed=3
-    )
-    assert (found.reached <= 0.02).all() and found.tier in ("shared", "accurate", "fast")
-    assert (found.samples[:2] == 80).all() and found.samples[3] > found.samples[2] > 80
+    options = {"baselines": baseline, "feature_mask": mask, "tolerance": 0.02, "tier": tier}
+    found = KernelShap(logged).explain(x, n_samples="auto", seed=3, **options)
+    assert (found.reached <= 0.02).all() and found.tier == tier
+    assert (found.samples[:2] == 80).all() and found.samples[3] >= found.samples[2] > 80
     assert sum(logged.rows) <= found.samples.sum()
-    for i, game in enumerate(games):
-        off = (found.values[i, :-1] - game.shapley).abs().max()
+    for values, game in zip(found.values, games, strict=True):
+        off = (values[:-1] - game.shapley).abs().max()
         assert off <= 4 * 0.02 * (game.shapley.max() - game.shapley.min())
+
+
+def test_by_tolerance_the_tier_is_for_most_samples():
+    x = randn(1, 12)
+    for max_samples, expected in [(120, "accurate"), (700, "shared"), (None, "fast")]:
+        shap = KernelShap(Products(work=4000).eval())
+        options = {"n_samples": "auto", "tolerance": 0.001, "max_samples": max_samples, "seed": 1}
+        with pytest.warns(UserWarning, match="max_samples"):
+            assert shap.explain(x, target=0, **options).tier == expected
 
 
 @TIERS
