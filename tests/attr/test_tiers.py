@@ -167,7 +167,7 @@ def test_by_tolerance_the_tier_is_for_most_samples():
     x = randn(1, 12)
     for max_samples, expected in [(120, "accurate"), (700, "shared"), (None, "fast")]:
         shap = KernelShap(Products(work=4000).eval())
-        options = {"n_samples": "auto", "tolerance": 0.001, "max_samples": max_samples, "seed": 1}
+        options = {"n_samples": "auto", "tolerance": 1e-9, "max_samples": max_samples, "seed": 1}
         with pytest.warns(UserWarning, match="max_samples"):
             assert shap.explain(x, target=0, **options).tier == expected
 
