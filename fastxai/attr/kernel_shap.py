@@ -175,7 +175,7 @@ class KernelShap(PerturbationAttribution):
             check(design is None, "design", "None with samples by tolerance", repr(design))
             design = _GROWING
         seed = check_seed(seed)
-        first = max(2 * m + 6, _FIRST_SAMPLES * m) if budget.is_open else budget.most
+        first = max(2 * m + 6, _FIRST_SAMPLES * m + m % 2) if budget.is_open else budget.most
         plan, fit = _regression(m, min(first, budget.most), seed, design)
         if not fit.determined:
             _warn_too_few(m, budget.most)
