@@ -1,0 +1,225 @@
+"""The same seed, the same bits: called again, by any number of threads, in any company.
+
+The model's own outputs are the same bits in any batch and for any number of threads, and so what
+is left is ours.
+"""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fastxai import attr
+from fastxai.core import prefix
+
+
+class Scale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(2, 1, 1, dtype=torch.float64))
+
+    def forward(self, x):
+        return x * self.weight + 0.1
+
+
+class Exact(nn.Module):
+    """Elementwise operations, and a sum in one order: [N, 1, 3, 4] -> [N, 3]."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.scale, self.relu = Scale(), nn.ReLU()
+        self.weight = nn.Parameter(torch.randn(24, 3, dtype=torch.float64))
+        self.broken = False
+
+    def forward(self, x):
+        h = self.relu(self.scale(x)).flatten(1).unbind(1)  # 24 times [N]
+        if self.broken:
+            raise ValueError("in the model")
+        return sum((h[i] * (1 + h[i - 1]))[:, None] * self.weight[i] for i in range(24))
+
+
+MODEL = Exact().eval()
+BASELINES = torch.randn(3, 1, 3, 4, dtype=torch.float64)
+ROWS = (torch.arange(12) // 4).view(1, 1, 3, 4)
+AUTO = {"n_samples": "auto", "tolerance": 0.15, "seed": 3, "max_samples": 400}
+
+# What a row's attributions depend on but for itself and the seed:
+NOTHING = {  # not a bit of them
+    "Saliency": (attr.Saliency(MODEL), {}),
+    "InputXGradient": (attr.InputXGradient(MODEL), {}),
+    "IntegratedGradients": (attr.IntegratedGradients(MODEL), {"n_steps": 9}),
+    "DeepLift": (attr.DeepLift(MODEL), {}),
+    "DeepLiftShap": (attr.DeepLiftShap(MODEL), {"baselines": BASELINES}),
+    "GuidedBackprop": (attr.GuidedBackprop(MODEL), {}),
+    "Deconvolution": (attr.Deconvolution(MODEL), {}),
+    "GuidedGradCam": (attr.GuidedGradCam(MODEL, MODEL.scale), {}),
+    "LayerGradCam": (attr.LayerGradCam(MODEL, MODEL.scale), {}),
+    "LayerActivation": (attr.LayerActivation(MODEL, MODEL.scale), {}),
+    "LayerGradientXActivation": (attr.LayerGradientXActivation(MODEL, MODEL.scale), {}),
+    "LayerIntegratedGradients": (
+        attr.LayerIntegratedGradients(MODEL, MODEL.scale),
+        {"n_steps": 9},
+    ),
+    "FeatureAblation": (attr.FeatureAblation(MODEL), {}),
+    "Occlusion": (attr.Occlusion(MODEL), {"sliding_window_shapes": (1, 2, 2)}),
+}
+ROUNDING = {  # that of sums and solutions in float64, made for all rows at once
+    "ShapleyValues": (attr.ShapleyValues(MODEL), {"feature_mask": ROWS}),
+    "ShapleyValueSampling": (attr.ShapleyValueSampling(MODEL), {"n_samples": 7, "seed": 3}),
+    "ShapleyValueSampling, auto": (attr.ShapleyValueSampling(MODEL), AUTO),
+    "KernelShap": (attr.KernelShap(MODEL), {"n_samples": 60, "seed": 3}),
+    "KernelShap, background": (
+        attr.KernelShap(MODEL),
+        {"n_samples": 60, "background": BASELINES, "seed": 3},
+    ),
+    "KernelShap, auto": (attr.KernelShap(MODEL), AUTO),
+    "Lime": (attr.Lime(MODEL), {"n_samples": 60, "seed": 3}),
+    "Lime, ridge": (attr.Lime(MODEL, attr.Ridge()), {"n_samples": 60, "seed": 3}),
+    "Lime, auto": (attr.Lime(MODEL), AUTO),
+}
+PLACE = {  # where in its batch the row is
+    "GradientShap": (
+        attr.GradientShap(MODEL),
+        {"baselines": BASELINES, "n_samples": 9, "seed": 3},
+    ),
+    "GradientShap, noise": (
+        attr.GradientShap(MODEL),
+        {"baselines": BASELINES, "stdevs": 0.3, "seed": 3},
+    ),
+    "NoiseTunnel": (attr.NoiseTunnel(attr.Saliency(MODEL)), {"seed": 3}),
+    "NoiseTunnel, vargrad": (
+        attr.NoiseTunnel(attr.IntegratedGradients(MODEL)),
+        {"n_steps": 5, "nt_type": "vargrad", "seed": 3},
+    ),
+}
+BATCH = {  # the other rows
+    "FeaturePermutation": (attr.FeaturePermutation(MODEL), {"seed": 3}),
+}
+ALL = NOTHING | ROUNDING | PLACE | BATCH
+DRAWS = [name for name in ALL if "seed" in ALL[name][1]]
+LIMITS = ("internal_batch_size", "perturbations_per_eval", "nt_samples_batch_size")
+
+
+def rows(count):
+    """Some need more samples than others."""
+    x = torch.randn(count, 1, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x *= torch.logspace(-1, 0.7, count, dtype=torch.float64)[:, None, None, None]
+    return x, torch.arange(count) % 3
+
+
+def ask(name, x, target, **more):
+    explainer, arguments = ALL[name]
+    if "LayerActivation" not in name:
+        more["target"] = target
+    return explainer.attribute(x, **{**arguments, **more})
+
+
+def assert_same(name, found, expected):
+    off = 1e-13 * expected.abs().max() if name in ROUNDING else 0.0
+    torch.testing.assert_close(found, expected, rtol=0, atol=float(off))
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:max_samples")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_again_and_with_any_number_of_threads(name):
+    x, target = rows(400)  # enough for two
+    threads, found = torch.get_num_threads(), []
+    try:
+        for number in (1, 1, 2, 3):
+            torch.set_num_threads(number)
+            found.append(ask(name, x, target))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(again, found[0]) for again in found[1:])
+
+
+@pytest.mark.parametrize("name", NOTHING | ROUNDING)
+def test_a_row_alone_and_anywhere_in_a_batch(name):
+    x, target = rows(6)
+    together = ask(name, x, target)
+    alone = [ask(name, x[i : i + 1], target[i : i + 1]) for i in range(len(x))]
+    assert_same(name, torch.cat(alone), together)
+    order = torch.tensor([4, 0, 5, 1, 3, 2])
+    assert_same(name, ask(name, x[order], target[order]), together[order])
+
+
+@pytest.mark.parametrize("name", PLACE)
+def test_a_row_in_its_place_whatever_the_others_are(name):
+    x, target = rows(6)
+    together = ask(name, x, target)
+    for i in range(len(x)):
+        others = torch.randn(i, 1, 3, 4, dtype=torch.float64)
+        batch = torch.cat([others, x[i : i + 1]])
+        assert torch.equal(ask(name, batch, target[: i + 1])[i], together[i])
+    # Each row has noise of its own: in another place it has another.
+    assert not torch.isclose(ask(name, x.flip(0), target.flip(0)).flip(0), together).all()
+
+
+@pytest.mark.parametrize("limit", [1, 4, 50])
+@pytest.mark.parametrize("name", ALL)
+def test_calls_of_any_size(name, limit):
+    x, target = rows(4)
+    taken = [n for n in LIMITS if n in ALL[name][0].attribute.__wrapped__.__code__.co_varnames]
+    assert_same(name, ask(name, x, target, **dict.fromkeys(taken, limit)), ask(name, x, target))
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_seeds(name):
+    x, target = rows(4)
+    assert not torch.equal(ask(name, x, target, seed=4), ask(name, x, target))
+    torch.manual_seed(5)
+    drawn = ask(name, x, target, seed=None)
+    assert not torch.equal(ask(name, x, target, seed=None), drawn)
+    torch.manual_seed(5)
+    assert torch.equal(ask(name, x, target, seed=None), drawn)
+
+
+def states():
+    return torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())  # noqa: NPY002
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_random_state_is_not_touched_nor_looked_at(name, monkeypatch):
+    x, target = rows(3)
+    expected = ask(name, x, target)
+    for generator in (torch.manual_seed, random.seed, np.random.seed):
+        generator(9)
+    before = states()
+    assert torch.equal(ask(name, x, target), expected)
+    assert states() == before
+    monkeypatch.setattr(MODEL, "broken", True)
+    with pytest.raises(ValueError, match="in the model"):
+        ask(name, x, target)
+    assert states() == before
+
+
+class Writes(nn.Module):
+    """Notes the batches of ready rows. What it does to a view of others, these do not take."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.seen = nn.Linear(12, 3).double(), []
+
+    def forward(self, x):
+        x.flatten(1)[:, :3].mul_(1)
+        if type(x) is torch.Tensor:
+            self.seen.append(len(x))
+        return torch.tanh(self.linear(x.flatten(1)))
+
+
+@pytest.mark.parametrize("name", ["IntegratedGradients", "FeatureAblation", "GradientShap"])
+def test_a_first_call_is_cut_as_all_others(name, monkeypatch):
+    """Though it finds out only then that the rows have to be made beforehand."""
+    monkeypatch.setattr(prefix, "WORTH", 1)
+    model, (x, target), seen = Writes().eval(), rows(300), []
+    explainer, arguments = getattr(attr, name)(model), ALL[name][1]
+    for _ in range(3):
+        explainer.attribute(x, target=target, **arguments)
+        seen.append(model.seen.copy())
+        model.seen.clear()
+    assert explainer._prefix.refused and seen[0] == seen[1] == seen[2]
