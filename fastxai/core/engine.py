@@ -327,6 +327,13 @@ def multiplications(model: Model, inputs: tuple[Tensor, ...]) -> int:  # each [B
     return int(counter.get_total_flops()) // 2
 
 
+def bytes_kept(model: Model, inputs: tuple[Tensor, ...]) -> int | None:  # each [1, *F_i]
+    """What the model keeps of a row for a backward pass; None if that cannot be known."""
+    with torch.no_grad(), model.statistics_kept():
+        rows = tuple(x.clone() for x in inputs)
+        return _measured(model, rows, 1, slice(0, 1))[1] or None
+
+
 def _zeros(rows: Rows) -> list[Tensor]:
     """For each input a sum of nothing, in the dtype that sums are kept in."""
     wide = [torch.float64 if x.dtype == torch.float64 else torch.float32 for x in rows.inputs]
