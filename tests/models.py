@@ -139,10 +139,10 @@ class Exact(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.relu(self.scale(x if x.dim() > 2 else x[:, None])).flatten(1).unbind(1)
-        products = [(h[i] * (1 + h[i - 1]))[:, None] * w for i, w in enumerate(self.weight)]
-        total = products[0]
-        for product in products[1:]:
-            total = total + product
+        total = torch.zeros_like(h[0][:, None] * self.weight[0])
+        for i, weight in enumerate(self.weight):
+            four = h[i] * (1 + h[i - 1]) * (1 - h[i - 3]) * (1 + h[i - 5])
+            total = total + four[:, None] * weight
         return total
 
 

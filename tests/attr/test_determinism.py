@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fastxai import attr
-from fastxai.core import prefix
+from fastxai.core import engine, prefix
 from fastxai.ops import native
 
 from ..models import Exact
@@ -32,7 +32,7 @@ class Breakable(Exact):
 MODEL = Breakable(12)
 BASELINES = torch.randn(3, 1, 3, 4, dtype=torch.float64)
 ROWS = (torch.arange(12) // 4).view(1, 1, 3, 4)
-AUTO = {"n_samples": "auto", "tolerance": 0.15, "seed": 3, "max_samples": 400}
+AUTO = {"n_samples": "auto", "tolerance": 0.03, "seed": 3, "max_samples": 400}
 
 # What a row's attributions depend on but for itself and the seed:
 NOTHING = {  # not a bit of them
@@ -88,6 +88,7 @@ BATCH = {  # the other rows
 }
 ALL = NOTHING | ROUNDING | PLACE | BATCH
 DRAWS = [name for name in ALL if "seed" in ALL[name][1]]
+NATIVE = native.build_info().native  # plain torch adds up as it likes
 LIMITS = ("internal_batch_size", "perturbations_per_eval", "nt_samples_batch_size")
 
 
@@ -105,9 +106,9 @@ def ask(name, x, target, **more):
     return explainer.attribute(x, **{**arguments, **more})
 
 
-def assert_same(name, found, expected):
-    rounds = name in ROUNDING or not native.build_info().native  # plain torch adds as it likes
-    off = 1e-13 * float(expected.abs().max()) if rounds else 0
+def assert_same(name, found, expected, exact=None):
+    exact = (NATIVE and name not in ROUNDING) if exact is None else exact
+    off = 0 if exact else 1e-13 * float(expected.abs().max())
     torch.testing.assert_close(found, expected, rtol=0, atol=off)
 
 
@@ -116,7 +117,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:max_samples")
 
 @pytest.mark.parametrize("name", ALL)
 def test_again_and_with_any_number_of_threads(name):
-    x, target = rows(400)  # enough for two
+    x, target = rows(60 if "auto" in name else 400)  # enough for two
     threads, found = torch.get_num_threads(), []
     try:
         for number in (1, 1, 2, 3):
@@ -124,7 +125,9 @@ def test_again_and_with_any_number_of_threads(name):
             found.append(ask(name, x, target))
     finally:
         torch.set_num_threads(threads)
-    assert all(torch.equal(again, found[0]) for again in found[1:])
+    assert torch.equal(found[1], found[0])
+    for other in found[2:]:
+        assert_same(name, other, found[0], exact=NATIVE)
 
 
 @pytest.mark.parametrize("name", NOTHING | ROUNDING)
@@ -149,13 +152,27 @@ def test_a_row_in_its_place_whatever_the_others_are(name):
     assert not torch.isclose(ask(name, x.flip(0), target.flip(0)).flip(0), together).all()
 
 
-@pytest.mark.parametrize("limit", [1, 4, 50])
+@pytest.mark.parametrize("size", [2, 5, 50])
 @pytest.mark.parametrize("name", ALL)
-def test_calls_of_any_size(name, limit):
+def test_blocks_of_any_size(name, size, monkeypatch):
     x, target = rows(4)
+    expected = ask(name, x, target)
     known = signature(ALL[name][0].attribute).parameters
-    limits = {argument: limit for argument in LIMITS if argument in known}
-    assert_same(name, ask(name, x, target, **limits), ask(name, x, target))
+    limits = {argument: size for argument in LIMITS if argument in known}
+    assert_same(name, ask(name, x, target, **limits), expected)
+    monkeypatch.setattr(engine, "_rows_in_call", lambda model, rows: size)
+    assert_same(name, ask(name, x, target), expected)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if "auto" in name])
+def test_samples_as_alone(name):
+    x, target = rows(6)
+    explainer, arguments = ALL[name]
+    together = explainer.explain(x, target=target, **arguments).samples
+    assert len(together.unique()) > 2
+    for i in range(len(x)):
+        alone = explainer.explain(x[i : i + 1], target=int(target[i]), **arguments)
+        assert alone.samples == together[i]
 
 
 @pytest.mark.parametrize("name", DRAWS)
