@@ -81,6 +81,7 @@ class Found:
     standard_errors: tuple[Tensor, ...] | None = None  # as values
     samples: Tensor | None = None  # [B] int64
     reached: Tensor | None = None  # [B] float64
+    tier: str | None = None
     form: Callable[[Sequence[Tensor]], Any] | None = None  # of what is returned, if not the inputs'
 
 
@@ -106,6 +107,8 @@ class Explanation:
             sample.
         reached: the largest standard error of each example, as a share of the range of its values
             and zero, [B] float64; None where standard errors are not known.
+        tier: how the values were found from the outputs, where there are several ways:
+            :class:`KernelShap` tells which. With samples by tolerance it is that of the last round.
     """
 
     values: Any
@@ -117,6 +120,7 @@ class Explanation:
     seconds: float
     samples: Tensor | None = None
     reached: Tensor | None = None
+    tier: str | None = None
 
     def __repr__(self) -> str:
         shapes = ", ".join(str(tuple(v.shape)) for v in tree_leaves(self.values))
@@ -131,6 +135,8 @@ class Explanation:
             sampled = f", {self.samples.max():,} samples"
         if self.reached is not None and self.reached.numel():
             sampled += f", standard errors up to {self.reached.max():.2%}"
+        if self.tier is not None:
+            sampled += f", {self.tier} tier"
         milliseconds = f"{self.seconds * 1e3:.3g} ms"
         return f"Explanation({self.method}: values {shapes}{worst}{sampled}, {milliseconds})"
 
@@ -202,6 +208,7 @@ class Attribution:
             standard_errors=None if errors is None else pack(errors),
             samples=found.samples,
             reached=found.reached,
+            tier=found.tier,
             method=self.get_name(),
             seconds=seconds,
         )
@@ -377,6 +384,7 @@ class PerturbationAttribution(Attribution):
     def __init__(self, forward_func: Callable[..., Any], *, affine_prefix: bool = True):
         super().__init__(forward_func, affine_prefix=affine_prefix)
         self._bytes_a_row: dict[object, int | None] = {}  # by shapes and dtypes of one row
+        self._work_a_row: dict[object, float] = {}  # likewise
 
     def _outputs_at_inputs(self, query: Query, limit: int | None = None) -> Tensor:
         """f(x), [B, *C]; tells whether the model answers for the batch, and so comes first."""
@@ -394,6 +402,16 @@ class PerturbationAttribution(Attribution):
                 self._bytes_a_row[key] = engine.bytes_kept(model, x)
             model.bytes_a_row = self._bytes_a_row[key]
         return outputs
+
+    def _multiplications(self, query: Query) -> float:
+        """The model's for one row, found out once; infinite if they cannot be counted."""
+        model, x = query.model, query.inputs.tensors
+        if not model.modules or model.whole_batch or model.mixes_rows:
+            return math.inf
+        key = tuple((a.shape[1:], a.dtype, a.device) for a in x)
+        if key not in self._work_a_row:
+            self._work_a_row[key] = engine.multiplications(model, x)
+        return self._work_a_row[key]
 
     @staticmethod
     def _outputs(query: Query, tensors: tuple[Tensor, ...]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from .. import ops
 from ..core import designs
+from ..core.affine import most_multiplications
 from ..core.budget import check_budget
 from ..core.inputs import (
     ArgumentError,
@@ -23,8 +25,10 @@ from ..core.inputs import (
     check_seed,
     warn,
 )
+from ..core.kriging import Kriging, leaves_residuals
 from ..core.progress import Bar
 from ..core.surrogate import ShapleyRegression
+from ..core.tiers import best_tier, check_tier
 from ._base import (
     Found,
     PerturbationAttribution,
@@ -39,7 +43,8 @@ from ._sampling import in_rounds
 
 _NUMBERS_KEPT = 1 << 20  # coalitions × groups of a design to keep; their bits are 128 KiB
 _FIRST_SAMPLES, _MOST_SAMPLES = 5, 100  # for each group, if the errors decide how many
-_GROWING = "growing"  # the name of the design that they are of
+# Further names of designs: of those that grow with the samples, and of those for kriging.
+_GROWING, _GROWING_MIXED, _FOR_KRIGING = "growing", "growing mixed", "for kriging"
 
 
 class KernelShap(PerturbationAttribution):
@@ -73,6 +78,7 @@ class KernelShap(PerturbationAttribution):
         *,
         background: Any = None,
         design: str | None = None,
+        tier: str | None = None,
         tolerance: float = 0.01,
         max_samples: int | None = None,
         seed: int | None = None,
@@ -99,7 +105,15 @@ class KernelShap(PerturbationAttribution):
                 rows for each coalition.
             design: which coalitions are taken: "enumeration", all; "hadamard", groups by themselves
                 or in couples and balanced halves of them, best for few samples; "leverage", random
-                ones of every size, best for many. None for the best for this number.
+                ones of every size, best for many; "mixed", of both, best for kriging. None for the
+                best for this number and tier.
+            tier: how the values are found from the outputs: "fast", by the regression; "shared",
+                corrected by kriging (:class:`~fastxai.core.kriging.Kriging`) with one process for
+                all examples and outputs; "accurate", with one for each of them too, whose work
+                grows with the cube of the samples. None for the most accurate that takes at most
+                a tenth of the model's work ("accurate" for at most 800 samples). Where all
+                coalitions are taken, or too few for the regression, it is "fast". With samples by
+                tolerance it must be worth that also for ``max_samples``.
             tolerance: with "auto", the largest standard error to end with, as a share of the range
                 of the example's values and zero.
             max_samples: with "auto", how many coalitions to take at most; None for 100 for each
@@ -126,6 +140,7 @@ class KernelShap(PerturbationAttribution):
             return_input_shape,
             show_progress,
             design,
+            tier,
             tolerance,
             max_samples,
             seed,
@@ -161,6 +176,7 @@ class KernelShap(PerturbationAttribution):
         return_input_shape: bool,
         show_progress: bool,
         design: str | None,
+        tier: str | None,
         tolerance: float,
         max_samples: int | None,
         seed: int | None,
@@ -171,23 +187,37 @@ class KernelShap(PerturbationAttribution):
         m = groups.count
         budget = check_budget(n_samples, tolerance, max_samples, _MOST_SAMPLES * m, at_least=2)
         limit = check_limit(perturbations_per_eval)
+        tier = check_tier(tier)
+        seed = check_seed(seed)
+        first = budget.most
         if budget.is_open:
             check(design is None, "design", "None with samples by tolerance", repr(design))
-            design = _GROWING
-        seed = check_seed(seed)
-        first = max(2 * m + 6, _FIRST_SAMPLES * m + m % 2) if budget.is_open else budget.most
-        plan, fit = _regression(m, min(first, budget.most), seed, design)
-        if not fit.determined:
-            _warn_too_few(m, budget.most)
+            first = min(first, max(2 * m + 6, _FIRST_SAMPLES * m + m % 2))
+        if design is not None:
+            _regression(m, first, seed, design)  # that it exists
 
         full = self._outputs_at_inputs(query, limit)  # [P, *C]
         check_groups_for_batch(query, groups)
-        keeps = detailed or budget.is_open
-        game = _Game(self, groups, full, limit, seed, design, keeps)
-        title = self._title(show_progress)
+        tier_of = self._tier_of(query, m, full, tier)
+        # A design that grows is for one tier: one that is worth its work also for most samples.
         there_are = 1 << m if m < 63 else None
+        most = budget.most if there_are is None else min(budget.most, there_are - budget.is_open)
+        krigs = tier_of(most) != "fast"
+        if not krigs:
+            tier_of = _fast
+        if budget.is_open:
+            design = _GROWING_MIXED if krigs else _GROWING
+        elif design is None and krigs:
+            design = _FOR_KRIGING
+        plan, fit = _regression(m, first, seed, design)
+        if not fit.determined:
+            _warn_too_few(m, budget.most)
+        with_errors = detailed or budget.is_open
+        keeps = with_errors or krigs
+        game = _Game(self, groups, full, limit, seed, design, tier_of, keeps, with_errors)
+        title = self._title(show_progress)
         rows = budget.most - 1 if budget.is_open else len(plan.bits) + 1
-        rows *= 1 if query.background is None else len(query.background[0])
+        rows *= _background_rows(query)
         sampled = in_rounds(game, query, full, budget, first, rows, title, there_are)
 
         def arrange(values: Tensor) -> tuple[Tensor, ...]:  # [M, P, C]
@@ -204,14 +234,34 @@ class KernelShap(PerturbationAttribution):
             arrange(sampled.errors),
             sampled.samples,
             sampled.reached,
+            game.tier,
         )
+
+    def _tier_of(
+        self, query: Query, players: int, full: Tensor, tier: str | None
+    ) -> Callable[[int], str]:
+        """The tier for so many samples."""
+        if tier is not None:
+            return lambda n: tier
+        outputs, backgrounds = full.shape[1:].numel(), _background_rows(query)
+
+        def best(n: int, work: float) -> str:
+            return best_tier(players, n, outputs, n * backgrounds, work, full.device)
+
+        def tier_of(n: int) -> str:
+            # At most so much work is quickly known, and all there is to know of a small model.
+            if best(n, most_multiplications(query.model.modules, query.inputs.tensors)) == "fast":
+                return "fast"
+            return best(n, self._multiplications(query))
+
+        return tier_of
 
 
 class _Game:
     """A model's outputs for the coalitions of a design, and the regression on them.
 
-    The outputs are added up as they come, unless ``keeps``: then all are there for the standard
-    errors and for a design that grows.
+    The outputs are added up as they come, unless ``keeps``: then all are there for kriging, the
+    standard errors and for a design that grows.
     """
 
     def __init__(
@@ -222,10 +272,14 @@ class _Game:
         limit: int | None,
         seed: int,
         design: str | None,
+        tier_of: Callable[[int], str],
         keeps: bool,
+        with_errors: bool,
     ):
         self._method, self._groups, self._limit = method, groups, limit
-        self._seed, self._design = seed, design
+        self._seed, self._design, self._tier_of = seed, design, tier_of
+        self._with_errors = with_errors
+        self.tier = "fast"  # of the last estimate
         self._full = full.reshape(_columns(full)).to(torch.float64)  # [P, C]
         self._empty = torch.zeros_like(self._full)
         self._moment = self._full.new_zeros(groups.count, *self._full.shape)  # [M, P, C]
@@ -276,9 +330,28 @@ class _Game:
         if self._known is None:
             return fit.solve(self._moment.cpu(), difference), None
         values = self._known.of(plan.bits, problems)  # [N, k, C]
+        self.tier = self._tier_of(n) if leaves_residuals(plan, fit) else "fast"
+        if self.tier != "fast":
+            try:
+                return self._by_kriging(n, values, problems)
+            except torch.linalg.LinAlgError as error:
+                warn(f"tier: a factorisation failed, the values are of the fast tier ({error})")
+                self.tier = "fast"
         moment = ops.coalition_rhs(plan.bits, plan.players, plan.weights, values.flatten(1))
         phi = fit.solve(moment.unflatten(1, difference.shape), difference)
+        if not self._with_errors:
+            return phi, None
         return phi, fit.standard_errors(values, difference, phi)
+
+    def _by_kriging(
+        self, n: int, values: Tensor, problems: Tensor
+    ) -> tuple[Tensor, Tensor | None]:  # [N, k, C] -> [M, k, C]
+        kriging = _kriging(self._groups.count, n, self._seed, self._design)
+        empty, full = (x[problems].cpu().flatten() for x in (self._empty, self._full))
+        accurate = self.tier == "accurate"
+        phi, errors = kriging.solve(values.flatten(1), empty, full, accurate, self._with_errors)
+        shape = phi.shape[:1] + values.shape[1:]
+        return phi.view(shape), None if errors is None else errors.view(shape)
 
 
 class _Known:
@@ -318,6 +391,10 @@ def _new_regression(
 ) -> tuple[designs.Design, ShapleyRegression]:
     if design == _GROWING:
         plan = designs.growing_design(players, n_samples, seed)
+    elif design == _GROWING_MIXED:
+        plan = designs.growing_design(players, n_samples, seed, "mixed")
+    elif design == _FOR_KRIGING:
+        plan = designs.kriging_design(players, n_samples, seed)
     else:
         plan = designs.shapley_design(players, n_samples, seed, design)
     return plan, ShapleyRegression(plan)
@@ -326,12 +403,32 @@ def _new_regression(
 _kept_regression = lru_cache(maxsize=8)(_new_regression)
 
 
+def _kriging(players: int, n_samples: int, seed: int, design: str | None) -> Kriging:
+    make = _kept_kriging if n_samples**2 <= _NUMBERS_KEPT else _new_kriging
+    return make(players, n_samples, seed, design)
+
+
+def _new_kriging(players: int, n_samples: int, seed: int, design: str | None) -> Kriging:
+    return Kriging(_regression(players, n_samples, seed, design)[0])
+
+
+_kept_kriging = lru_cache(maxsize=4)(_new_kriging)
+
+
 def _warn_too_few(players: int, n_samples: int) -> None:
     warn(
         f"n_samples: {n_samples} coalitions do not determine the values of {players} groups; the "
         f"least values that add up are returned. Take at least {2 * players + 6}, better "
         f"{5 * players}"
     )
+
+
+def _fast(n_samples: int) -> str:
+    return "fast"
+
+
+def _background_rows(query: Query) -> int:
+    return 1 if query.background is None else query.background[0].shape[0]
 
 
 def _columns(outputs: Tensor) -> tuple[int, int]:

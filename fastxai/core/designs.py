@@ -19,9 +19,10 @@ from torch import Tensor
 
 from .. import ops
 
-SHAPLEY_DESIGNS = ("enumeration", "hadamard", "leverage")
+SHAPLEY_DESIGNS = ("enumeration", "hadamard", "leverage", "mixed")
 
 _HADAMARD_UP_TO = 30  # samples per player
+_ALONE_UP_TO, _SHARE_BEYOND, _AT_MOST = 5, 0.4, 7  # samples per player of a mixed design's halves
 _HADAMARD_MOST = 1 << 14  # players: a block of rows is 32 MiB then, and grows with their square
 _ALL_UP_TO = 12  # players, so few (4096 coalitions) that one may ask for all
 _ODD = 0x9E3779B97F4A7C15 - (1 << 64)  # the golden ratio's bits, as an int64
@@ -75,6 +76,9 @@ def shapley_design(players: int, n_samples: int, seed: int, name: str | None = N
       Shapley kernel over the chance to be drawn. It comes to the exact values as samples come to
       2^M. Musco and Witter, "Provably accurate Shapley value estimation via leverage score
       sampling" (2024).
+    - ``"mixed"``: hadamard up to 5 samples for each player, then 2 of 5 more, 7 at most; the rest
+      is leverage's. It is what :class:`~.kriging.Kriging` predicts best from: the halves tell about
+      interactions of few players, the others keep it from being led astray by those of many.
 
     All are paired, each coalition beside its complement (Covert and Lee, "Improving KernelSHAP",
     2021).
@@ -84,7 +88,7 @@ def shapley_design(players: int, n_samples: int, seed: int, name: str | None = N
         n_samples: how many coalitions the model may be asked about, at least 2: the empty and the
             full one, which every estimate needs and no design lists, count too.
         seed: of the draw; any integer, of which the low 64 bits count.
-        name: which of ``SHAPLEY_DESIGNS``; None for the best that fits.
+        name: which of ``SHAPLEY_DESIGNS``; None for the best that fits a regression.
 
     Returns:
         At most ``n_samples - 2`` coalitions, fewer where pairs do not fill it or there are no more.
@@ -105,28 +109,34 @@ def shapley_design(players: int, n_samples: int, seed: int, name: str | None = N
         return _hadamard(players, n_samples, seed)
     if name == "leverage":
         return _leverage(players, n_samples, seed)
+    if name == "mixed":
+        return _mixed(players, n_samples, seed)
     raise ValueError(f"expected design to be one of {', '.join(SHAPLEY_DESIGNS)}, got {name!r}")
 
 
 @on_cpu
-def growing_design(players: int, n_samples: int, seed: int) -> Design:
+def kriging_design(players: int, n_samples: int, seed: int) -> Design:
+    """The best coalitions for :class:`~.kriging.Kriging`; see :func:`shapley_design`."""
+    # With most coalitions leverage is nearly exact.
+    name = "mixed" if 2 * n_samples <= 1 << players else None
+    return shapley_design(players, n_samples, seed, name)
+
+
+@on_cpu
+def growing_design(players: int, n_samples: int, seed: int, name: str = "hadamard") -> Design:
     """A design of n samples that holds those of fewer samples, from 2 M + 6 on.
 
-    It is the hadamard design for as long as that is the best of :func:`shapley_design`; then what
-    the leverage design adds joins it. Either part would do for an estimate: each counts by its
-    number of coalitions. Where more than half of all coalitions are wanted they are all taken, if
-    ``n_samples`` allows.
+    A ``"mixed"`` one is such by itself. A ``"hadamard"`` one is it for as long as it is the best of
+    :func:`shapley_design`; then what the leverage design adds joins it. Where more than half of all
+    coalitions are wanted they are all taken, if ``n_samples`` allows.
 
     Args, returns: as :func:`shapley_design`.
     """
     if n_samples >> players:
         return _enumeration(players, n_samples)
-    first = _most_hadamard(players, n_samples)
-    if first == n_samples:
-        return _hadamard(players, n_samples, seed)
-    if first == 0:
-        return _leverage(players, n_samples, seed)
-    return _joined(_hadamard(players, first, seed), _leverage(players, n_samples - first + 2, seed))
+    if name == "mixed":
+        return _mixed(players, n_samples, seed)
+    return _with_leverage(_HADAMARD_UP_TO * players, players, n_samples, seed)
 
 
 @on_cpu
@@ -278,12 +288,29 @@ def _hadamard(players: int, n_samples: int, seed: int) -> Design:
     return Design("hadamard", players, _paired(bits, players), weights.repeat_interleave(2), None)
 
 
-def _most_hadamard(players: int, n_samples: int) -> int:
-    """The largest number of samples, at most so many, that the hadamard design is best for."""
-    most = min(n_samples, _HADAMARD_UP_TO * players, 1 << min(62, players - 1))
-    while most > 2 and not _hadamard_fits(players, most):
-        most = most * 9 // 10
-    return most if most > 2 else 0
+def _mixed(players: int, n_samples: int, seed: int) -> Design:
+    further = max(0, n_samples - _ALONE_UP_TO * players)
+    most = min(_AT_MOST * players, _ALONE_UP_TO * players + int(_SHARE_BEYOND * further))
+    return _with_leverage(most, players, n_samples, seed)
+
+
+def _with_leverage(most: int, players: int, n_samples: int, seed: int) -> Design:
+    """Hadamard's coalitions for so many samples at most, or as fit, and leverage's for the others.
+
+    Either part would do for an estimate: each counts by its number of coalitions.
+    """
+    first = min(n_samples, most, 1 << min(62, players - 1))
+    while first > 2 and not _hadamard_fits(players, first):
+        first = first * 9 // 10
+    if first <= 2:
+        return _leverage(players, n_samples, seed)
+    halves = _hadamard(players, first, seed)
+    wanted = min(2 * _pairs(n_samples), (1 << min(62, players)) - 2)
+    design, drawn = halves, 2
+    while (missing := wanted - len(design.bits)) > 0:  # some may be drawn that are there already
+        drawn += missing
+        design = _joined(halves, _leverage(players, drawn, seed))
+    return design
 
 
 def _joined(one: Design, other: Design) -> Design:

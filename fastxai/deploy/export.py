@@ -51,10 +51,12 @@ from ..core.inputs import (
     check_stdevs,
     name_of,
 )
+from ..core.kriging import Kriging, leaves_residuals
 from ..core.linear_fits import Lasso, LinearFit, is_wide
 from ..core.model import Target
 from ..core.rules import check_eager
 from ..core.surrogate import ShapleyRegression
+from ..core.tiers import check_tier
 from ..core.windows import Windows, check_windows
 from ..ops import native, reference
 from . import programs
@@ -555,21 +557,36 @@ def _kernel_shap(
     return_input_shape: bool,
     background: Any,
     design: str | None,
+    tier: str | None,
     seed: int | None,
     standard_errors: bool = True,
 ) -> Program:
     groups = _groups(feature_mask, inputs, return_input_shape)
     n_samples = check_count(n_samples, "n_samples", at_least=2)
+    expected = "None, fast or shared, as a package factorises nothing"
+    check(check_tier(tier) != "accurate", "tier", expected, tier)
+    seed, device = check_seed(seed), _device(inputs)
     try:
-        plan = designs.shapley_design(groups.count, n_samples, check_seed(seed), design)
+        if tier == "shared" and design is None:
+            plan = designs.kriging_design(groups.count, n_samples, seed)
+        else:
+            plan = designs.shapley_design(groups.count, n_samples, seed, design)
     except ValueError as error:
         raise ArgumentError(f"design: {error}") from error
-    fit, device = ShapleyRegression(plan), _device(inputs)
+    regression = ShapleyRegression(plan)
+    fit: programs.Fit
+    if tier == "shared" and leaves_residuals(plan, regression):
+        kriging = Kriging(plan, device)
+        fit = partial(kriging.of_block, own_scales=False, with_errors=standard_errors)
+    else:
+        fit = programs.Regression(
+            _solution(plan, regression).to(device),
+            _pairs(regression, device) if standard_errors else None,
+        )
     return partial(
         programs.kernel_shap,
         coalitions=_coalitions(plan.bits, groups, inputs, with_nobody=True),
-        solution=_solution(plan, fit).to(device),
-        pairs=_pairs(fit, device) if standard_errors else None,
+        fit=fit,
         background=None if background is None else check_background(background, inputs),
         spread=groups.spread if return_input_shape else _by_id(groups),
     )

@@ -333,31 +333,47 @@ def occlusion(
     return Answer(outputs, flatten_outputs(spread, values[-1]))
 
 
+# From outputs for the empty coalition, those of a design, and the full one, [N + 2, K] float64, to
+# values and standard errors [M, K]; errors that are not wanted are empty.
+Fit = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Regression:
+    """The weighted least squares over a design: linear in the outputs, and so one product."""
+
+    solution: Tensor  # [M, N + 2] float64: what each coalition's output counts for each group
+    pairs: tuple[Tensor, Tensor] | None  # of ShapleyRegression: z [P, M]; squared influence [M, P]
+
+    def __call__(self, columns: Tensor) -> tuple[Tensor, Tensor]:
+        phi = self.solution @ columns
+        if self.pairs is None:
+            return phi, phi[:0]
+        present, squares = self.pairs
+        gain, designed = columns[-1] - columns[0], columns[1:-1]
+        residual = (designed[::2] - designed[1::2] + gain) / 2 - present @ phi
+        return phi, (squares @ residual.square()).sqrt()
+
+
 def kernel_shap(
     question: Question,
     coalitions: Coalitions,
-    solution: Tensor,  # [M, N] float64: what each coalition's output counts for each group
-    pairs: tuple[Tensor, Tensor] | None,  # of ShapleyRegression: z [P, M]; squared influence [M, P]
+    fit: Fit,
     background: tuple[Tensor, ...] | None,  # each [K, *F_i], in place of the baselines
     spread: Spread,
 ) -> Answer:
-    """The weighted least squares over the design: linear in the outputs, and so one product."""
+    """Shapley values, fitted to the outputs for a design."""
     outputs, values = _values(question, coalitions.features(), background)
-    columns = values.to(torch.float64).flatten(1)  # [N, B * C]
-    phi = solution @ columns
+    phi, errors = fit(values.to(torch.float64).flatten(1))  # [M, B * C]
     chosen = question.choice(outputs)(outputs)  # [B, *C]
 
     def arrange(found: Tensor) -> tuple[Tensor, ...]:  # [M, B * C]
         found = found.reshape(-1, values.shape[1], values.shape[2:].numel())
         return spread(_by_output(found.movedim(0, -1), chosen))
 
-    if pairs is None:
-        return Answer(outputs, arrange(phi))
-    present, squares = pairs
-    gain, designed = columns[-1] - columns[0], columns[1:-1]
-    residual = (designed[::2] - designed[1::2] + gain) / 2 - present @ phi
-    errors = (squares @ residual.square()).sqrt()
-    return Answer(outputs, arrange(phi), standard_errors=arrange(errors))
+    return Answer(
+        outputs, arrange(phi), standard_errors=arrange(errors) if errors.shape[0] else None
+    )
 
 
 def lime(

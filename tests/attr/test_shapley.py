@@ -353,7 +353,9 @@ def test_standard_errors_are_there_and_shrink():
     typical = []
     for n_samples in (60, 200, 1000):
         found = [
-            KernelShap(model).explain(x, n_samples=n_samples, seed=seed, design="leverage")
+            KernelShap(model).explain(
+                x, n_samples=n_samples, seed=seed, design="leverage", tier="fast"
+            )
             for seed in range(40)
         ]
         errors = torch.stack([f.standard_errors[0] for f in found])

@@ -111,13 +111,41 @@ def test_the_best_design_is_chosen(players, n_samples, name):
 
 
 @pytest.mark.parametrize(
+    ("players", "n_samples", "name"),
+    [
+        (3, 8, "enumeration"),
+        (4, 15, "leverage"),
+        (10, 1024, "enumeration"),
+        (10, 600, "leverage"),
+        (10, 50, "hadamard"),
+        (10, 200, "hadamard and leverage"),
+        (49, 5 * 49, "hadamard"),
+        (49, 6 * 49, "hadamard and leverage"),
+        (49, 40 * 49, "hadamard and leverage"),
+        (20_000, 60_000, "leverage"),
+    ],
+)
+def test_the_best_design_for_kriging(players, n_samples, name):
+    assert designs.kriging_design(players, n_samples, 0).name == name
+
+
+def test_a_mixed_design_has_few_halves_beside_many_others():
+    for per_player, of_hadamard in [(5, 5), (7.5, 6), (10, 7), (20, 7), (40, 7)]:
+        design = shapley_design(40, int(40 * per_player), 1, "mixed")
+        hadamard = shapley_design(40, int(40 * of_hadamard), 1, "hadamard")
+        assert (designs.positions(hadamard.bits, design.bits) >= 0).all()
+        more = shapley_design(40, int(40 * (of_hadamard + 0.5)), 1, "hadamard")
+        assert (designs.positions(more.bits, design.bits) < 0).sum() >= 16
+
+
+@pytest.mark.parametrize(
     ("players", "n_samples", "name", "message"),
     [
         (10, 1023, "enumeration", "2^10 samples for 10 players, got 1023"),
         (4, 14, "hadamard", "5 to 16384 players .* got 4 players and 14 samples"),
         (6, 34, "hadamard", "not too many .* got 6 players and 34 samples"),
         (7, 104, "hadamard", "not too many .* got 7 players and 104 samples"),
-        (6, 50, "sobol", "one of enumeration, hadamard, leverage, got 'sobol'"),
+        (6, 50, "sobol", "one of enumeration, hadamard, leverage, mixed, got 'sobol'"),
         (0, 50, None, "at least 1 player and 2 samples, got 0 players"),
         (5, 1, None, "at least 1 player and 2 samples, got 5 players and 1 sample"),
     ],
@@ -354,13 +382,13 @@ def test_bernoulli_pairs(players):
 
 
 @pytest.mark.parametrize("players", [5, 6, 7, 8, 12, 17, 31, 32, 33, 64, 65, 130])
-def test_growing_designs_hold_those_of_fewer_samples(players):
+@pytest.mark.parametrize("name", ["hadamard", "mixed"])
+def test_growing_designs_hold_those_of_fewer_samples(players, name):
     n, before, names = max(2 * players + 6, 5 * players), set(), []
     while n <= 100 * players and 2 * n <= 1 << players:
-        design = designs.growing_design(players, n, seed=7)
+        design = designs.growing_design(players, n, 7, name)
         found = set(map(tuple, design.bits.tolist()))
-        assert before <= found and len(found) == len(design.bits) <= n - 2
-        assert len(found) >= 0.85 * (n - 2)  # both parts may draw the same
+        assert before <= found and len(found) == len(design.bits) == 2 * ((n - 2) // 2)
         complements = sets(design.bits, players)
         everyone = frozenset(range(players))
         pairs = zip(complements[::2], complements[1::2], strict=True)
@@ -388,7 +416,11 @@ def test_either_part_of_a_growing_design_weighs_by_its_coalitions():
     players, n = 20, 1000
     joined = designs.growing_design(players, n, seed=5)
     one = shapley_design(players, 30 * players, 5, "hadamard")
-    other = shapley_design(players, n - 30 * players + 2, 5, "leverage")
+    there = set(map(tuple, one.bits.tolist()))
+    for drawn in range(n - 30 * players + 2, n, 2):  # until there are n - 2, each once
+        other = shapley_design(players, drawn, 5, "leverage")
+        if len(there | set(map(tuple, other.bits.tolist()))) == n - 2:
+            break
     expected = {}
     for design in (one, other):
         size = designs.subset_sizes(design.bits)
