@@ -82,6 +82,20 @@ def test_every_design_of_kernel_shap(tmp_path, n_samples):
     torch.testing.assert_close(found.attributions.sum(1), gain[:, 2], rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.filterwarnings("ignore:n_samples")
+@pytest.mark.parametrize(("n_samples", "tier"), [(9, "fast"), (50, "shared"), (128, "fast")])
+def test_kernel_shap_by_shared_kriging(tmp_path, n_samples, tier):
+    explainer, x = KernelShap(mlp().double()), randn(4, [(7,)]).double()
+    options = {"target": 2, "n_samples": n_samples, "seed": 5, "tier": "shared"}
+    package = exported(tmp_path, explainer, x, **options)
+    for rows in (x[:1], torch.cat([x, 2 * x])):
+        found, expected = package(rows), explainer.explain(rows, **options)
+        assert expected.tier == tier
+        close = {"rtol": 1e-9, "atol": 1e-11, "equal_nan": True}
+        torch.testing.assert_close(found.attributions, expected.values, **close)
+        torch.testing.assert_close(found.standard_errors, expected.standard_errors, **close)
+
+
 def test_kernel_shap_over_a_background(tmp_path):
     explainer, x = KernelShap(mlp()), randn(3, [(7,)])
     options = {"target": 1, "background": torch.rand(4, 7), "n_samples": 30, "seed": 0}
@@ -200,6 +214,8 @@ def test_integer_inputs(tmp_path):
         (KernelShap(mlp()), {"n_samples": 1}, "n_samples: expected"),
         (KernelShap(mlp()), {"n_samples": "auto"}, "n_samples: expected an integer"),
         (KernelShap(mlp()), {"design": "enumeration", "n_samples": 4}, "design: "),
+        (KernelShap(mlp()), {"tier": "accurate"}, "tier: expected None, fast or shared, as a pack"),
+        (KernelShap(mlp()), {"tier": "slow"}, "tier: expected None or one of"),
         (KernelShap(mlp()), {"seed": "x"}, "seed: expected"),
         (
             FeatureAblation(mlp()),
