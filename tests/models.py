@@ -116,6 +116,36 @@ class Segmenter(nn.Module):
         return torch.tanh(self.conv(x))
 
 
+class Exact(nn.Module):
+    """Elementwise operations, and a sum in one order: a row's output is the same bits in any batch.
+
+    [N, *F] -> [N, 3], float64; ``scale`` is a layer of two channels, [N, 1, *F] -> [N, 2, *F].
+    """
+
+    class Scale(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(2, dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.weight.view(2, *[1] * (x.dim() - 2)) + 0.1
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        torch.manual_seed(7)
+        self.scale, self.relu = self.Scale(), nn.ReLU()
+        self.weight = nn.Parameter(torch.randn(2 * features, 3, dtype=torch.float64))
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.relu(self.scale(x if x.dim() > 2 else x[:, None])).flatten(1).unbind(1)
+        total = torch.zeros_like(h[0][:, None] * self.weight[0])
+        for i, weight in enumerate(self.weight):
+            four = h[i] * (1 + h[i - 1]) * (1 - h[i - 3]) * (1 + h[i - 5])
+            total = total + four[:, None] * weight
+        return total
+
+
 def one_number(x: Tensor) -> Tensor:  # [N, *F] -> [N]
     """A function, not a module, with one number a row."""
     return (x.flatten(1).sin() * x.flatten(1).cumsum(1)).sum(1)

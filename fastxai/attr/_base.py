@@ -389,17 +389,18 @@ class PerturbationAttribution(Attribution):
     def _outputs_at_inputs(self, query: Query, limit: int | None = None) -> Tensor:
         """f(x), [B, *C]; tells whether the model answers for the batch, and so comes first."""
         model, x = query.model, query.inputs.tensors
-        # One row is one call whatever is known, so that knowing more leaves results as they are.
-        key = tuple((a.shape, a.dtype, a.device) for a in x) if query.inputs.batch == 1 else None
-        measure = key not in self._bytes_a_row
         at_least_two = None if limit is None else max(2, limit)  # or it would not be told
         given = Given(x, query.inputs.batch)
-        outputs = engine.values(model, given, at_least_two, measure=measure)[0]
+        is_one = query.inputs.batch == 1
+        outputs = engine.values(model, given, at_least_two, measure=not is_one)[0]
         check_numbers(outputs[None], 0)
-        if not measure:
+        if is_one and limit is None:
+            # Once for all calls, and so by another call: outputs with a record of the graph may
+            # differ by rounding, and those of the first call must be those of all others.
+            key = tuple((a.shape, a.dtype, a.device) for a in x)
+            if key not in self._bytes_a_row:
+                self._bytes_a_row[key] = engine.bytes_kept(model, x)
             model.bytes_a_row = self._bytes_a_row[key]
-        elif key is not None and limit is None:
-            self._bytes_a_row[key] = model.bytes_a_row
         return outputs
 
     def _multiplications(self, query: Query) -> float:

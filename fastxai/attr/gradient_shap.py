@@ -87,7 +87,8 @@ class GradientShap(GradientAttribution):
             target: which output is explained, as for :class:`IntegratedGradients`.
             additional_forward_args: extra arguments, as for :class:`IntegratedGradients`.
             return_convergence_delta: whether to return the convergence delta as well.
-            seed: the same seed gives the same samples; None draws one from torch's generator.
+            seed: the same seed gives the same samples to the example in the same place of the
+                batch; None draws one from torch's generator.
 
         Returns:
             The attributions, in the form and shapes of the inputs: float64 for float64 inputs,

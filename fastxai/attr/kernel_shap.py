@@ -192,7 +192,7 @@ class KernelShap(PerturbationAttribution):
         first = budget.most
         if budget.is_open:
             check(design is None, "design", "None with samples by tolerance", repr(design))
-            first = min(first, max(2 * m + 6, _FIRST_SAMPLES * m))
+            first = min(first, max(2 * m + 6, _FIRST_SAMPLES * m + m % 2))
         if design is not None:
             _regression(m, first, seed, design)  # that it exists
 

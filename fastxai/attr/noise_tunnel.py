@@ -48,7 +48,8 @@ class NoiseTunnel(Attribution):
     - ``vargrad``: their variance, the mean square less the squared mean (Adebayo et al., "Sanity
       checks for saliency maps", 2018).
 
-    The noise of a sample is a function of the seed, the sample and the example alone.
+    The noise of a sample is a function of the seed, the sample and the example's place in the batch
+    alone.
 
     Args:
         attribution_method: what is smoothed: any attribution method, of fastxai or with Captum's

@@ -15,9 +15,10 @@ from .inputs import check, check_count
 
 AUTO = "auto"
 
-# A round adds at least and at most so much to the samples there are. The errors at the end of a
-# round foretell how many are needed; a little more, since what is foretold is itself uncertain.
-_LEAST_GROWTH, _MOST_GROWTH, _MORE = 1.25, 2.0, 1.1
+# So many rounds double the samples. The errors at the end of a round foretell how many a problem
+# needs, and so which round it waits for; as what is foretold is uncertain, not more than double.
+_DOUBLING = 3
+_FEWEST = 8  # samples of the first round, so that each round has more than the one before
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Budget:
             there_are: samples that tell everything: nobody takes more, nor more than half of them
                 rather than all.
         """
-        return Rounds(self, problems, first if self.is_open else self.most, together, there_are)
+        return Rounds(self, problems, first, together, there_are)
 
 
 def check_budget(
@@ -80,7 +81,8 @@ class Rounds:
 
     Iterating gives for each round how many samples there are to be, those of earlier rounds among
     them, and which problems are still open, [k]; before the next one :meth:`tell` must have been
-    called.
+    called. All who are open take the samples, but a problem may leave in those rounds alone that
+    its own errors foretell: how many it takes does not depend on the others.
 
     Attributes:
         samples: taken for each problem so far, [P] int64.
@@ -92,51 +94,58 @@ class Rounds:
     ):
         self.samples = torch.zeros(problems, dtype=torch.int64)
         self.reached = torch.full((problems,), torch.inf, dtype=torch.float64)
-        self._budget, self._together, self._there_are = budget, together, there_are
+        self._budget, self._first = budget, first
+        self._together, self._there_are = together, there_are
         self._open = torch.arange(problems)
-        self._first = min(budget.most, self._all_or_half(first))
+        self._is_due = torch.ones(problems, dtype=torch.bool)  # of those, who may leave
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        n = self._first
+        number = 0
+        waits = torch.zeros_like(self._open)  # for the round of that number
         while True:
+            n = self._samples_of(number)
+            is_last = n in (self._budget.most, self._there_are)
+            self._is_due = (waits == number) | is_last
             yield n, self._open
-            self.samples[self._open] = n
-            reached = self.reached[self._open]
-            missed = ~self._within(reached)
-            if n in (self._budget.most, self._there_are) or not missed.any():
+            due = self._open[self._is_due]
+            self.samples[due] = n
+            waits[self._is_due] = number + self._steps(self.reached[due])
+            missed = waits > number
+            if is_last or not missed.any():
                 return
-            if not self._together:
-                self._open, reached = self._open[missed], reached[missed]
-            n = min(self._budget.most, self._after(n, reached))
+            number = int(waits[missed].min())
+            if self._together:
+                waits[:] = number
+            else:
+                self._open, waits = self._open[missed], waits[missed]
 
     def tell(self, relative_errors: Tensor) -> None:  # [k]
         """How far off the open problems may be now."""
-        self.reached[self._open] = relative_errors.cpu()
+        self.reached[self._open[self._is_due]] = relative_errors.cpu()[self._is_due]
 
     @property
     def missed(self) -> Tensor:
         """The problems that are not within tolerance, [k]."""
-        return (~self._within(self.reached)).nonzero()[:, 0]
+        return self._steps(self.reached).nonzero()[:, 0]
 
     @property
     def worst(self) -> float:
         """The largest relative error of any problem."""
         return float(self.reached.max()) if len(self.reached) else 0.0
 
-    def _within(self, reached: Tensor) -> Tensor:
+    def _steps(self, reached: Tensor) -> Tensor:
+        """In how many rounds these may be within tolerance, [k] int64; 0 for those that are."""
+        needed = (reached / (self._budget.tolerance or math.inf)).square()  # of the samples
         # NaN, for what is not known, is not within.
-        return reached <= (self._budget.tolerance or math.inf)
+        steps = (_DOUBLING * needed.log2()).ceil().nan_to_num(_DOUBLING).clamp(1, _DOUBLING)
+        return torch.where(needed <= 1, 0, steps).long()
 
-    def _after(self, n: int, reached: Tensor) -> int:
-        # The one that needs least decides, so that none pays for another.
-        needed = (reached / (self._budget.tolerance or math.inf)).square() * _MORE
-        growth = float(needed.nan_to_num(_MOST_GROWTH).min())
-        more = math.ceil(n * min(_MOST_GROWTH, max(_LEAST_GROWTH, growth)))
-        return self._all_or_half(more + more % 2)  # samples come in pairs
-
-    def _all_or_half(self, n: int) -> int:
+    def _samples_of(self, number: int) -> int:
+        if not self._budget.is_open:
+            return self._budget.most
+        n = 2 * math.ceil(max(_FEWEST, self._first) * 2 ** (number / _DOUBLING) / 2)  # in pairs
         whole = self._there_are
-        return whole if whole is not None and 2 * n > whole and self._budget.is_open else n
+        return min(self._budget.most, whole if whole is not None and 2 * n > whole else n)
 
 
 def relative_errors(

@@ -141,20 +141,24 @@ def stream(
     seen = 0
     shortcut = Shortcut(model, rows, limit or _rows_in_call(model, rows))
 
-    def call(repeats: slice, examples: slice, measure: bool) -> tuple[Tensor, int]:
+    def call(repeats: slice, examples: slice, measure: bool) -> tuple[Tensor, int] | None:
         affine = shortcut.block(repeats, examples)
         if affine is not None:
             with shortcut:
                 return shortcut.checked(model(affine, length(repeats), examples)), 0
+            return None
         block = rows.block(repeats, examples)
         if measure:
             return _measured(model, block, length(repeats), examples)
         return model(block, length(repeats), examples), 0
 
-    def run(repeats: slice, examples: slice, measure: bool) -> int:
+    def run(repeats: slice, examples: slice, measure: bool) -> int | None:
         nonlocal seen
         r, b = length(repeats), length(examples)
-        result, kept = call(repeats, examples, measure)
+        found = call(repeats, examples, measure)
+        if found is None:
+            return None
+        result, kept = found
         result = result[None] if model.whole_batch else result.reshape(r, b, *result.shape[1:])
         visit(result, repeats, examples)
         seen += r * b
@@ -210,11 +214,12 @@ def gradient_sum(
         shortcut.gather(output, each.repeat_interleave(b))
         return kept
 
-    def visit(repeats: slice, examples: slice, measure: bool) -> int:
+    def visit(repeats: slice, examples: slice, measure: bool) -> int | None:
         affine = shortcut.block(repeats, examples)
         if affine is not None:
             with shortcut:
                 return by_shortcut(affine, repeats, examples)
+            return None
         r, b = length(repeats), length(examples)
         leaves = tuple(row.detach().requires_grad_() for row in rows.block(repeats, examples))
         with torch.enable_grad():
@@ -322,6 +327,13 @@ def multiplications(model: Model, inputs: tuple[Tensor, ...]) -> int:  # each [B
     return int(counter.get_total_flops()) // 2
 
 
+def bytes_kept(model: Model, inputs: tuple[Tensor, ...]) -> int | None:  # each [1, *F_i]
+    """What the model keeps of a row for a backward pass; None if that cannot be known."""
+    with torch.no_grad(), model.statistics_kept():
+        rows = tuple(x.clone() for x in inputs)
+        return _measured(model, rows, 1, slice(0, 1))[1] or None
+
+
 def _zeros(rows: Rows) -> list[Tensor]:
     """For each input a sum of nothing, in the dtype that sums are kept in."""
     wide = [torch.float64 if x.dtype == torch.float64 else torch.float32 for x in rows.inputs]
@@ -380,7 +392,7 @@ def _for_each_block(
     model: Model,
     rows: Rows,
     limit: int | None,
-    visit: Callable[[slice, slice, bool], int],
+    visit: Callable[[slice, slice, bool], int | None],
     measure: bool,
     record: Run,
 ) -> None:
@@ -388,8 +400,10 @@ def _for_each_block(
 
     ``visit(repeats, examples, measure)`` runs one block. If asked to measure, it returns the bytes
     that the block kept for the backward pass (0 if that is not known), which decides the size of
-    the blocks after it, in this run and in others of this model. All this depends on shapes alone,
-    so that the same call is always cut into the same blocks.
+    the blocks after it, in this run and in others of this model. It returns None, with nothing
+    done, if the model turns out not to take rows that stay affine: then the block is cut as it is
+    in all later calls. All this depends on shapes alone, so that the same call is always cut into
+    the same blocks.
     """
     if rows.batch == 0 or rows.repeats == 0:
         return
@@ -419,17 +433,20 @@ def _for_each_block(
             if not divisible or not _is_out_of_memory(error):
                 raise
         else:
-            record.blocks.append(n * b)
-            if first + b < last:
-                open_parts.append((first + b, last, r))
-            if r + n < rows.repeats:
-                open_parts.append((first, first + b, r + n))
-            if kept:
-                model.bytes_a_row = kept // (n * b)
+            if kept is None:
+                open_parts.append((first, last, r))
+            else:
+                record.blocks.append(n * b)
+                if first + b < last:
+                    open_parts.append((first + b, last, r))
+                if r + n < rows.repeats:
+                    open_parts.append((first, first + b, r + n))
+                if kept:
+                    model.bytes_a_row = kept // (n * b)
+                measure = False
             if limit is None and known != (model.bytes_a_row, model.affine_prefix):
                 known = model.bytes_a_row, model.affine_prefix
                 size = min(most, _rows_in_call(model, rows))
-            measure = False
             continue
         # Here, out of the except clause, nothing of the failed block is referred to any more.
         size = most = n * b // 2

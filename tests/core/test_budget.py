@@ -41,6 +41,21 @@ def test_problems_leave_when_they_are_within():
     assert all(a < b <= 2 * a + 1 for a, b in itertools.pairwise(numbers))
 
 
+def test_samples_do_not_depend_on_the_others():
+    """Though errors may be small by chance in a round that is for others."""
+
+    def errors(*spreads):
+        return lambda n: [s / math.sqrt(n) * (1 + math.sin(n * s) / 2) for s in spreads]
+
+    spreads = [0.3, 0.9, 1.0, 1.1, 1.6, 2.0, 3.0, 7.0]
+    rounds = Budget(10_000, 0.1).rounds(len(spreads), first=10)
+    run(rounds, errors(*spreads))
+    for spread, taken in zip(spreads, rounds.samples.tolist(), strict=True):
+        alone = Budget(10_000, 0.1).rounds(1, first=10)
+        run(alone, errors(spread))
+        assert alone.samples.tolist() == [taken]
+
+
 def test_all_together():
     rounds = Budget(10_000, 0.1).rounds(2, first=10, together=True)
     seen = run(rounds, falling(0.3, 1.0))

@@ -1,7 +1,6 @@
 """Packages: what they say of themselves, what they refuse, and what export leaves alone."""
 
 import copy
-import threading
 import zipfile
 
 import pytest
@@ -9,10 +8,10 @@ import torch
 from torch import nn
 
 import fastxai
-from fastxai import ArgumentError, IntegratedGradients, KernelShap, Saliency
+from fastxai import ArgumentError, GradientShap, IntegratedGradients, KernelShap, Saliency
 from fastxai.deploy import PackageError, fingerprint, manifest
 
-from ..models import TwoInputs, mlp, one_number
+from ..models import Exact, TwoInputs, mlp, one_number
 
 X = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
 
@@ -247,35 +246,31 @@ def test_results_have_no_graph(written):
     assert not found.attributions.requires_grad and not found.outputs.requires_grad
 
 
-def assert_threads_share(package):
-    """Eight threads at once are told what they are told one after the other."""
-    calls = []
-    for number in range(8):
-        x = torch.randn(1 + number, 7, generator=torch.Generator().manual_seed(number))
-        calls.append((x, torch.arange(len(x)) % 4))
-    expected = [package(*call).attributions for call in calls]
-    right, start = [0] * len(calls), threading.Barrier(len(calls))
+@pytest.mark.parametrize(
+    ("explainer", "arguments", "depends_on"),
+    [
+        (IntegratedGradients(Exact(4)), {"n_steps": 4}, "nothing"),
+        (KernelShap(Exact(4)), {"n_samples": 16, "seed": 3}, "rounding"),
+        (GradientShap(Exact(4)), {"baselines": torch.randn(3, 4).double()}, "place"),
+    ],
+)
+def test_rows_in_any_company(tmp_path, explainer, arguments, depends_on):
+    """A row's attributions are as alone, or as in that place; see attr/test_determinism.py."""
+    x, target = torch.randn(6, 4).double(), torch.arange(6) % 3
+    path = tmp_path / "a.pt2"
+    fastxai.export(explainer, x, path, format="torch", target=target, **arguments)
+    package, seed = fastxai.load(path), {"seed": 3} if depends_on == "place" else {}
 
-    def work(number):
-        start.wait()
-        for _ in range(20):
-            found = package(*calls[number]).attributions
-            right[number] += torch.equal(found, expected[number])
+    def ask(rows):
+        return package(x[rows], target[rows], **seed).attributions
 
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(len(calls))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert right == [20] * len(calls)
-
-
-def test_threads_share_a_package(written):
-    assert_threads_share(fastxai.load(written[1]))
-
-
-@pytest.mark.slow
-def test_threads_share_native_code(written, tmp_path):
-    path = tmp_path / "package.pt2"
-    fastxai.export(written[0], X, path, target=torch.tensor([0, 1, 2]), n_steps=4)
-    assert_threads_share(fastxai.load(path))
+    together, order = ask(slice(None)), torch.tensor([4, 0, 5, 1, 3, 2])
+    assert torch.equal(ask(slice(None)), together)
+    if depends_on == "place":
+        assert torch.equal(ask(slice(0, 3)), together[:3])
+        assert not torch.isclose(ask(order), together[order]).all()
+        return
+    off = 1e-13 * float(together.abs().max()) if depends_on == "rounding" else 0
+    alone = torch.cat([ask(slice(i, i + 1)) for i in range(6)])
+    for found, expected in ((alone, together), (ask(order), together[order])):
+        torch.testing.assert_close(found, expected, rtol=0, atol=off)
