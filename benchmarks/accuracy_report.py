@@ -55,7 +55,7 @@ def report(run: dict[str, Any]) -> str:
             "**Coverage of nominal 95 % intervals**, with 5 · 10 evaluations for each player. "
             "Wanted: 93 % on trees, Gaussian kernel and MLP, 88 % on voting.",
             _coverage(of),
-            f"**Evaluations until the median error is {TARGET:.0e}**, and seconds for these on the "
+            f"**Evaluations until the median error is {TARGET:g}**, and seconds for so many on the "
             f"photograph, {run['threads']} threads. Its truth is known to {truth_error:.0e}.",
             _needed(run),
             f"{versions}; {run['date']}\n\n    {run['command']}",
@@ -126,7 +126,7 @@ def _needed(run: dict[str, Any]) -> str:
 
 
 def needed(curve: dict[str, Any]) -> str:
-    """The evaluations until the error is small, "≤" the fewest and "> " the most there were."""
+    """The evaluations until the error is small, "≤" the fewest or ">" the most that were tried."""
     calls, medians = curve["calls"], curve["medians"]
     reached = [n for n, error in zip(calls, medians, strict=True) if error <= TARGET]
     if not reached:
@@ -173,8 +173,10 @@ def draw(run: dict[str, Any], path: Path = PICTURE) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.suptitle("KernelShap: squared error of Shapley values, |φ̂ − φ|² / |φ|²", fontsize=14)
-    figure.supxlabel("evaluations of the model", fontsize=11)
-    figure.supylabel("median error", fontsize=11)
+    for axis in axes[1]:
+        axis.set_xlabel("evaluations of the model")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("median error")
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     figure.savefig(path, dpi=150)
 

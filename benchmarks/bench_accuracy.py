@@ -43,7 +43,7 @@ CURVES = (
     "CNN, digits, 16 squares",
     "interactions of up to 5",
 )
-PHOTO = "ResNet-18, photo, 49 squares"
+PHOTO = "ResNet-18, photograph"
 PHOTO_TRUTH = 1 << 15  # evaluations
 PHOTO_SEEDS = 3
 
