@@ -124,6 +124,7 @@ def measure(family: str, rows: int) -> list[dict[str, Any]]:
                     "mean": float(np.mean(errors)),
                     "worst_decile": float(np.quantile(errors, 0.9)),
                     "coverage": None if np.isnan(covered).all() else float(np.nanmean(covered)),
+                    "errors_known": float(np.isfinite(covered).mean()),
                 }
             )
     return entries
@@ -229,7 +230,7 @@ def run(rows: int, processes: int) -> dict[str, Any]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=50, help="games of each family")
+    parser.add_argument("--rows", type=int, default=30, help="games of each family")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path, default=accuracy_report.RESULTS)
     options = parser.parse_args()
