@@ -205,7 +205,7 @@ def run(rows: int, processes: int) -> dict[str, Any]:
     from conftest import version_or_none
 
     packages = ("torch", "captum", "shap", "scikit-learn", "numpy")
-    few = min(rows, 10)
+    few = min(rows, 6)
     with ProcessPoolExecutor(processes) as pool:  # the longest first
         photo = pool.submit(photo_curves)
         errors = [pool.submit(measure, family, rows) for family in reversed(FAMILIES | HARD)]
