@@ -93,7 +93,8 @@ def with_long_regression(games: list[Game], samples: int) -> list[tuple[Game, fl
 
     Beside each the truth's own error, Σ σ² / |φ|², by its standard errors σ.
     """
-    design = shapley_design(games[0].players, samples, 0, "leverage")
+    # Of a seed that nobody takes whose error is measured: coalitions in common would hide it.
+    design = shapley_design(games[0].players, samples, 1 << 40, "leverage")
     fit, z = ShapleyRegression(design), unpack(design.bits, design.players)
     moment_of = (design.weights[:, None] * z).T  # [M, N]
 
