@@ -6,6 +6,7 @@ is absent has the mean of the training rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -68,8 +69,8 @@ def digits_kernel_machine(count: int) -> list[Game]:
 def tumour_mlp(count: int, truth_samples: int = 1 << 19) -> list[Game]:
     """The logit of an MLP on breast cancer's 30 measurements.
 
-    2^30 coalitions cannot be counted. Truth: the regression with half a million samples of the
-    leverage design, whose own error, 2e-6, is hundreds of times below anyone's here.
+    2^30 coalitions cannot be counted. Truth: a regression with half a million samples, whose own
+    error, 2e-6, is hundreds of times below anyone's here.
     """
     from sklearn.datasets import load_breast_cancer
 
@@ -84,13 +85,26 @@ def tumour_mlp(count: int, truth_samples: int = 1 << 19) -> list[Game]:
     predict = _logit(model)
     games = [of_row(predict, row, x.mean(0), torch.zeros(30)) for row in x[_some(len(x), count)]]
 
-    design = shapley_design(30, truth_samples, 0, "leverage")
-    fit, z = ShapleyRegression(design), unpack(design.bits, 30)
+    return [game for game, _ in with_long_regression(games, truth_samples)]
+
+
+def with_long_regression(games: list[Game], samples: int) -> list[tuple[Game, float]]:
+    """The games with truths by a regression on so many samples of the leverage design.
+
+    Beside each the truth's own error, Σ σ² / |φ|², by its standard errors σ.
+    """
+    # Of a seed that nobody takes whose error is measured: coalitions in common would hide it.
+    design = shapley_design(games[0].players, samples, 1 << 40, "leverage")
+    fit, z = ShapleyRegression(design), unpack(design.bits, design.players)
     moment_of = (design.weights[:, None] * z).T  # [M, N]
-    return [
-        replace(game, shapley=fit.solve(moment_of @ game.value(z), game.difference))
-        for game in games
-    ]
+
+    def solved(game: Game) -> tuple[Game, float]:
+        values, difference = game.value(z), game.difference
+        phi = fit.solve(moment_of @ values, difference)
+        errors = fit.standard_errors(values[:, None], difference[None], phi[:, None])
+        return replace(game, shapley=phi), float(errors.square().sum() / phi.square().sum())
+
+    return [solved(game) for game in games]
 
 
 def digits_cnn(count: int) -> list[Game]:
@@ -154,6 +168,105 @@ def with_noise(game: Game, seed: int, part: float = 0.2) -> Game:
     return Game(value, game.shapley)
 
 
+def voting(count: int, players: int = 30) -> list[Game]:
+    """Members of random weights vote, and half of the weight decides."""
+    draws = [np.random.default_rng(seed).integers(1, 20, players) for seed in range(count)]
+    return [majority(weights.tolist()) for weights in draws]
+
+
+def majority(weights: list[int]) -> Game:
+    """1 for more than half of the weight. Truth: coalitions counted by their size and weight.
+
+    φ_i is the chance that i decides: that those before i in a random order fall short by no more
+    than its weight.
+    """
+    players, quota = len(weights), sum(weights) // 2
+    phi = []
+    for i, weight in enumerate(weights):
+        count = np.zeros((players, sum(weights) + 1))  # of the others, by size and weight
+        count[0, 0] = 1
+        for other in weights[:i] + weights[i + 1 :]:
+            count[1:, other:] += count[:-1, :-other]
+        decided = count[:, max(0, quota + 1 - weight) : quota + 1].sum(1)
+        phi.append(sum(n / math.comb(players - 1, s) for s, n in enumerate(decided)) / players)
+    weight_of = torch.tensor(weights)
+    return Game(
+        lambda z: ((z * weight_of).sum(1) > quota).double(), torch.tensor(phi, dtype=torch.float64)
+    )
+
+
+def parity(count: int, players: int = 30) -> list[Game]:
+    """Interactions of up to three, and three large teams of which only the parity counts."""
+    return [with_parities(game, seed) for seed, game in enumerate(interactions(count, 3, players))]
+
+
+def with_parities(game: Game, seed: int, teams: int = 3) -> Game:
+    """Adds a (−1)^|z ∩ T| for each of some teams T of at least six.
+
+    Its members share the difference a ((−1)^|T| − 1) alike.
+    """
+    rng = np.random.default_rng(seed)
+    member = torch.zeros(teams, game.players, dtype=torch.float64)
+    for row in member:
+        row[rng.choice(game.players, rng.integers(6, game.players), replace=False)] = 1
+    amplitude = torch.from_numpy(rng.normal(size=teams) / 2)
+
+    def sign(z: Tensor) -> Tensor:  # [N, M] -> [N, T]
+        return 1 - 2 * (z.double() @ member.T % 2)
+
+    size = member.sum(1)
+    shares = -2 * amplitude * (size % 2) / size
+    return Game(lambda z: game.value(z) + sign(z) @ amplitude, game.shapley + shares @ member)
+
+
+def large_teams(count: int, players: int = 30, teams: int = 40) -> list[Game]:
+    """Random teams of 2 to 11 players, each of use only when complete. Truth: closed form."""
+
+    def game(seed: int) -> Game:
+        rng = np.random.default_rng(seed)
+        chosen = [
+            rng.choice(players, int(rng.integers(2, 12)), replace=False).tolist()
+            for _ in range(teams)
+        ]
+        return oracles.unanimity(players, chosen, torch.from_numpy(rng.normal(size=teams)))
+
+    return [game(seed) for seed in range(count)]
+
+
+def saturated(count: int, players: int = 14) -> list[Game]:
+    """Interactions of up to three, through a steep sigmoid. Truth: counted."""
+    everyone = oracles.every_coalition(players)
+    inner = interactions(count, 3, players)
+    return [oracles.table(torch.sigmoid(3 * game.value(everyone))) for game in inner]
+
+
+def photo_squares(size: int = 56, squares: int = 7) -> Game:
+    """A logit of ResNet-18 on a photograph in 49 squares, those that are absent blurred.
+
+    The weights are random, as there are none to download. The truth is not known.
+    """
+    import models
+    from sklearn.datasets import load_sample_image
+
+    resize = nn.functional.interpolate
+    pixels = torch.from_numpy(load_sample_image("china.jpg").copy()).float()  # [427, 640, 3]
+    square = pixels[:, 106 : 106 + 427].movedim(2, 0)[None] / 255
+    image = (resize(square, size=(size, size), mode="area") - 0.45) / 0.225
+    blurred = resize(resize(image, size=(4, 4), mode="area"), size=(size, size), mode="bilinear")
+    torch.manual_seed(0)
+    model = models.ResNet18().eval().requires_grad_(False)
+    logit = _logit(model, int(model(image).argmax()))
+    tiles = models.tiles(size, size // squares)
+
+    def value(z: Tensor) -> Tensor:
+        parts = z.split(128)  # the rows of all coalitions would be large
+        return torch.cat(
+            [logit(torch.where(part[:, None, tiles], image, blurred)) for part in parts]
+        )
+
+    return Game(lambda z: value(z).double(), torch.zeros(squares**2, dtype=torch.float64))
+
+
 FAMILIES: dict[str, Callable[[int], list[Game]]] = {
     "boosted trees, diabetes": lambda count: boosted_trees("diabetes", count),
     "boosted trees, corrgroups60": lambda count: boosted_trees("corrgroups60", count),
@@ -163,6 +276,13 @@ FAMILIES: dict[str, Callable[[int], list[Game]]] = {
     "CNN, digits, 16 squares": digits_cnn,
     "interactions of up to 5": interactions,
     "interactions of up to 3, noise": noisy,
+}
+# What a surrogate of few interactions could be led astray by, beside the noise above.
+HARD: dict[str, Callable[[int], list[Game]]] = {
+    "voting": voting,
+    "parity": parity,
+    "unanimity of up to 11": large_teams,
+    "saturated": saturated,
 }
 
 
