@@ -47,7 +47,7 @@ def best_tier(
         return "fast"
     slower = 1 if device.type == "cpu" else _ON_GPU
     most = _WORTH * rows * (_UNKNOWN if math.isinf(work_a_row) else work_a_row) / slower
-    # Measured, see benchmarks/bench_ops.py, as multiplications of a model in the same time.
+    # Measured, see benchmarks/bench_kriging.py, as multiplications of a model in the same time.
     pairs = n_samples // 2
     factorisation = 25.0 * pairs**3
     if n_samples <= _ACCURATE_UP_TO and outputs * (6e7 + factorisation) <= most:
