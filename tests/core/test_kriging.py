@@ -118,6 +118,60 @@ def test_own_scales_are_those_of_the_process_written_out(monkeypatch):
     torch.testing.assert_close(solved([game], design, True)[0][0], logs.softmax(0) @ phi)
 
 
+@pytest.mark.parametrize("noise", ["by weight", "alike"])
+def test_errors_are_the_sandwich_with_residuals_without_the_pair(noise, monkeypatch):
+    """With one process of one strength φ is linear in the values."""
+    monkeypatch.setattr(kriging, "_STRENGTHS", (20.0,))
+    design = shapley_design(9, 60, 2, "leverage" if noise == "by weight" else "hadamard")
+    fit, weights = Kriging(design), design.weights[::2]
+    if noise == "alike":
+        weights = torch.ones_like(weights)
+        fit._regressions, fit._common = fit._regressions[1:], fit._common[1:]
+    values, zero = normal(len(design.bits), 1), torch.zeros(1, dtype=torch.float64)
+    _, errors = fit.solve(values, zero, zero, False, True)
+    pairs = len(values) // 2
+    one_each = torch.eye(pairs, dtype=torch.float64).repeat_interleave(2, 0)
+    one_each[1::2] *= -1
+    moves, _ = fit.solve(one_each, zero.expand(pairs), zero.expand(pairs), False, False)  # [M, p]
+
+    written = WrittenOut(design, weights, torch.full((9,), 1 / 3, dtype=torch.float64), 20.0)
+    precise_x = written.precision @ written.x
+    normal_equations = written.x.T @ precise_x
+    hat = written.precision - precise_x @ torch.linalg.solve(normal_equations, precise_x.T)
+    y = (values[::2, 0] - values[1::2, 0]) / 2
+    left_out = hat @ y / hat.diagonal()
+    assert errors is not None
+    torch.testing.assert_close(errors[:, 0], (moves * left_out).square().sum(1).sqrt())
+
+
+class TestScales:
+    def test_sizes_of_interactions_of_two_are_found_in_the_even_part(self):
+        sizes = torch.linspace(0.05, 2, 20, dtype=torch.float64)[normal(20, seed=5).argsort()]
+        pairs = normal(20, 20).sign() * sizes[:, None] * sizes * (1 - torch.eye(20))
+        of_pairs, design = oracles.second_order(normal(20), pairs), kriging_design(20, 300, 1)
+        game = Game(lambda z: of_pairs.value(z) + 7, of_pairs.shapley)
+        values = game.value(unpack(design.bits, 20))
+        ends = game.value(torch.ones(2, 20, dtype=torch.bool) & torch.tensor([[True], [False]]))
+        even = ((values[::2] + values[1::2]) / 2 - ends.mean())[None]
+        alike = torch.full((1, 20), 20**-0.5, dtype=torch.float64)
+        found = Kriging(design)._pair_sizes(alike, even)[0]
+        true = (pairs + pairs.T).square().sum(1).sqrt()
+        # f = Σ B z z' is Σ (B + Bᵀ) x x' / 4 over both orders of each pair.
+        torch.testing.assert_close(found, true / 4, rtol=0.25, atol=0.2 * float(true.max() / 4))
+        assert torch.corrcoef(torch.stack([found, true]))[0, 1] > 0.95
+
+    def test_they_are_of_values_and_of_interactions(self, monkeypatch):
+        design = kriging_design(5, 24, 1)
+        sizes = torch.tensor([[1.0, 0, 4, 2, 2]]).double()
+        monkeypatch.setattr(Kriging, "_pair_sizes", lambda *_: sizes)
+        phi = torch.tensor([[3.0, -3, 0, 1, -2]]).double()
+        fit, even = Kriging(design), torch.zeros(1, len(design.bits) // 2).double()
+        own = phi.abs() / 3 + 1e-3
+        for none, expected in [(False, own * (sizes / 4 + 1e-3)), (True, own)]:
+            found = fit._own_scales(phi, even, torch.tensor([none]))
+            torch.testing.assert_close(found, expected.sqrt() / expected.sqrt().norm())
+
+
 class TestExact:
     @BOTH
     @pytest.mark.parametrize("players", [5, 12, 31, 32, 33, 64])
@@ -196,6 +250,13 @@ class TestOddGames:
             again, those = solved([scaled], design, own_scales)
             torch.testing.assert_close(again, factor * phi, rtol=1e-9, atol=0)
             torch.testing.assert_close(those, factor * errors, rtol=1e-9, atol=0)
+
+    @BOTH
+    def test_what_all_values_have_in_common_does_not_matter(self, own_scales):
+        game, design = oracles.of_degree(14, 4, 30, seed=2), shapley_design(14, 90, 3, "mixed")
+        moved = Game(lambda z: game.value(z) + 50, game.shapley)
+        one, other = (solved([g], design, own_scales) for g in (game, moved))
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
 
     @BOTH
     def test_infinite_values_leave_other_games_alone(self, own_scales):
