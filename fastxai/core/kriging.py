@@ -153,7 +153,6 @@ class Kriging:
         pull = chosen * root / unit  # [k, p]
         interactions = (x.T * pull[:, None]) @ x - pull.sum(1)[:, None, None]  # [k, M, M]
         interactions = interactions * scales[:, :, None] * scales[:, None]
-        interactions.diagonal(dim1=1, dim2=2).zero_()
         return interactions.square().sum(2).sqrt()
 
     def _processes(self, scales: Tensor) -> list[_Process]:  # [k, M]
