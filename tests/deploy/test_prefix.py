@@ -13,7 +13,7 @@ from fastxai.attr import Ridge
 from fastxai.core.affine import Each, Mixed
 from fastxai.deploy import programs
 
-from .test_gradient_methods import CLOSE, randn
+from .test_gradient_methods import CLOSE, needs_library, randn
 from .test_perturbation_methods import MODELS
 
 COALITIONS = {"n_samples": 40, "seed": 3}
@@ -104,7 +104,7 @@ MASK = torch.arange(400)[None] // 40
     ("kind", "arguments"),
     [
         (KernelShap, {"n_samples": 60, "seed": 0, "feature_mask": MASK}),
-        (Lime, {"n_samples": 60, "seed": 0, "feature_mask": MASK}),
+        pytest.param(Lime, {"n_samples": 60, "seed": 0, "feature_mask": MASK}, marks=needs_library),
         (FeatureAblation, {}),
         (Occlusion, {"sliding_window_shapes": (8,), "strides": (4,)}),
         (IntegratedGradients, {"n_steps": 16}),
@@ -124,6 +124,7 @@ def test_the_first_layer_is_done_on_few_rows(tmp_path, kind, arguments):
     assert package.manifest.needs_library == plain.manifest.needs_library  # for Lime's lasso
 
 
+@needs_library
 def test_noise_tunnel_over_a_method_with_few_rows(tmp_path):
     x, arguments = randn(4, [(400,)]), {"nt_samples": 2, "stdevs": 0.1, "seed": 1, "n_steps": 12}
     found, counts = [], []
