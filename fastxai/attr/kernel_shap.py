@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -193,8 +193,10 @@ class KernelShap(PerturbationAttribution):
         if budget.is_open:
             check(design is None, "design", "None with samples by tolerance", repr(design))
             first = min(first, max(2 * m + 6, _FIRST_SAMPLES * m + m % 2))
+        # A large one is asked for several times, and kept nowhere else.
+        regression = lru_cache(maxsize=1)(partial(_regression, m, seed))
         if design is not None:
-            _regression(m, first, seed, design)  # that it exists
+            regression(design, first)  # that it exists
 
         full = self._outputs_at_inputs(query, limit)  # [P, *C]
         check_groups_for_batch(query, groups)
@@ -209,12 +211,13 @@ class KernelShap(PerturbationAttribution):
             design = _GROWING_MIXED if krigs else _GROWING
         elif design is None and krigs:
             design = _FOR_KRIGING
-        plan, fit = _regression(m, first, seed, design)
+        plan, fit = regression(design, first)
         if not fit.determined:
             _warn_too_few(m, budget.most)
         with_errors = detailed or budget.is_open
         keeps = with_errors or krigs
-        game = _Game(self, groups, full, limit, seed, design, tier_of, keeps, with_errors)
+        fits = _Fits(partial(regression, design), partial(_kriging, m, seed, design), tier_of)
+        game = _Game(self, groups, full, limit, fits, keeps, with_errors)
         title = self._title(show_progress)
         rows = budget.most - 1 if budget.is_open else len(plan.bits) + 1
         rows *= _background_rows(query)
@@ -257,6 +260,15 @@ class KernelShap(PerturbationAttribution):
         return tier_of
 
 
+@dataclass(frozen=True)
+class _Fits:
+    """What is fitted to the outputs for so many samples."""
+
+    regression: Callable[[int], tuple[designs.Design, ShapleyRegression]]
+    kriging: Callable[[int], Kriging]
+    tier: Callable[[int], str]
+
+
 class _Game:
     """A model's outputs for the coalitions of a design, and the regression on them.
 
@@ -270,15 +282,12 @@ class _Game:
         groups: FeatureGroups,
         full: Tensor,  # [P, *C]
         limit: int | None,
-        seed: int,
-        design: str | None,
-        tier_of: Callable[[int], str],
+        fits: _Fits,
         keeps: bool,
         with_errors: bool,
     ):
         self._method, self._groups, self._limit = method, groups, limit
-        self._seed, self._design, self._tier_of = seed, design, tier_of
-        self._with_errors = with_errors
+        self._fits, self._with_errors = fits, with_errors
         self.tier = "fast"  # of the last estimate
         self._full = full.reshape(_columns(full)).to(torch.float64)  # [P, C]
         self._empty = torch.zeros_like(self._full)
@@ -297,7 +306,7 @@ class _Game:
 
     def ask(self, query: Query, taken: slice, problems: Tensor, progress: Bar) -> None:
         m, is_first = self._groups.count, taken.start == 0
-        plan, _ = _regression(m, taken.stop, self._seed, self._design)
+        plan, _ = self._fits.regression(taken.stop)
         bits, weights = plan.bits, plan.weights
         if is_first:  # coalition 0 has nobody; it fits any values, and so weighs nothing
             bits = torch.cat((bits.new_zeros(1, bits.shape[1]), bits))
@@ -325,12 +334,12 @@ class _Game:
     def estimate(
         self, query: Query, n: int, problems: Tensor
     ) -> tuple[Tensor, Tensor | None]:  # [M, k, C]
-        plan, fit = _regression(self._groups.count, n, self._seed, self._design)
+        plan, fit = self._fits.regression(n)
         difference = self.difference[problems]
         if self._known is None:
             return fit.solve(self._moment.cpu(), difference), None
         values = self._known.of(plan.bits, problems)  # [N, k, C]
-        self.tier = self._tier_of(n) if leaves_residuals(plan, fit) else "fast"
+        self.tier = self._fits.tier(n) if leaves_residuals(plan, fit) else "fast"
         if self.tier != "fast":
             try:
                 return self._by_kriging(n, values, problems)
@@ -346,7 +355,7 @@ class _Game:
     def _by_kriging(
         self, n: int, values: Tensor, problems: Tensor
     ) -> tuple[Tensor, Tensor | None]:  # [N, k, C] -> [M, k, C]
-        kriging = _kriging(self._groups.count, n, self._seed, self._design)
+        kriging = self._fits.kriging(n)
         empty, full = (x[problems].cpu().flatten() for x in (self._empty, self._full))
         accurate = self.tier == "accurate"
         phi, errors = kriging.solve(values.flatten(1), empty, full, accurate, self._with_errors)
@@ -376,18 +385,18 @@ class _Known:
 
 
 def _regression(
-    players: int, n_samples: int, seed: int, design: str | None
+    players: int, seed: int, design: str | None, n_samples: int
 ) -> tuple[designs.Design, ShapleyRegression]:
     # Neither depends on the model, so that a call with the seed of an earlier one takes its own.
     make = _kept_regression if n_samples * players <= _NUMBERS_KEPT else _new_regression
     try:
-        return make(players, n_samples, seed, design)
+        return make(players, seed, design, n_samples)
     except ValueError as error:
         raise ArgumentError(f"design: {error}") from error
 
 
 def _new_regression(
-    players: int, n_samples: int, seed: int, design: str | None
+    players: int, seed: int, design: str | None, n_samples: int
 ) -> tuple[designs.Design, ShapleyRegression]:
     if design == _GROWING:
         plan = designs.growing_design(players, n_samples, seed)
@@ -403,13 +412,13 @@ def _new_regression(
 _kept_regression = lru_cache(maxsize=8)(_new_regression)
 
 
-def _kriging(players: int, n_samples: int, seed: int, design: str | None) -> Kriging:
+def _kriging(players: int, seed: int, design: str | None, n_samples: int) -> Kriging:
     make = _kept_kriging if n_samples**2 <= _NUMBERS_KEPT else _new_kriging
-    return make(players, n_samples, seed, design)
+    return make(players, seed, design, n_samples)
 
 
-def _new_kriging(players: int, n_samples: int, seed: int, design: str | None) -> Kriging:
-    return Kriging(_regression(players, n_samples, seed, design)[0])
+def _new_kriging(players: int, seed: int, design: str | None, n_samples: int) -> Kriging:
+    return Kriging(_regression(players, seed, design, n_samples)[0])
 
 
 _kept_kriging = lru_cache(maxsize=4)(_new_kriging)

@@ -197,7 +197,7 @@ def test_a_factorisation_that_fails_is_told(tier, products, monkeypatch):
     with pytest.warns(UserWarning, match="tier: a factorisation failed, .* fast tier"):
         found = KernelShap(products).explain(x, tier=tier, **options)
     assert found.tier == "fast"
-    plan, fit = kernel_shap._regression(12, 84, 11, design)
+    plan, fit = kernel_shap._regression(12, 11, design, 84)
     assert plan.name == "hadamard and leverage" and fit.determined
     torch.testing.assert_close(found.values.sum(1), products(x)[:, 0] - products(0 * x)[:, 0])
 
