@@ -383,24 +383,20 @@ class PerturbationAttribution(Attribution):
 
     def __init__(self, forward_func: Callable[..., Any], *, affine_prefix: bool = True):
         super().__init__(forward_func, affine_prefix=affine_prefix)
-        self._bytes_a_row: dict[object, int | None] = {}  # by shapes and dtypes of one row
-        self._work_a_row: dict[object, float] = {}  # likewise
+        self._work_a_row: dict[object, float] = {}  # by shapes and dtypes of one row
 
-    def _outputs_at_inputs(self, query: Query, limit: int | None = None) -> Tensor:
-        """f(x), [B, *C]; tells whether the model answers for the batch, and so comes first."""
-        model, x = query.model, query.inputs.tensors
+    def _outputs_at_inputs(self, query: Query, limit: int | None, to_come: int) -> Tensor:
+        """f(x), [B, *C]; tells whether the model answers for the batch, and so comes first.
+
+        Args:
+            query: the question.
+            limit: rows a call at most; None to choose for speed.
+            to_come: about how many rows of each example will be asked afterwards.
+        """
         at_least_two = None if limit is None else max(2, limit)  # or it would not be told
-        given = Given(x, query.inputs.batch)
-        is_one = query.inputs.batch == 1
-        outputs = engine.values(model, given, at_least_two, measure=not is_one)[0]
+        given = Given(query.inputs.tensors, query.inputs.batch)
+        outputs = engine.values(query.model, given, at_least_two, to_come=to_come)[0]
         check_numbers(outputs[None], 0)
-        if is_one and limit is None:
-            # Once for all calls, and so by another call: outputs with a record of the graph may
-            # differ by rounding, and those of the first call must be those of all others.
-            key = tuple((a.shape, a.dtype, a.device) for a in x)
-            if key not in self._bytes_a_row:
-                self._bytes_a_row[key] = engine.bytes_kept(model, x)
-            model.bytes_a_row = self._bytes_a_row[key]
         return outputs
 
     def _multiplications(self, query: Query) -> float:

@@ -108,10 +108,11 @@ def activations(
     watched: Watched,
     tensors: tuple[Tensor, ...],  # each [B, *F_i] or [1, *F_i]
     limit: int | None,
+    to_come: int,
 ) -> tuple[Model, tuple[Tensor, ...], Tensor]:
     """What the layers have for these rows, each [B, *S], and the chosen outputs, [B].
 
-    And the model that was called, which now knows what a row takes.
+    And the model that was called; it knows what a row costs if many repeats are to come.
     """
     called, batch = model.calling(watched, model.forward_args), model.batch
     whole: list[Tensor] = []
@@ -127,7 +128,7 @@ def activations(
         for of_all, t in zip(whole, parts, strict=True):
             of_all[examples] = t
 
-    engine.stream(called, Given(tensors, batch), keep, limit, measure=True)
+    engine.stream(called, Given(tensors, batch), keep, limit, to_come=to_come)
     *found, outputs = whole
     return called, tuple(found), outputs
 

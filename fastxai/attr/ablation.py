@@ -115,7 +115,7 @@ class FeatureAblation(PerturbationAttribution):
     ) -> tuple[Tensor, Tensor]:
         """f(x), [B, *C], and how much it falls in each repeat of the rows, [B, *C, R]."""
         limit = check_limit(perturbations_per_eval, query.inputs.batch)
-        outputs = self._outputs_at_inputs(query, limit)
+        outputs = self._outputs_at_inputs(query, limit, rows.repeats)
         if groups is not None:
             check_groups_for_batch(query, groups)
         changed = self._values_of(query, rows, limit, show_progress)
@@ -283,7 +283,7 @@ class FeaturePermutation(FeatureAblation):
                 f"{self.get_name()}: one example has none to be shuffled with; its attributions "
                 "are zero"
             )
-            outputs = self._outputs_at_inputs(query, check_limit(perturbations_per_eval, batch))
+            outputs = self._outputs_at_inputs(query, check_limit(perturbations_per_eval, batch), 0)
             nothing = outputs.new_zeros(*outputs.shape, groups.count)
             return Found(flatten_outputs(groups.spread(nothing), outputs), outputs)
         outputs, drops = self._drops(query, rows, perturbations_per_eval, show_progress, groups)

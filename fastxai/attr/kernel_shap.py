@@ -198,7 +198,8 @@ class KernelShap(PerturbationAttribution):
         if design is not None:
             regression(design, first)  # that it exists
 
-        full = self._outputs_at_inputs(query, limit)  # [P, *C]
+        to_come = budget.most * _background_rows(query)
+        full = self._outputs_at_inputs(query, limit, to_come)  # [P, *C]
         check_groups_for_batch(query, groups)
         tier_of = self._tier_of(query, m, full, tier)
         # A design that grows is for one tier: one that is worth its work also for most samples.

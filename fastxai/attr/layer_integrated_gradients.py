@@ -131,8 +131,8 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
         x, extra = query.inputs.tensors, query.model.forward_args
 
         with torch.inference_mode(False):
-            called, y, outputs = activations(query.model, watched, x, limit)
-            _, baseline, baseline_outputs = activations(called, watched, query.baselines, limit)
+            called, y, outputs = activations(query.model, watched, x, limit, n_steps)
+            _, baseline, baseline_outputs = activations(called, watched, query.baselines, limit, 0)
             for i, (a, b) in enumerate(zip(y, baseline, strict=True)):
                 layers.check_floating(watched.layer_of(i), [a])
                 layers.check_shape(watched.layer_of(i), b.shape, a.shape)

@@ -223,7 +223,7 @@ class LimeBase(PerturbationAttribution):
             batch,
         )
         check(answers == 1, "target", "one that leaves one number a sample", f"{answers} numbers")
-        outputs = self._outputs_at_inputs(query, limit) if detailed else None
+        outputs = self._outputs_at_inputs(query, limit, 0) if detailed else None
         if not isinstance(self.interpretable_model, LinearFit):
             return Found((self._represent(samples, samples.values[:, 0]),), outputs)
         coefficients = fit_rows(self.interpretable_model, *samples.in_float64())
@@ -446,7 +446,7 @@ class Lime(LimeBase):
             repr(n_samples),
         )
 
-        outputs = self._outputs_at_inputs(query, limit)  # [B, *C]
+        outputs = self._outputs_at_inputs(query, limit, budget.most)  # [B, *C]
         check_groups_for_batch(query, groups)
         start = _by_problem(outputs[None], query)[0]  # [P, C]
         title = self._title(show_progress)

@@ -114,7 +114,7 @@ class ShapleyValues(PerturbationAttribution):
         total = (inside + outside)[sizes].to(device)  # [2^M]
         absent = outside[sizes].to(device)  # [2^M]
 
-        outputs = self._outputs_at_inputs(query, limit)
+        outputs = self._outputs_at_inputs(query, limit, rows.repeats)
         check_groups_for_batch(query, groups)
         phi = torch.zeros(m, *_columns(outputs), dtype=torch.float64, device=device)
 
@@ -212,7 +212,7 @@ class ShapleyValueSampling(ShapleyValues):
         limit = check_limit(perturbations_per_eval, query.inputs.batch)
         seed = check_seed(seed)
 
-        full = self._outputs_at_inputs(query, limit)
+        full = self._outputs_at_inputs(query, limit, budget.most * groups.count)
         check_groups_for_batch(query, groups)
         empty = self._at_baselines(query, limit)
         wants_errors = detailed or budget.is_open

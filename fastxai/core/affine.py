@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from .. import ops
+from .footprint import is_watched
 
 T = TypeVar("T")
 
@@ -535,7 +536,7 @@ def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
         return NotImplemented
 
     def of_base(base: Tensor) -> Tensor:
-        if base.shape[0] > 1 or _is_watched() or base.any():
+        if base.shape[0] > 1 or is_watched() or base.any():
             return F.linear(base, weight, bias)
         zeros = base.new_zeros(*base.shape[:-1], len(weight))  # as the default baseline is
         return zeros if bias is None else zeros + bias
@@ -771,18 +772,13 @@ def may_follow(forward_func: Callable[..., Any], modules: list[torch.nn.Module])
         forward_func: the model.
         modules: its modules.
     """
-    if torch.overrides._len_torch_function_stack() or _is_watched():
+    if torch.overrides._len_torch_function_stack() or is_watched():
         return False
     if torch._C._functorch.maybe_current_level() is not None or torch.is_autocast_enabled():
         return False
     if torch.is_autocast_enabled("cpu"):
         return False
     return not any(map(_is_special, modules)) and not _is_compiled(forward_func)
-
-
-def _is_watched() -> bool:
-    """Whether something sees every operation: a tracer, to whom tensors have no values."""
-    return torch.utils._python_dispatch._len_torch_dispatch_stack() > 0
 
 
 def most_multiplications(modules: list[torch.nn.Module], inputs: tuple[Tensor, ...]) -> float:

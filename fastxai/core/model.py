@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .affine import Prefix, modules_of
+from .footprint import RowCost
 from .inputs import ArgumentError, check
 
 
@@ -166,7 +167,7 @@ class Model:
         whole_batch: whether the function answers for the batch as a whole (with a mean loss, say)
             rather than row by row: it must then see every example just once in each call, and its
             answer, of any shape, stands where the outputs of the rows would.
-        bytes_a_row: what a row makes the model keep for a backward pass; None if not known yet.
+        cost: of a row; None if not known yet.
         affine_prefix: whether the function is called with rows that stay affine; None if that is
             not known yet.
         runs: what became of the rows so far.
@@ -190,7 +191,7 @@ class Model:
         self.modules = modules_of(forward_func)
         self.mixes_rows = any(map(_uses_batch_statistics, self.modules))
         self.whole_batch = False
-        self.bytes_a_row: int | None = None
+        self.cost: RowCost | None = None
         self.prefix = prefix or Prefix()
         self.affine_prefix: bool | None = None
         self.runs: list[Run] = []

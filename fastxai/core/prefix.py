@@ -92,6 +92,11 @@ class Shortcut:
             for i, (base, delta) in enumerate(zip(self._bases, self._deltas, strict=True))
         )
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What the rows of the block at hand are made of."""
+        return [base.value for base in self._bases] + [d.value.values for d in self._deltas]
+
     def checked(self, output: Tensor) -> Tensor:
         """The model's output as plain rows, if it can be trusted."""
         return self.calls.check(output)

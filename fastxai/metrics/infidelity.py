@@ -94,7 +94,7 @@ def infidelity(
     forward_args = check_forward_args(additional_forward_args, differentiable=False)
     model = Model(forward_func, x.batch, target, forward_args)
 
-    at_inputs = scalars(engine.values(model, Given(x.tensors, x.batch), limit, measure=True)[0])
+    at_inputs = scalars(engine.values(model, Given(x.tensors, x.batch), limit, to_come=count)[0])
     exact = any(t.dtype == torch.float64 for t in (*values, at_inputs))
     forecast = at_inputs = at_inputs.double()  # [B]; later the forecast is of the rows at hand
     sums = at_inputs.new_zeros(3 if normalize else 1, x.batch)

@@ -83,7 +83,7 @@ def sensitivity_max(
     if x.batch == 0:
         return _wide(x.tensors[0]).new_zeros(0)
     once = Perturbed(x.tensors, 1, lambda repeats: tuple(t.clone() for t in x.tensors))
-    expected = _wide(engine.values(model, once, limit)[0])  # [B, E]
+    expected = _wide(engine.values(model, once, limit, to_come=count)[0])  # [B, E]
     size = torch.linalg.vector_norm(expected, order, dim=1)  # [B]
     size = torch.where(size == 0, 1, size)
     worst = torch.zeros_like(size)

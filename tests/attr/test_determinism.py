@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fastxai import attr
-from fastxai.core import engine, prefix
+from fastxai.core import blocks, prefix
 from fastxai.ops import native
 
 from ..models import Exact
@@ -170,7 +170,7 @@ def test_blocks_of_any_size(name, size, monkeypatch):
     known = signature(ALL[name][0].attribute).parameters
     limits = {argument: size for argument in LIMITS if argument in known}
     assert_same(name, ask(name, x, target, **limits), expected)
-    monkeypatch.setattr(engine, "_rows_in_call", lambda model, rows: size)
+    monkeypatch.setattr(blocks, "rows_a_call", lambda row_bytes, device: size)
     assert_same(name, ask(name, x, target), expected)
 
 
