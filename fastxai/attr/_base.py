@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MOST_IDS = 10_000_000
+# Multiplications for each number of a row that a function outside torch is taken to do.
+_GUESSED_WORK = 3000
 _QUESTION = ("inputs", "baselines", "target", "additional_forward_args", "background")
 
 
@@ -400,14 +402,16 @@ class PerturbationAttribution(Attribution):
         return outputs
 
     def _multiplications(self, query: Query) -> float:
-        """The model's for one row, found out once; infinite if they cannot be counted."""
+        """The model's for one row, counted once; a guess by the row's size where it cannot be."""
         model, x = query.model, query.inputs.tensors
-        if not model.modules or model.whole_batch or model.mixes_rows:
-            return math.inf
+        guess = _GUESSED_WORK * sum(a.shape[1:].numel() for a in x)
+        is_opaque = model.cost is not None and model.cost.is_opaque
+        if is_opaque or model.whole_batch or model.mixes_rows or query.inputs.batch == 0:
+            return guess
         key = tuple((a.shape[1:], a.dtype, a.device) for a in x)
         if key not in self._work_a_row:
             self._work_a_row[key] = engine.multiplications(model, x)
-        return self._work_a_row[key]
+        return self._work_a_row[key] or guess
 
     @staticmethod
     def _outputs(query: Query, tensors: tuple[Tensor, ...]) -> Tensor:

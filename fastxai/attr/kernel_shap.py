@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -253,8 +254,9 @@ class KernelShap(PerturbationAttribution):
             return best_tier(players, n, outputs, n * backgrounds, work, full.device)
 
         def tier_of(n: int) -> str:
-            # At most so much work is quickly known, and all there is to know of a small model.
-            if best(n, most_multiplications(query.model.modules, query.inputs.tensors)) == "fast":
+            # At most so much work is quickly known, and all there is to know of a small module.
+            most = most_multiplications(query.model.modules, query.inputs.tensors)
+            if math.isfinite(most) and best(n, most) == "fast":
                 return "fast"
             return best(n, self._multiplications(query))
 
@@ -454,6 +456,9 @@ def _mean_over_background(
     """What these repeats give of the mean over K, [n, b, C], for a slice of the coalitions."""
     if k == 1:
         return values, repeats
+    if repeats.start % k == 0 and repeats.stop % k == 0:
+        sums = values.unflatten(0, (-1, k)).sum(1, dtype=torch.float64)
+        return sums.div_(k), slice(repeats.start // k, repeats.stop // k)
     first, last = repeats.start // k, (repeats.stop - 1) // k + 1
     coalition = torch.arange(repeats.start, repeats.stop, device=values.device) // k - first
     sums = torch.zeros(last - first, *values.shape[1:], dtype=torch.float64, device=values.device)

@@ -15,13 +15,15 @@ from .rows import Given, Rows, is_affine
 # How many rows to give to the model at once. A call costs a fixed time a, and cache pressure costs
 # a time c·n·b a row for n rows for which the model writes b bytes each. a/n + c·n·b is least
 # at n = √(a / (c·b)): measured, the best n follows √(K / b) from a tabular MLP (1.2 kB, 2,500 rows)
-# to a ResNet-18 (40 MB, 10 rows) with one K, and is flat around it.
+# to a ResNet-18 (40 MB, 10 rows) with one K, and is flat around it. Without gradients what one
+# layer writes is soon overwritten, and K is larger.
 _K = {"cpu": 6.3e9, "cuda": 1.5e12}  # bytes·rows²; cuda: not tuned yet
+_K_FORWARD = {"cpu": 1e11, "cuda": 1.5e12}
 _MOST_WRITTEN = 400_000_000  # bytes, on a CPU
 # Where rows are matrices enough for themselves (sequences of 128 words, 6 MB each) there is nothing
 # to win by more of them than caches hold: 8 at a time are no slower than 25, in half the memory.
-_CACHED = 48_000_000  # bytes, on a CPU, unless these are of fewer rows than
-_FEW = 8
+_CACHED, _CACHED_FORWARD = 48_000_000, 24_000_000  # bytes, on a CPU, unless they are of fewer than
+_FEW = 8  # rows
 _REPEATS = 64  # in a block at least, where there are so many
 _FREED = 31 << 20  # bytes; glibc learns from what it frees below 32 MiB
 # Before a block has shown what a row costs, assume this many times its input, less for flat rows
@@ -83,11 +85,20 @@ class Blocks:
             return rows.batch
         cost = model.cost
         if cost is None or (cost.is_opaque and not self._forward_only):
-            return _guess(rows)
+            return self._guess
         if cost.is_opaque:
             return max(2, _OPAQUE // max(1, rows.row_bytes))
         made = 0 if model.affine_prefix else rows.row_bytes
-        return rows_a_call(made + cost.bytes_written, rows.device)
+        return rows_a_call(made + cost.bytes_written, rows.device, self._forward_only)
+
+    @property
+    def _guess(self) -> int:
+        """Rows of a call of a model of which nothing is known."""
+        rows = self._rows
+        expansion, most = _FIRST_CALL[_kind(rows)]
+        guess = rows_a_call(expansion * rows.row_bytes, rows.device, self._forward_only)
+        # A single row's output does not tell whether the model answers for rows or for the batch.
+        return max(2, min(most, guess))
 
     def give_one_repeat(self) -> bool:
         """From here on every block is all examples once; False if the first one was so already."""
@@ -114,7 +125,7 @@ class Blocks:
         together = rows.together or model.whole_batch or self._one_repeat
         size = self.size
         learn = limit is None and model.cost is None
-        learn = learn and self._later > _WORTH_LEARNING * _guess(rows)
+        learn = learn and self._later > _WORTH_LEARNING * self._guess
         grain, wide = (rows.grain, rows.mixed == 1) if is_affine(rows) else (1, False)
         # What is summed over repeats is read and written once a block: better few examples at a
         # time than few repeats. A limit of the user's is for calls of all examples, as in Captum.
@@ -164,15 +175,16 @@ def even_share(count: int, size: int) -> int:
     return math.ceil(count / parts)
 
 
-def rows_a_call(row_bytes: int, device: torch.device) -> int:
+def rows_a_call(row_bytes: int, device: torch.device, forward_only: bool) -> int:
     """How many rows a call had better have for which so many bytes are written each."""
     row_bytes = max(1, row_bytes)
-    rows = math.isqrt(int(_K.get(device.type, _K["cuda"])) // row_bytes)
+    k, cached = (_K_FORWARD, _CACHED_FORWARD) if forward_only else (_K, _CACHED)
+    rows = math.isqrt(int(k.get(device.type, k["cuda"])) // row_bytes)
     if device.type == "cuda":
         most = torch.cuda.get_device_properties(device).total_memory // 8
     else:
         most = _MOST_WRITTEN
-        rows = min(rows, max(_FEW, _CACHED // row_bytes))
+        rows = min(rows, max(_FEW, cached // row_bytes))
     return max(1, min(rows, most // row_bytes))
 
 
@@ -184,14 +196,6 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and (
         "can't allocate memory" in text or "ALLOC_FAILED" in text or "out of memory" in text
     )
-
-
-def _guess(rows: Rows) -> int:
-    """Rows of a call of a model of which nothing is known."""
-    expansion, most = _FIRST_CALL[_kind(rows)]
-    guess = rows_a_call(expansion * rows.row_bytes, rows.device)
-    # A single row's output does not tell whether the model answers for rows or for the batch.
-    return max(2, min(most, guess))
 
 
 def _fits_whole(rows: Rows) -> bool:

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .. import ops
 from .blocks import Blocks, is_out_of_memory
 from .footprint import Footprint
+from .inputs import ArgumentError
 from .model import Model, NotRowByRow, Run, scalars
 from .prefix import Shortcut
 from .progress import Bar, bar
@@ -121,19 +122,23 @@ def stream(
         progress: what the progress bar is about, or the bar; None for no bar.
         to_come: how many repeats will be asked afterwards: for many it is learnt what a row costs.
     """
-    answered = False
+    asking = answered = False  # whether the model is at work, and whether it ever gave an answer
     blocks = Blocks(model, rows, limit, to_come, forward_only=True)
     shortcut = Shortcut(model, rows, blocks.size)
 
     def call(repeats: slice, examples: slice, learn: bool) -> Tensor | None:
+        nonlocal asking
         affine = shortcut.block(repeats, examples)
         if affine is not None:
             with shortcut:
                 return shortcut.checked(model(affine, length(repeats), examples))
             return None
         block, r = rows.block(repeats, examples), length(repeats)
+        asking = True
         asked = partial(model, block, r, examples)
-        return _followed(asked, model, block, r * length(examples), learn)
+        result = _followed(asked, model, block, r * length(examples), learn)
+        asking = False
+        return result
 
     def run(repeats: slice, examples: slice, learn: bool) -> bool:
         nonlocal answered
@@ -159,7 +164,10 @@ def stream(
                 model.take_for_whole_batch(error)
             except Exception as error:
                 # It may want the whole batch, having something of as many rows beside it.
-                if answered or is_out_of_memory(error) or not blocks.give_one_repeat():
+                is_its_own = asking and not isinstance(error, ArgumentError)
+                if answered or not is_its_own or is_out_of_memory(error):
+                    raise
+                if not blocks.give_one_repeat():
                     raise
 
 
@@ -305,7 +313,7 @@ def gradients(
 def multiplications(model: Model, inputs: tuple[Tensor, ...]) -> int:  # each [B, *F_i]
     """Those of the model for one row, in its matrix products and convolutions."""
     one = slice(0, 1)
-    rows = tuple(part(x, one) for x in inputs)
+    rows = tuple(x[one].clone() for x in inputs)  # the model may write to them
     with torch.no_grad(), model.statistics_kept(), FlopCounterMode(display=False) as counter:
         model(rows, 1, one)
     return int(counter.get_total_flops()) // 2

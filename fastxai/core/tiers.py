@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -13,8 +12,6 @@ TIERS = ("fast", "shared", "accurate")
 
 _WORTH = 0.1  # A fit may take so much of the model's work.
 _ACCURATE_UP_TO = 800  # samples
-# What a function is taken to do for a row if that cannot be counted: half a millisecond of a core.
-_UNKNOWN = 1e7
 _ON_GPU = 100  # The fits are done on the CPU: so many times as slow.
 
 
@@ -40,13 +37,13 @@ def best_tier(
         n_samples: coalitions.
         outputs: of the model for each row.
         rows: of the model for all coalitions.
-        work_a_row: the model's multiplications for a row; infinite if they cannot be counted.
+        work_a_row: the model's multiplications for a row.
         device: where the model is.
     """
     if n_samples < 2 * players + 6 or n_samples >> players:
         return "fast"
     slower = 1 if device.type == "cpu" else _ON_GPU
-    most = _WORTH * rows * (_UNKNOWN if math.isinf(work_a_row) else work_a_row) / slower
+    most = _WORTH * rows * work_a_row / slower
     # Measured, see benchmarks/bench_kriging.py, as multiplications of a model in the same time.
     pairs = n_samples // 2
     factorisation = 25.0 * pairs**3

@@ -170,7 +170,7 @@ def test_blocks_of_any_size(name, size, monkeypatch):
     known = signature(ALL[name][0].attribute).parameters
     limits = {argument: size for argument in LIMITS if argument in known}
     assert_same(name, ask(name, x, target, **limits), expected)
-    monkeypatch.setattr(blocks, "rows_a_call", lambda row_bytes, device: size)
+    monkeypatch.setattr(blocks, "rows_a_call", lambda row_bytes, device, forward_only: size)
     assert_same(name, ask(name, x, target), expected)
 
 

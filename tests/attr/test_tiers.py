@@ -109,7 +109,7 @@ class TestDefault:
         )
         same = KernelShap(products).explain(randn(1, 12), target=0, n_samples=84, seed=1)
         assert torch.equal(fast.values, same.values)
-        assert sum(products.log) == 3 * (84 + 1)  # and a row to find out what blocks fit
+        assert sum(products.log) == 3 * 84
 
     def test_a_large_model_is_asked_about_its_work_once(self):
         model = Products(work=4000).eval()
@@ -118,12 +118,23 @@ class TestDefault:
         assert [f.tier for f in found] == ["accurate"] * 2
         assert sum(model.log) == 2 * 2 * 60 + 1
 
-    def test_a_function_is_taken_to_be_dear(self, products):
+    @pytest.mark.parametrize(("work", "tier"), [(0, "fast"), (4000, "accurate")])
+    def test_a_function_is_counted_like_the_module_that_it_calls(self, work, tier):
+        model, log = Products(work=work).eval(), []
         x, options = randn(2, 12), {"n_samples": 84, "seed": 1}
-        found = KernelShap(lambda x: products(x)[:, 0]).explain(x, **options)
-        assert found.tier == "accurate"
-        same = KernelShap(products).attribute(x, target=0, tier="accurate", **options)
-        torch.testing.assert_close(found.values, same)
+        function = KernelShap(lambda x: log.append(len(x)) or model(x)[:, 0])
+        found = [function.explain(x, **options) for _ in range(2)]
+        assert [f.tier for f in found] == [tier] * 2
+        assert sum(log) == 2 * 2 * 84 + 1  # a row to count
+        same = KernelShap(model).attribute(x, target=0, tier=tier, **options)
+        torch.testing.assert_close(found[0].values, same)
+
+    @pytest.mark.parametrize(("each", "tier"), [(1, "fast"), (2000, "accurate")])
+    def test_what_leaves_torch_is_judged_by_the_size_of_its_rows(self, each, tier):
+        x = randn(1, 12 * each)
+        options = {"n_samples": 84, "feature_mask": torch.arange(12 * each)[None] // each}
+        found = KernelShap(lambda x: torch.from_numpy(x.numpy()[:, 0])).explain(x, **options)
+        assert found.tier == tier
 
     @pytest.mark.parametrize("n_samples", [12, 29, 4096])
     def test_too_few_and_all_coalitions_are_for_the_regression(self, n_samples, products):

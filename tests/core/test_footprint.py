@@ -189,7 +189,8 @@ def rows(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("name", MANY)
 def test_frozen_weights_are_cut_alike(name, monkeypatch):
     # Small models in small blocks, so that many are needed and their size is worth learning.
-    monkeypatch.setitem(blocks._K, "cpu", 4e5)
+    for k in (blocks._K, blocks._K_FORWARD):
+        monkeypatch.setitem(k, "cpu", 4e5)
     make, ask = MANY[name]
     expected = calls(make(), ask)
     assert max(map(len, expected)) > 1
@@ -228,7 +229,7 @@ def test_a_score_of_the_batch_gets_the_whole_batch(batch, monkeypatch):
     assert set(sizes) == {batch} and len(sizes) <= 7
     # Where the inputs do not seem to fit, whatever fails for a part of them is given all.
     monkeypatch.setattr(blocks, "_MOST_WHOLE", 1)
-    monkeypatch.setitem(blocks._K, "cpu", 4e3)
+    monkeypatch.setitem(blocks._K_FORWARD, "cpu", 4e3)
     torch.testing.assert_close(FeatureAblation(score).attribute(x), found)
 
 
