@@ -74,7 +74,10 @@ def compare(
 
 @pytest.mark.parametrize(
     ("name", "batch", "captum_adds_up"),
-    [(MLP, 32, True), (RESNET, 1, False), (TRANSFORMER, 8, False)],
+    [
+        *((MLP, 32, True), (models.trainable(MLP), 32, True)),
+        *((RESNET, 1, False), (TRANSFORMER, 8, False)),
+    ],
 )
 @pytest.mark.benchmark(group="DeepLift: time")
 def test_deep_lift(
@@ -92,31 +95,33 @@ def test_deep_lift(
     )
 
 
+@pytest.mark.parametrize("name", [MLP, models.trainable(MLP)])
 @pytest.mark.benchmark(group="DeepLiftShap: time")
-def test_deep_lift_shap(benchmark: BenchmarkFixture) -> None:
-    model, inputs, target = models.load(MLP, 32)
+def test_deep_lift_shap(benchmark: BenchmarkFixture, name: str) -> None:
+    model, inputs, target = models.load(name, 32)
     baselines = 0.1 * inputs[:BASELINES].flip(1)
     ours = fastxai.DeepLiftShap(model)
     pairs = torch.cat([inputs.repeat_interleave(BASELINES, 0), baselines.repeat(len(inputs), 1)])
     compare(
         benchmark,
-        f"{MLP}, batch {len(inputs)}, {BASELINES} baselines",
+        f"{name}, batch {len(inputs)}, {BASELINES} baselines",
         bare(model, pairs, target.repeat(2 * BASELINES)),
         captum("DeepLiftShap", model, inputs, baselines, target=target),
         lambda: ours.attribute(inputs, baselines, target=target),
     )
 
 
+@pytest.mark.parametrize("name", [RESNET, models.trainable(RESNET)])
 @pytest.mark.benchmark(group="GuidedBackprop: time")
-def test_guided_backprop(benchmark: BenchmarkFixture) -> None:
-    model, inputs, target = models.load(RESNET, 1)
+def test_guided_backprop(benchmark: BenchmarkFixture, name: str) -> None:
+    model, inputs, target = models.load(name, 1)
     for module in model.modules():  # Captum needs a ReLU of its own for each use
         if isinstance(module, models.BasicBlock):
             module.relu = nn.ReLU()
     ours = fastxai.GuidedBackprop(model)
     compare(
         benchmark,
-        f"{RESNET}, batch 1",
+        f"{name}, batch 1",
         bare(model, inputs, target),
         captum("GuidedBackprop", model, inputs, target=target),
         lambda: ours.attribute(inputs, target=target),

@@ -33,7 +33,7 @@ def tolerance(name: str) -> float:
 @pytest.mark.parametrize(
     ("name", "batch"),
     [
-        *((MLP, 32), (MLP, 1), (WIDE, 8), (WIDE, 1)),
+        *((MLP, 32), (models.trainable(MLP), 32), (MLP, 1), (WIDE, 8), (WIDE, 1)),
         *((RESNET, 1), (TRANSFORMER, 8), (TABULAR, 1), (TABULAR, 256)),
     ],
 )

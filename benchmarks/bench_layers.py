@@ -23,10 +23,10 @@ N_STEPS = 50
 RESNET = "ResNet-18 224²"
 
 
-@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize(("batch", "frozen"), [(1, True), (1, False), (4, True)])
 @pytest.mark.benchmark(group="Layer Integrated Gradients: time")
-def test_words(benchmark: BenchmarkFixture, batch: int) -> None:
-    model, ids, target = models.load_text(batch)
+def test_words(benchmark: BenchmarkFixture, batch: int, frozen: bool) -> None:
+    model, ids, target = models.load_text(batch, frozen=frozen)
     with torch.no_grad():
         y, baseline = model.embedding(ids), model.embedding(torch.zeros_like(ids[:1]))
     bare = Bare(lambda x: model.on_embeddings(x + baseline), y - baseline, target, N_STEPS)
@@ -53,24 +53,28 @@ def test_words(benchmark: BenchmarkFixture, batch: int) -> None:
     record(
         benchmark,
         competitors,
-        case=f"4-layer encoder, 128 words, batch {batch}",
+        case=f"4-layer encoder{'' if frozen else models.trainable('')}, 128 words, batch {batch}",
         target=fastxai_name(),
         reference="bare",
         tolerance=1e-5,
     )
 
 
-@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize(
+    ("name", "batch"), [(RESNET, 1), (models.trainable(RESNET), 1), (RESNET, 8)]
+)
 @pytest.mark.benchmark(group="Grad-CAM: time")
-def test_grad_cam(benchmark: BenchmarkFixture, batch: int) -> None:
-    model, images, target = models.load(RESNET, batch)
+def test_grad_cam(benchmark: BenchmarkFixture, name: str, batch: int) -> None:
+    model, images, target = models.load(name, batch)
     layer = model[4][1].conv2
 
     stages = torch.nn.Sequential(*model)
 
     def bare() -> None:
-        y = stages[:5](images)
-        stages[5:](y).gather(1, target[:, None]).sum().backward(inputs=[y])
+        with torch.no_grad():
+            y = stages[:5](images)
+        y.requires_grad_()
+        torch.autograd.grad(stages[5:](y).gather(1, target[:, None]).sum(), y)
 
     competitors = [Competitor("bare", bare)]
     if find_spec("captum"):
@@ -85,7 +89,7 @@ def test_grad_cam(benchmark: BenchmarkFixture, batch: int) -> None:
     record(
         benchmark,
         competitors,
-        case=f"{RESNET}, batch {batch}",
+        case=f"{name}, batch {batch}",
         target="fastxai",
         reference="bare",
         tolerance=1e-5,

@@ -50,10 +50,11 @@ def competitors(
     return found + with_and_without_kernels(lambda: measure("fastxai", None))
 
 
+@pytest.mark.parametrize("name", [MLP, models.trainable(MLP)])
 @pytest.mark.parametrize("samples", [100])
 @pytest.mark.benchmark(group="Infidelity: time")
-def test_infidelity(benchmark: BenchmarkFixture, samples: int) -> None:
-    model, inputs, target = models.load(MLP, BATCH)
+def test_infidelity(benchmark: BenchmarkFixture, name: str, samples: int) -> None:
+    model, inputs, target = models.load(name, BATCH)
     values = fastxai.InputXGradient(model).attribute(inputs, target)
 
     @torch.no_grad()
@@ -75,17 +76,18 @@ def test_infidelity(benchmark: BenchmarkFixture, samples: int) -> None:
     record(
         benchmark,
         competitors(bare, measure, samples),
-        case=f"{MLP}, batch {BATCH}, {samples} samples",
+        case=f"{name}, batch {BATCH}, {samples} samples",
         target=fastxai_name(),
         reference="bare",
         tolerance=1e-4,
     )
 
 
+@pytest.mark.parametrize("name", [MLP, models.trainable(MLP)])
 @pytest.mark.parametrize("samples", [10])
 @pytest.mark.benchmark(group="Maximum sensitivity of Saliency: time")
-def test_sensitivity_max(benchmark: BenchmarkFixture, samples: int) -> None:
-    model, inputs, target = models.load(MLP, BATCH)
+def test_sensitivity_max(benchmark: BenchmarkFixture, name: str, samples: int) -> None:
+    model, inputs, target = models.load(name, BATCH)
     explain = fastxai.Saliency(model).attribute
 
     def bare(chunk: int) -> None:
@@ -107,7 +109,7 @@ def test_sensitivity_max(benchmark: BenchmarkFixture, samples: int) -> None:
     record(
         benchmark,
         competitors(bare, measure, samples),
-        case=f"{MLP}, batch {BATCH}, {samples} samples",
+        case=f"{name}, batch {BATCH}, {samples} samples",
         target=fastxai_name(),
         reference="bare",
         tolerance=1e-4,

@@ -22,7 +22,7 @@ import fastxai
 
 N_SAMPLES, N_BASELINES = 50, 10
 MLP, RESNET, TRANSFORMER, TABULAR, _ = models.MODELS
-CASES = [(MLP, 32), (MLP, 1), (TRANSFORMER, 8), (TABULAR, 256)]
+CASES = [(MLP, 32), (models.trainable(MLP), 32), (MLP, 1), (TRANSFORMER, 8), (TABULAR, 256)]
 STDEVS = {"no noise": 0.0, "noise": 0.1}
 
 

@@ -1,4 +1,4 @@
-"""KernelShap, Lime, ablation and Shapley sampling against the model's own time, Captum and shap.
+"""KernelShap, Lime, ablation and Shapley sampling against the model's own time and Captum.
 
 Ratios are to "bare": forward passes over the same number of rows, nothing else, in the chunk that
 was fastest when searched. "Captum tuned" is Captum with the fastest ``perturbations_per_eval``;
@@ -13,7 +13,7 @@ import memory
 import models
 import pytest
 import torch
-from competitors import bare_forward, fastxai_name, perturbation, with_and_without_kernels
+from competitors import fastxai_name, perturbation
 from interleave import Competitor, record
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
@@ -45,6 +45,9 @@ ON_MLP: dict[tuple[str, str], tuple[int, bool, dict[str, object]]] = {
     (MLP, "Lime"): (1000, False, {"n_samples": 1000, "feature_mask": TILES}),
     (MLP, "FeatureAblation"): (785, True, {}),
     (MLP, "ShapleyValueSampling"): (25 * 48 + 2, False, {"n_samples": 25, "feature_mask": TILES}),
+    (models.trainable(MLP), "KernelShap"): (
+        *(1000, False, {"n_samples": 1000, "feature_mask": TILES}),
+    ),
     (WIDE, "KernelShap"): (1000, False, {"n_samples": 1000, "feature_mask": HUNDREDS}),
     (WIDE, "FeatureAblation"): (101, True, {"feature_mask": HUNDREDS}),
 }
@@ -94,13 +97,18 @@ def test_mlp(benchmark: BenchmarkFixture, name: str, method: str, device: str) -
     )
 
 
-@pytest.mark.parametrize(("batch", "with_captum"), [(1000, False), (1, True)])
+@pytest.mark.parametrize(
+    ("name", "batch", "with_captum"),
+    [(TABULAR, 1000, False), (TABULAR, 1, True), (models.trainable(TABULAR), 1, True)],
+)
 @pytest.mark.parametrize("device", ["cpu", CUDA])
 @pytest.mark.benchmark(group="KernelShap on a tabular MLP 30-64-64-2, 512 samples: time")
-def test_tabular(benchmark: BenchmarkFixture, batch: int, with_captum: bool, device: str) -> None:
+def test_tabular(
+    benchmark: BenchmarkFixture, name: str, batch: int, with_captum: bool, device: str
+) -> None:
     import captum.attr
 
-    model, inputs, target = load(TABULAR, batch, device)
+    model, inputs, target = load(name, batch, device)
     ours, theirs = fastxai.attr.KernelShap(model), captum.attr.KernelShap(model)
 
     def explain(chunk: int) -> Tensor:
@@ -117,50 +125,10 @@ def test_tabular(benchmark: BenchmarkFixture, batch: int, with_captum: bool, dev
             CHUNKS,
             same_numbers=False,
         ),
-        case=case(f"batch {batch}", device),
+        case=case(f"{name}, batch {batch}", device),
         target=fastxai_name(),
         reference="bare",
         tolerance=1e-4,
-    )
-
-
-@pytest.mark.benchmark(
-    group="KernelShap on 10 rows of a tabular MLP, 100 background rows, 2108 samples: time"
-)
-def test_background(benchmark: BenchmarkFixture) -> None:
-    import shap
-
-    model, inputs, target = models.load(TABULAR, 10)
-    background = torch.randn(100, 30, generator=torch.Generator().manual_seed(1))
-    rows = 2108 * 100 * 10
-    run = bare_forward(model, inputs, rows)
-    ours = fastxai.attr.KernelShap(model)
-
-    @torch.no_grad()
-    def predict(x: object) -> object:
-        return model(torch.as_tensor(x, dtype=torch.float32)).numpy()
-
-    theirs = shap.KernelExplainer(predict, background.numpy())
-
-    def explain() -> Tensor:
-        return ours.attribute(inputs, target=target, background=background, n_samples=2108, seed=0)
-
-    def explain_theirs() -> Tensor:
-        values = theirs.shap_values(inputs.numpy(), nsamples=2108, l1_reg=False, silent=True)
-        values = torch.as_tensor(values, dtype=torch.float32)  # [B, F, C]
-        return values[torch.arange(len(inputs)), :, target]
-
-    record(
-        benchmark,
-        [
-            Competitor("bare, one huge batch", lambda: run(rows)),
-            Competitor("shap.KernelExplainer", explain_theirs),
-            *with_and_without_kernels(explain),
-        ],
-        case="all rows",
-        target=fastxai_name(),
-        reference="bare, one huge batch",
-        tolerance=1e-1,  # two samples of the same least squares problem
     )
 
 
@@ -177,11 +145,14 @@ ON_RESNET: dict[str, tuple[int, Callable[[], dict[str, object]]]] = {
 }
 
 
-@pytest.mark.parametrize("method", ON_RESNET)
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [*((RESNET, method) for method in ON_RESNET), (models.trainable(RESNET), "Occlusion")],
+)
 @pytest.mark.parametrize("device", ["cpu", CUDA])
 @pytest.mark.benchmark(group="Perturbation methods on one image, ResNet-18 224²: time")
-def test_resnet(benchmark: BenchmarkFixture, method: str, device: str) -> None:
-    model, inputs, target = load(RESNET, 1, device)
+def test_resnet(benchmark: BenchmarkFixture, name: str, method: str, device: str) -> None:
+    model, inputs, target = load(name, 1, device)
     rows, make = ON_RESNET[method]
     options = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in make().items()}
     ours = getattr(fastxai.attr, method)(model)
@@ -195,7 +166,7 @@ def test_resnet(benchmark: BenchmarkFixture, method: str, device: str) -> None:
             lambda: ours.attribute(inputs, target=target, **options, **seed),
             parts=(12, 25),
         ),
-        case=case(f"{method}, {rows} rows", device),
+        case=case(f"{method}, {rows} rows, {name}", device),
         target=fastxai_name(),
         reference="bare",
         tolerance=1e-2,

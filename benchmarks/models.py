@@ -1,4 +1,7 @@
-"""Models the benchmarks explain: seeded, untrained, in eval mode; and inputs for each."""
+"""Models the benchmarks explain: seeded, untrained, in eval mode; and inputs for each.
+
+Their weights are frozen, as in production, but for one case of each table.
+"""
 
 from __future__ import annotations
 
@@ -99,6 +102,14 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
+_TRAINABLE = ", weights require grad"
+
+
+def trainable(name: str) -> str:
+    """The name for :func:`load` of the same model with weights that require gradients."""
+    return name + _TRAINABLE
+
+
 def tiles(size: int, tile: int) -> Tensor:
     """Ids of the square tiles of a square image, [size, size]."""
     at = torch.arange(size) // tile
@@ -107,20 +118,22 @@ def tiles(size: int, tile: int) -> Tensor:
 
 def load(name: str, batch: int, device: str = "cpu") -> tuple[nn.Module, Tensor, Tensor]:
     """Returns the model, normally distributed inputs [batch, *F] and predicted classes [batch]."""
-    build, features = MODELS[name]
+    build, features = MODELS[name.removesuffix(_TRAINABLE)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = build().eval().to(device)
+        model = build().eval().to(device).requires_grad_(name.endswith(_TRAINABLE))
         inputs = torch.randn(batch, *features).to(device)
     with torch.no_grad():
         return model, inputs, model(inputs).argmax(1)
 
 
-def load_text(batch: int, tokens: int = 128) -> tuple[TextEncoder, Tensor, Tensor]:
+def load_text(
+    batch: int, tokens: int = 128, frozen: bool = True
+) -> tuple[TextEncoder, Tensor, Tensor]:
     """Returns the model, random ids [batch, tokens] and predicted classes [batch]."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = TextEncoder(tokens=tokens).eval()
+        model = TextEncoder(tokens=tokens).eval().requires_grad_(not frozen)
         ids = torch.randint(1, 5000, (batch, tokens))
     with torch.no_grad():
         return model, ids, model(ids).argmax(1)

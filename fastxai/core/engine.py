@@ -311,11 +311,17 @@ def gradients(
 
 
 def multiplications(model: Model, inputs: tuple[Tensor, ...]) -> int:  # each [B, *F_i]
-    """Those of the model for one row, in its matrix products and convolutions."""
+    """Those of the model for one row, in its matrix products and convolutions.
+
+    Zero if there are none, or the model does not take a single row.
+    """
     one = slice(0, 1)
     rows = tuple(x[one].clone() for x in inputs)  # the model may write to them
     with torch.no_grad(), model.statistics_kept(), FlopCounterMode(display=False) as counter:
-        model(rows, 1, one)
+        try:
+            model(rows, 1, one)
+        except Exception:
+            return 0
     return int(counter.get_total_flops()) // 2
 
 
