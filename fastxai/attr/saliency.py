@@ -21,7 +21,7 @@ class OfGradient(GradientAttribution):
         return tuple(self.of_gradient(g, x, **options) for g, x in pairs)
 
     def of_gradient(self, gradient: Tensor, x: Tensor, **options: Any) -> Tensor:
-        """The attributions, in the gradient's place; ``options`` are those of ``attribute``."""
+        """The attributions; writes to neither. ``options`` are those of ``attribute``."""
         raise NotImplementedError
 
 
@@ -57,7 +57,7 @@ class Saliency(OfGradient):
         return query.inputs.pack(self._values(query, abs=abs))
 
     def of_gradient(self, gradient: Tensor, x: Tensor, abs: bool) -> Tensor:  # type: ignore[override]
-        return gradient.abs_() if abs else gradient
+        return gradient.abs() if abs else gradient
 
 
 class InputXGradient(OfGradient):
@@ -87,7 +87,7 @@ class InputXGradient(OfGradient):
         return query.inputs.pack(self._values(query))
 
     def of_gradient(self, gradient: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
-        return gradient.mul_(x)
+        return gradient * x
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -97,6 +97,10 @@ class InputXGradient(OfGradient):
 def gradient(query: Query) -> tuple[Tensor, ...]:
     """∂F/∂x at the inputs, each [B, *F_i], in the inputs' dtypes."""
     x = query.inputs.tensors
-    once = torch.ones(1, dtype=torch.float64)
-    sums = engine.gradient_sum(query.model, Given(x, query.inputs.batch), once)
-    return tuple(g.to(a.dtype) for g, a in zip(sums, x, strict=True))
+    found = engine.gradient_sum(query.model, Given(x, query.inputs.batch), _copied)
+    return tuple(g.to(a.dtype) for g, a in zip(found, x, strict=True))
+
+
+def _copied(_: list[Tensor], found: engine.Gradients) -> list[Tensor]:
+    # Gradients for several inputs may be one tensor, and may be expanded.
+    return [each[0].clone(memory_format=torch.contiguous_format) for each in found.each]

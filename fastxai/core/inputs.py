@@ -115,8 +115,10 @@ def check_inputs(inputs: TensorOrTuple, differentiable: bool, floating: bool = T
                 x.dtype,
             )
             check_not_inference(x, name)
-        _warn_unless_finite(x, name)
-    return Inputs(tuple(x.detach() for x in tensors), in_tuple)
+    detached = tuple(x.detach() for x in tensors)
+    for i, x in enumerate(detached):
+        _warn_unless_finite(x, name_of("inputs", i, in_tuple))
+    return Inputs(detached, in_tuple)
 
 
 def check_baselines(baselines: Any, inputs: Inputs) -> tuple[Tensor, ...]:
@@ -386,7 +388,7 @@ def _warn_unless_finite(tensor: Tensor, name: str) -> None:
     # Only where looking is free: on an accelerator it would make every call wait for the device.
     if tensor.device.type != "cpu" or not tensor.is_floating_point() or tensor.is_inference():
         return
-    if math.isfinite(tensor.detach().sum()):  # one cheap pass; one that overflows looks again
+    if math.isfinite(tensor.sum()):  # one cheap pass; one that overflows looks again
         return
     bad = ~torch.isfinite(tensor.reshape(tensor.shape[0], -1))
     rows = bad.any(1).nonzero().flatten().tolist()

@@ -52,16 +52,33 @@ def _itself(method: Any) -> Any:
 
 
 @contextmanager
-def _watched(layers: Sequence[nn.Module], name: str, watchers: Sequence[Watcher]) -> Iterator[None]:
+def _watched(
+    layers: Sequence[nn.Module], name: str, watchers: Sequence[Watcher], may_be_left_out: bool
+) -> Iterator[None]:
     """Has this thread's calls of the layers' methods go through the watchers."""
     with ExitStack() as stack:
         for layer, watcher in zip(layers, watchers, strict=True):
             stack.callback(_unwatch, layer, name, watcher)  # first: an interrupt may come at once
             _watch(layer, name, watcher)
-        # torch's transformer layers call none of their layers where they can do without. They
-        # cannot under a mode, which is of this thread alone.
-        stack.enter_context(BaseTorchFunctionMode())
+        if may_be_left_out:
+            # torch's transformer layers cannot do so under a mode, which is of this thread alone.
+            # It costs each operation some microseconds.
+            stack.enter_context(BaseTorchFunctionMode())
         yield
+
+
+# What calls none of its layers where it can do without, and the layers that it then leaves out.
+_FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
+_LEFT_OUT = (*_FUSED, nn.Linear, nn.LayerNorm, nn.Dropout, nn.ReLU, nn.GELU)
+
+
+def _may_be_left_out(layers: list[nn.Module], known: list[nn.Module]) -> bool:
+    """Whether a model of these modules, or of unknown ones, may do without one of the layers."""
+    if not known:
+        return any(isinstance(layer, _LEFT_OUT) for layer in layers)
+    fused = [module for module in known if isinstance(module, _FUSED)]
+    inside = {m for module in fused for m in module.modules()}
+    return any(layer in inside for layer in layers)
 
 
 def _watch(layer: nn.Module, name: str, watcher: Watcher) -> None:
@@ -110,10 +127,10 @@ class Layers:
         check(not _is_compiled(self._function), "forward_func", _AS_IT_IS, "a compiled function")
         for module in (*self.modules, *model.modules):
             self._check_runs_in_python(module)
-        known = set(model.modules)
         for i, module in enumerate(self.modules):
-            if known and module not in known:
+            if model.modules and module not in model.modules:
                 raise self._error(i, "a layer of forward_func")
+        self._may_be_left_out = _may_be_left_out(self.modules, model.modules)
 
     def _check_runs_in_python(self, module: nn.Module) -> None:
         if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
@@ -153,7 +170,7 @@ class Layers:
         # Outputs are those after the layer's own hooks, inputs those after the hooks before it.
         name = "forward" if self.of_inputs else "_call_impl"
         watchers = [functools.partial(watcher, i) for i in range(len(calls))]
-        with _watched(self.modules, name, watchers):
+        with _watched(self.modules, name, watchers, self._may_be_left_out):
             output = function(*args)
         for i, count in enumerate(calls):
             if count == 0:

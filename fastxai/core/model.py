@@ -45,9 +45,9 @@ class Target:
         if isinstance(target, list | Tensor):
             check(len(target) == batch, "target", "one for each of {} rows", len(target), batch)
             self.each = self._of_list(target) if isinstance(target, list) else target[:, None]
-            if batch > 0:
-                columns = self.each.unbind(1)
-                self.spans = [(int(column.min()), int(column.max())) for column in columns]
+            if self.each.numel() > 0:
+                least, greatest = self.each.aminmax(dim=0)
+                self.spans = list(zip(least.tolist(), greatest.tolist(), strict=True))
         else:
             self.everywhere = self._of_row(target)
             self.spans = [(i, i) for i in self.everywhere]
@@ -85,9 +85,14 @@ class Target:
         index: tuple[Any, ...] = (slice(None), *self.everywhere)
         if self.each is None:
             return output[index]
-        columns = self.each[examples].to(output.device)  # [b, k]
+        all_of_them = isinstance(examples, slice) and examples == slice(0, len(self.each))
+        columns = self.each if all_of_them else self.each[examples]  # [b, k]
+        columns = columns.to(output.device)
         if output.dim() == 2:
-            columns = columns % output.shape[1]  # for negative indices
+            if self.spans[0][0] < 0:
+                columns = columns % output.shape[1]
+            if repeats == 1:
+                return output.gather(1, columns).flatten()
             by_repeat = output.reshape(repeats, len(columns), output.shape[1])
             return by_repeat.gather(2, columns.expand(repeats, -1, -1)).flatten()
         columns = columns.repeat(repeats, 1)
