@@ -35,6 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from .footprint import is_watched
 from .inputs import ArgumentError
 from .rules import Function, in_place, spellings
 
@@ -55,6 +56,7 @@ class Lifted:
     def __init__(self, forward_func: Function, count: int, eps: float):
         self.forward_func, self.count, self.eps = forward_func, count, eps
         self._shares = True  # whether a baseline's values can be told from those of others
+        self._copies = False  # whether values must be copied, as the function writes to them
 
     def __call__(self, *tensors: Any) -> Any:
         inputs = tensors[: self.count]
@@ -64,25 +66,33 @@ class Lifted:
         plain = all(a is None or isinstance(a, int | float | str) for a in extra)
         if each > 1 and plain and self._shares:
             try:
-                return self._run(inputs, baselines, extra, each)
+                return self._with_copies_if_needed(inputs, baselines, extra, each)
             except (_Unlike, Exception):  # or a model that knows how many rows there are
                 self._shares = False
         if each > 1:
             baselines = tuple(b.repeat_interleave(each, 0) for b in baselines)
         try:
-            return self._run(inputs, baselines, extra, 1)
+            return self._with_copies_if_needed(inputs, baselines, extra, 1)
         except _Unlike as error:
             raise ArgumentError(
                 "forward_func: expected the same operations for inputs and baselines, got other "
                 f"ones from {error} on"
             ) from None
 
+    def _with_copies_if_needed(self, inputs: Any, baselines: Any, extra: Any, each: int) -> Any:
+        if not self._copies:
+            try:
+                return self._run(inputs, baselines, extra, each)
+            except _Overwritten:
+                self._copies = True
+        return self._run(inputs, baselines, extra, each)
+
     def _run(
         self, inputs: tuple[Tensor, ...], baselines: tuple[Tensor, ...], extra: Any, each: int
     ) -> Any:
         # Clones, as the function may write to them.
         kept: deque[_Kept] = deque()
-        with torch.no_grad(), _AtBaselines(kept):
+        with torch.no_grad(), _AtBaselines(kept, self._copies):
             self.forward_func(*(b.clone() for b in baselines), *extra)
         with _AtInputs(kept, baselines[0].shape[0], each, self.eps):
             output = self.forward_func(*(x.clone() for x in inputs), *extra)
@@ -95,10 +105,24 @@ class _Unlike(BaseException):
     """The two passes cannot be compared. Not an Exception, lest the model takes it for its own."""
 
 
-@dataclass
+class _Overwritten(BaseException):
+    """The model wrote to what was kept of the baselines' pass."""
+
+
 class _Kept:
-    func: Function
-    values: list[Tensor]  # of its operands
+    """A non-linear operation of the baselines' pass."""
+
+    def __init__(self, func: Function, operands: list[Tensor], result: Any):
+        self.func, self.operands, self.result = func, operands, result
+        self._versions = [t._version for t in self._tensors()]
+
+    def check(self) -> None:
+        """Raises _Overwritten unless its tensors are as they were."""
+        if [t._version for t in self._tensors()] != self._versions:
+            raise _Overwritten
+
+    def _tensors(self) -> list[Tensor]:
+        return [*self.operands, self.result] if isinstance(self.result, Tensor) else self.operands
 
 
 @dataclass
@@ -110,6 +134,7 @@ class _Call:
     kwargs: dict[str, Any]
     operands: list[Tensor]
     references: list[Tensor]
+    result: Any  # for the references
     like: Callable[[Tensor, Tensor], Tensor]  # rows of baselines brought to those of inputs
     eps: float
 
@@ -137,10 +162,10 @@ class _Rule:
         ):
             return None
         found = [args[i] if i < len(args) else kwargs.get(name) for i, name in self.operands]
-        changing = [
-            isinstance(x, Tensor) and x.is_floating_point() and not _is_weight(x) for x in found
-        ]
-        return found if all(changing) else None  # type: ignore[return-value]
+        for x in reversed(found):  # weights come last
+            if not isinstance(x, Tensor) or _is_weight(x) or not x.is_floating_point():
+                return None
+        return found  # type: ignore[return-value]
 
 
 class _Watching(TorchFunctionMode):
@@ -167,13 +192,22 @@ class _Watching(TorchFunctionMode):
 
 
 class _AtBaselines(_Watching):
-    def __init__(self, kept: deque[_Kept]):
+    def __init__(self, kept: deque[_Kept], copies: bool):
         super().__init__()
-        self.kept = kept
+        self.kept, self.copies = kept, copies
+
+    def pass_on(self, func: Function, args: Any) -> None:
+        if func is _DATA and not self.copies:  # which may be written to unnoticed
+            raise _Overwritten
 
     def meet(self, rule: _Rule, func: Function, args: Any, kwargs: Any, operands: Any) -> Any:
-        self.kept.append(_Kept(func, [x.detach().clone() for x in operands]))
-        return func(*args, **kwargs)
+        copies = self.copies or in_place(func, args, kwargs)
+        # Tensors made in inference mode do not tell whether they were written to.
+        before = [x.clone() if copies or x.is_inference() else x for x in operands]
+        result = func(*args, **kwargs)
+        copied = self.copies and isinstance(result, Tensor)
+        self.kept.append(_Kept(func, before, result.clone() if copied else result))
+        return result
 
 
 class _AtInputs(_Watching):
@@ -193,11 +227,14 @@ class _AtInputs(_Watching):
         if not self.kept or self.kept[0].func is not func:
             raise _Unlike(func.__name__)
         kept = self.kept.popleft()
-        for x, reference in zip(operands, kept.values, strict=True):
-            self._like(reference, x)  # or raises
+        kept.check()
+        for x, reference in zip(operands, kept.operands, strict=True):
+            if reference.shape != x.shape:
+                self._like(reference, x)  # or raises
         if not (torch.is_grad_enabled() and any(x.requires_grad for x in operands)):
             return func(*args, **kwargs)
-        call = _Call(func, args, kwargs, operands, kept.values, self._like, self.eps)
+        references, result = kept.operands, kept.result
+        call = _Call(func, args, kwargs, operands, references, result, self._like, self.eps)
         y = rule.apply(call)
         return args[0].copy_(y) if in_place(func, args, kwargs) else y
 
@@ -246,24 +283,34 @@ def _relu(call: _Call) -> Tensor:
     with torch.no_grad():
         y = x.relu()
         apart = x - call.like(reference, x)
-        ratio = (y - call.like(reference.relu(), x)).div_(apart)
-        multiplier = torch.where(apart.abs() < call.eps, (y > 0).to(y.dtype), ratio)
+        ratio = (y - call.like(call.result, x)).div_(apart)
+        multiplier = torch.where(apart.abs() < call.eps, y.sign(), ratio)
     return _Scaled.apply(x, multiplier, [y])
 
 
 def _rescale(call: _Call) -> Tensor:
     (x,), (reference,) = call.operands, call.references
+    writes = in_place(call.func, call.args, call.kwargs)
+    with torch.no_grad():
+        y = call.of(x.clone()) if writes else call.func(*call.args, **call.kwargs)
+        apart = x - call.like(reference, x)
+        multiplier = (y - call.like(call.result, y)).div_(apart)
+        close = x.abs().mul_(_ROUNDING * torch.finfo(x.dtype).eps).clamp_(min=call.eps)
+        is_close = apart.abs_() < close
+        # A gradient that nobody needs is not taken where looking is free: no accelerator, no trace.
+        looks = x.device.type == "cpu" and not is_watched()
+        if not looks or is_close.any():
+            multiplier = torch.where(is_close, _gradient_of(call, x), multiplier)
+    return _Scaled.apply(x, multiplier, [y])
+
+
+def _gradient_of(call: _Call, x: Tensor) -> Tensor:
+    """The derivative of an operation of one number to one."""
     leaf = x.detach().requires_grad_()
     with torch.enable_grad():
         y = call.of(leaf.clone())
         (gradient,) = torch.autograd.grad(y, leaf, torch.ones_like(y))
-    y = y.detach()
-    with torch.no_grad():
-        apart = x - call.like(reference, x)
-        ratio = (y - call.like(call.of(reference.clone()), y)).div_(apart)
-        close = x.abs().mul_(_ROUNDING * torch.finfo(x.dtype).eps).clamp_(min=call.eps)
-        multiplier = torch.where(apart.abs() < close, gradient, ratio)
-    return _Scaled.apply(x, multiplier, [y])
+    return gradient
 
 
 def _product(call: _Call) -> Tensor:
@@ -590,4 +637,5 @@ _COMPOSITES: dict[Function, Function] = {
     **_for_all(spellings("minimum"), _minimum),
     **_for_all(spellings("glu"), _glu),
 }
+_DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 _WITHOUT_RULE = spellings(*_UNRULED.split())
