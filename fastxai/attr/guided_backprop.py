@@ -43,7 +43,7 @@ class _RectifiedGradient(GradientAttribution):
         return query.inputs.pack(self._values(query))
 
     def _values(self, query: Query) -> tuple[Tensor, ...]:  # type: ignore[override]
-        check_eager(self.forward_func)
+        check_eager(self.forward_func, query.model.modules)
         wrap = partial(RectifiedBackward, gate=self._gate)
         return gradient(Query(query.inputs, query.baselines, query.model.through(wrap)))
 

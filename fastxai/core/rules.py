@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .affine import modules_of
-from .inputs import check
+from .affine import is_compiled_module
+from .inputs import ArgumentError, check
 
 Function = Callable[..., Any]
 
@@ -30,14 +30,15 @@ def spellings(*names: str) -> set[Function]:
     return {function for function in found if callable(function)}
 
 
-def check_eager(forward_func: Function) -> None:
-    """Scripted and compiled code does not tell what operations it does."""
-    hidden = (torch.jit.ScriptModule, torch._dynamo.OptimizedModule, torch.nn.DataParallel)
+def check_eager(forward_func: Function, modules: list[torch.nn.Module]) -> None:
+    """Scripted and compiled code does not tell what operations it does; nor in these modules."""
+    hidden = (torch.jit.ScriptModule, torch.nn.DataParallel)
     expected = "operations that can be seen one by one: the plain module"
-    for module in modules_of(forward_func):
-        compiled = module._compiled_call_impl is not None
-        got = "one that torch.compile compiled" if compiled else type(module).__name__
-        check(not compiled and not isinstance(module, hidden), "forward_func", expected, got)
+    for module in modules:
+        compiled = is_compiled_module(module)
+        if compiled or isinstance(module, hidden):
+            got = "one that torch.compile compiled" if compiled else type(module).__name__
+            raise ArgumentError(f"forward_func: expected {expected}, got {got}")
     scripted = isinstance(forward_func, torch.jit.ScriptFunction)
     compiled = hasattr(forward_func, "_torchdynamo_orig_callable")
     check(not scripted, "forward_func", expected, "a scripted function")

@@ -485,7 +485,7 @@ def _gradient_shap(
 
 
 def _deep_lift(explainer: DeepLift, inputs: Inputs, custom_attribution_func: Any) -> Program:
-    check_eager(explainer.model)
+    check_eager(explainer.model, modules_of(explainer.model))
     combine = explainer._combination(custom_attribution_func)
     return partial(programs.deep_lift, combine=combine, eps=explainer.eps)
 
@@ -493,7 +493,7 @@ def _deep_lift(explainer: DeepLift, inputs: Inputs, custom_attribution_func: Any
 def _deep_lift_shap(
     explainer: DeepLiftShap, inputs: Inputs, background: Any, custom_attribution_func: Any
 ) -> Program:
-    check_eager(explainer.model)
+    check_eager(explainer.model, modules_of(explainer.model))
     background = _check_background(background, inputs)
     check(len(background[0]) > 1, "baselines", "two rows or more; DeepLift takes one", "one")
     return partial(
