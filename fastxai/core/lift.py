@@ -137,6 +137,7 @@ class _Call:
     result: Any  # for the references
     like: Callable[[Tensor, Tensor], Tensor]  # rows of baselines brought to those of inputs
     eps: float
+    writes: bool  # whether it writes its result to its first argument
 
     def argument(self, place: int, name: str, default: Any = None) -> Any:
         return self.args[place] if place < len(self.args) else self.kwargs.get(name, default)
@@ -161,11 +162,13 @@ class _Rule:
             args[1] if len(args) > 1 else kwargs.get("dim"), int | tuple
         ):
             return None
-        found = [args[i] if i < len(args) else kwargs.get(name) for i, name in self.operands]
-        for x in reversed(found):  # weights come last
+        found: list[Tensor] = []
+        for i, name in reversed(self.operands):  # weights come last
+            x = args[i] if i < len(args) else kwargs.get(name)
             if not isinstance(x, Tensor) or _is_weight(x) or not x.is_floating_point():
                 return None
-        return found  # type: ignore[return-value]
+            found.insert(0, x)
+        return found
 
 
 class _Watching(TorchFunctionMode):
@@ -234,9 +237,10 @@ class _AtInputs(_Watching):
         if not (torch.is_grad_enabled() and any(x.requires_grad for x in operands)):
             return func(*args, **kwargs)
         references, result = kept.operands, kept.result
-        call = _Call(func, args, kwargs, operands, references, result, self._like, self.eps)
+        writes = in_place(func, args, kwargs)
+        call = _Call(func, args, kwargs, operands, references, result, self._like, self.eps, writes)
         y = rule.apply(call)
-        return args[0].copy_(y) if in_place(func, args, kwargs) else y
+        return args[0].copy_(y) if writes else y
 
     def _like(self, reference: Tensor, x: Tensor) -> Tensor:
         if reference.shape == x.shape:
@@ -265,12 +269,15 @@ class _Valued(torch.autograd.Function):
 
 
 class _Scaled(torch.autograd.Function):
-    """A value with a multiplier for its gradient."""
+    """A value with a multiplier for its gradient, both from a rule."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, multiplier: Tensor, value: list[Tensor]) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, call: _Call, rule: Callable[[_Call], tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        value, multiplier = rule(call)
         ctx.save_for_backward(multiplier)
-        return value[0]
+        return value
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
@@ -278,30 +285,30 @@ class _Scaled(torch.autograd.Function):
         return gradient * multiplier, None, None
 
 
-def _relu(call: _Call) -> Tensor:
+def _relu(call: _Call) -> tuple[Tensor, Tensor]:
     (x,), (reference,) = call.operands, call.references
-    with torch.no_grad():
-        y = x.relu()
-        apart = x - call.like(reference, x)
-        ratio = (y - call.like(call.result, x)).div_(apart)
-        multiplier = torch.where(apart.abs() < call.eps, y.sign(), ratio)
-    return _Scaled.apply(x, multiplier, [y])
+    y = x.relu()
+    apart = x - call.like(reference, x)
+    ratio = (y - call.like(call.result, x)).div_(apart)
+    return y, torch.where(apart.abs_() < call.eps, y.sign(), ratio)
 
 
-def _rescale(call: _Call) -> Tensor:
+def _rescale(call: _Call) -> tuple[Tensor, Tensor]:
     (x,), (reference,) = call.operands, call.references
-    writes = in_place(call.func, call.args, call.kwargs)
-    with torch.no_grad():
-        y = call.of(x.clone()) if writes else call.func(*call.args, **call.kwargs)
-        apart = x - call.like(reference, x)
-        multiplier = (y - call.like(call.result, y)).div_(apart)
-        close = x.abs().mul_(_ROUNDING * torch.finfo(x.dtype).eps).clamp_(min=call.eps)
-        is_close = apart.abs_() < close
-        # A gradient that nobody needs is not taken where looking is free: no accelerator, no trace.
-        looks = x.device.type == "cpu" and not is_watched()
-        if not looks or is_close.any():
-            multiplier = torch.where(is_close, _gradient_of(call, x), multiplier)
-    return _Scaled.apply(x, multiplier, [y])
+    y = call.of(x.clone()) if call.writes else call.func(*call.args, **call.kwargs)
+    apart = x - call.like(reference, x)
+    multiplier = (y - call.like(call.result, y)).div_(apart)
+    close = x.abs().mul_(_ROUNDING * torch.finfo(x.dtype).eps).clamp_(min=call.eps)
+    is_close = apart.abs_() < close
+    # A gradient that nobody needs is not taken where looking is free: no accelerator, no trace.
+    looks = x.device.type == "cpu" and not is_watched()
+    if not looks or is_close.any():
+        multiplier = torch.where(is_close, _gradient_of(call, x), multiplier)
+    return y, multiplier
+
+
+def _scaled_by(rule: Callable[[_Call], tuple[Tensor, Tensor]]) -> Callable[[_Call], Tensor]:
+    return lambda call: _Scaled.apply(call.operands[0], call, rule)  # type: ignore[no-any-return]
 
 
 def _gradient_of(call: _Call, x: Tensor) -> Tensor:
@@ -315,12 +322,7 @@ def _gradient_of(call: _Call, x: Tensor) -> Tensor:
 
 def _product(call: _Call) -> Tensor:
     with torch.no_grad():
-        value = call.of(
-            *(
-                x.clone() if in_place(call.func, call.args, call.kwargs) else x
-                for x in call.operands
-            )
-        )
+        value = call.of(*(x.clone() if call.writes else x for x in call.operands))
     half_way = [
         x + (call.like(reference, x) - x).detach() / 2
         for x, reference in zip(call.operands, call.references, strict=True)
@@ -573,7 +575,8 @@ def _opened(function: Any) -> Function:
 
 def _is_weight(tensor: Tensor) -> bool:
     root = tensor if tensor._base is None else tensor._base
-    return isinstance(root, torch.nn.Parameter) or tensor.dim() == 0
+    plain = type(root) is Tensor  # which is quicker to ask
+    return (not plain and isinstance(root, torch.nn.Parameter)) or tensor.dim() == 0
 
 
 def _for_all(functions: Iterable[Function], rule: Any) -> dict[Function, Any]:
@@ -609,8 +612,8 @@ for _dims in (1, 2, 3):
             _POOLS[_function] = _with_indices, _dims, _most
 
 _RULES: dict[Function, _Rule] = {
-    **_for_all(spellings(*_ONE_TO_ONE.split()), _Rule(_rescale)),
-    **_for_all(spellings("relu"), _Rule(_relu)),
+    **_for_all(spellings(*_ONE_TO_ONE.split()), _Rule(_scaled_by(_rescale))),
+    **_for_all(spellings("relu"), _Rule(_scaled_by(_relu))),
     **_for_all(spellings("softmax", "log_softmax"), _Rule(_softmax)),
     **_for_all(spellings("logsumexp"), _Rule(_log_of_sum)),
     **_for_all(spellings("layer_norm", "rms_norm"), _Rule(_layer_norm)),
