@@ -765,6 +765,25 @@ _REFUSED: set[Any] = {
 }
 
 
+# Modules with weights that no operation in _FOLLOWS takes, and some after which no row is affine.
+_NOT_FOLLOWED = (
+    torch.nn.RNNBase,
+    torch.nn.RNNCellBase,
+    torch.nn.MultiheadAttention,
+    torch.nn.Embedding,
+    torch.nn.EmbeddingBag,
+    torch.nn.LayerNorm,
+    torch.nn.Bilinear,
+)
+_BENDS = (
+    *_NOT_FOLLOWED,
+    *(torch.nn.ReLU, torch.nn.ReLU6, torch.nn.LeakyReLU, torch.nn.PReLU, torch.nn.ELU),
+    *(torch.nn.CELU, torch.nn.SELU, torch.nn.GELU, torch.nn.SiLU, torch.nn.Mish),
+    *(torch.nn.Sigmoid, torch.nn.Tanh, torch.nn.Softplus, torch.nn.Hardswish),
+    *(torch.nn.Hardtanh, torch.nn.GroupNorm, torch.nn.MaxPool1d, torch.nn.MaxPool2d),
+)
+
+
 def may_follow(forward_func: Callable[..., Any], modules: list[torch.nn.Module]) -> bool:
     """Whether nothing outside a model's own operations would see its rows.
 
@@ -790,21 +809,52 @@ def most_multiplications(modules: list[torch.nn.Module], inputs: tuple[Tensor, .
     """
     if not modules:
         return math.inf
-    weights = (p for module in modules for p in module._parameters.values() if p is not None)
-    places = max(x.shape[1:].numel() // max(1, min(x.shape[1], x.shape[-1])) for x in inputs)
-    return places * sum(p.numel() for p in weights if p.dim() > 1)
+    return _places(inputs) * sum(w.numel() for module in modules for w in _matrices(module))
+
+
+def most_spared(modules: list[torch.nn.Module], inputs: tuple[Tensor, ...], mixed: int) -> float:
+    """About what a row that stays affine may spare a model, in multiplications.
+
+    An upper bound for modules that are used in order, as they mostly are.
+
+    Args:
+        modules: the model's in order; none if they are not known.
+        inputs: each [B, *F_i].
+        mixed: how many deltas are added for one row.
+    """
+    if not modules:
+        return math.inf
+    weights: list[Tensor] = []
+    for module in modules:
+        if weights and isinstance(module, _BENDS):  # here rows are made
+            break
+        if not isinstance(module, _NOT_FOLLOWED):
+            weights += _matrices(module)
+    each = sum(w.numel() for w in weights)
+    if len(weights) == 1:  # as many numbers as it gives are then added up for a row
+        each -= (mixed - 1) * weights[0].shape[0]
+    return _places(inputs) * each
+
+
+def _matrices(module: torch.nn.Module) -> list[Tensor]:
+    return [w for w in module._parameters.values() if w is not None and w.dim() > 1]
+
+
+def _places(inputs: tuple[Tensor, ...]) -> int:
+    """At how many places of a row a weight may be used."""
+    return max(x.shape[1:].numel() // max(1, min(x.shape[1], x.shape[-1])) for x in inputs)
 
 
 def modules_of(forward_func: Callable[..., Any]) -> list[torch.nn.Module]:
-    """The modules of a module, or of one whose method this is; of other functions none."""
+    """The modules of a module, or of one whose method this is, in order; of functions none."""
     owner = getattr(forward_func, "__self__", forward_func)  # of a bound method
-    found = {owner: None} if isinstance(owner, torch.nn.Module) else {}
-    todo = list(found)
+    found: dict[torch.nn.Module, None] = {}
+    todo = [owner] if isinstance(owner, torch.nn.Module) else []
     while todo:  # as Module.modules() without the names, which take most of its time
-        for module in todo.pop()._modules.values():
-            if module is not None and module not in found:
-                found[module] = None
-                todo.append(module)
+        module = todo.pop()
+        if module is not None and module not in found:
+            found[module] = None
+            todo += reversed(module._modules.values())
     return list(found)
 
 

@@ -17,7 +17,7 @@ from .affine import (
     Kept,
     NotAffine,
     may_follow,
-    most_multiplications,
+    most_spared,
 )
 from .model import Model, Run
 from .rows import Affine, Rows, is_affine, length
@@ -186,8 +186,8 @@ def _may_have_prefix(model: Model, rows: Affine, most: int) -> bool:
         return False
     if not may_stay_affine((*rows.inputs, *rows.others)):
         return False
-    multiplications = most_multiplications(model.modules, rows.inputs)
-    if multiplications * min(rows.repeats * rows.batch, most) < WORTH:
+    each = most_spared(model.modules, rows.inputs, rows.mixed)
+    if each * min(rows.repeats * rows.batch, most) < WORTH:
         return False
     if not may_follow(model.forward_func, model.modules):
         return False
