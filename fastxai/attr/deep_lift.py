@@ -113,21 +113,8 @@ class DeepLift(GradientAttribution):
         check_eager(self.forward_func, query.model.modules)
         expected = "batch norms in eval mode, as each row is compared with its baseline alone"
         check(not query.model.mixes_rows, "forward_func", expected, "one in train mode")
-        out: list[Tensor] = []
-
-        def keep(found: tuple[Tensor, ...], _: Tensor, repeats: slice, examples: slice) -> None:
-            if not out and found[0].shape[:2] == (pairs.repeats, pairs.batch):
-                # Several may be one tensor, and may be expanded.
-                out.extend(g.clone(memory_format=torch.contiguous_format) for g in found)
-                return
-            if not out:
-                out.extend(x.new_zeros(pairs.repeats, *x.shape) for x in pairs.inputs)
-            for all_rows, rows in zip(out, found, strict=True):
-                all_rows[repeats, examples] = rows
-
         lifted = partial(Lifted, count=len(pairs.inputs), eps=self.eps)
-        engine.gradients(query.model.through(lifted), pairs, keep)
-        return out or [x.new_zeros(pairs.repeats, *x.shape) for x in pairs.inputs]
+        return engine.gradients(query.model.through(lifted), pairs)
 
     def _combination(self, custom: Combine | None) -> Combine:
         """How multipliers, inputs and baselines make attributions."""

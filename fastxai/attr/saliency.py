@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..core import engine
@@ -96,11 +95,5 @@ class InputXGradient(OfGradient):
 
 def gradient(query: Query) -> tuple[Tensor, ...]:
     """∂F/∂x at the inputs, each [B, *F_i], in the inputs' dtypes."""
-    x = query.inputs.tensors
-    found = engine.gradient_sum(query.model, Given(x, query.inputs.batch), _copied)
-    return tuple(g.to(a.dtype) for g, a in zip(found, x, strict=True))
-
-
-def _copied(_: list[Tensor], found: engine.Gradients) -> list[Tensor]:
-    # Gradients for several inputs may be one tensor, and may be expanded.
-    return [each[0].clone(memory_format=torch.contiguous_format) for each in found.each]
+    rows = Given(query.inputs.tensors, query.inputs.batch)
+    return tuple(g[0] for g in engine.gradients(query.model, rows))

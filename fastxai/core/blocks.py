@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 
@@ -91,7 +91,7 @@ class Blocks:
         made = 0 if model.affine_prefix else rows.row_bytes
         return rows_a_call(made + cost.bytes_written, rows.device, self._forward_only)
 
-    @property
+    @cached_property
     def _guess(self) -> int:
         """Rows of a call of a model of which nothing is known."""
         rows = self._rows
@@ -124,7 +124,7 @@ class Blocks:
             _let_malloc_keep_memory()
         together = rows.together or model.whole_batch or self._one_repeat
         size = self.size
-        learn = limit is None and model.cost is None
+        learn = limit is None and model.cost is None and self._later > 0
         learn = learn and self._later > _WORTH_LEARNING * self._guess
         grain, wide = (rows.grain, rows.mixed == 1) if is_affine(rows) else (1, False)
         # What is summed over repeats is read and written once a block: better few examples at a
@@ -203,9 +203,13 @@ def _fits_whole(rows: Rows) -> bool:
 
 
 def _kind(rows: Rows) -> str:
-    if not all(x.is_floating_point() for x in rows.inputs):
-        return "indices"
-    return "flat" if all(x.dim() <= 2 for x in rows.inputs) else "shaped"
+    kind = "flat"
+    for x in rows.inputs:
+        if not x.is_floating_point():
+            return "indices"
+        if x.dim() > 2:
+            kind = "shaped"
+    return kind
 
 
 @cache

@@ -279,21 +279,17 @@ def gradients_inside(
     return gradients
 
 
-def gradients(
-    model: Model,
-    rows: Rows,
-    visit: Callable[[tuple[Tensor, ...], Tensor, slice, slice], None],
-) -> None:
-    """Shows ∂F/∂row to ``visit``, block by block, for those tensors of a block that are inputs.
+def gradients(model: Model, rows: Rows) -> list[Tensor]:
+    """∂F/∂row for all rows, for those tensors of a block that are inputs: each [R, B, *F_i].
 
-    What else a block holds is handed to the model as it is. A block is shown as
-    ``visit(gradients, each [r, b, *F_i], outputs [r, b], repeats, examples)``.
+    What else a block holds is handed to the model as it is.
 
     Raises:
         RuntimeError: if the outputs do not depend on an input.
     """
     run, count = Run(rows.kind, rows.repeats * rows.batch), len(rows.inputs)
     model.runs.append(run)
+    out: list[Tensor] = []
 
     def look(repeats: slice, examples: slice, learn: bool) -> bool:
         r, b = length(repeats), length(examples)
@@ -302,12 +298,19 @@ def gradients(
         asked = partial(_recorded, model, leaves + block[count:], r, examples)
         output = scalars(_followed(asked, model, leaves, r * b, learn))
         found = _gradients(output, leaves)
-        shaped = tuple(g.reshape(r, b, *g.shape[1:]) for g in found)
-        visit(shaped, output.detach().reshape(r, b), repeats, examples)
+        if r * b == run.count:  # copied, as several may be one tensor and may be expanded
+            copies = (g.clone(memory_format=torch.contiguous_format) for g in found)
+            out[:] = [g.view(r, b, *g.shape[1:]) for g in copies]
+            return True
+        if not out:
+            out.extend(x.new_empty(rows.repeats, rows.batch, *x.shape[1:]) for x in rows.inputs)
+        for of_all, g in zip(out, found, strict=True):
+            of_all[repeats, examples] = g.reshape(r, b, *g.shape[1:])
         return True
 
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), model.statistics_kept():
         Blocks(model, rows).visit(look, run)
+    return out or [x.new_zeros(rows.repeats, rows.batch, *x.shape[1:]) for x in rows.inputs]
 
 
 def multiplications(model: Model, inputs: tuple[Tensor, ...]) -> int:  # each [B, *F_i]

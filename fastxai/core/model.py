@@ -194,7 +194,8 @@ class Model:
         self.target = Target(target, batch)
         self.forward_args = forward_args
         self.modules = modules_of(forward_func)
-        self.mixes_rows = any(map(_uses_batch_statistics, self.modules))
+        norms = [module for module in self.modules if isinstance(module, _BatchNorm)]
+        self.mixes_rows = any(map(_uses_batch_statistics, norms))
         self.whole_batch = False
         self.cost: RowCost | None = None
         self.prefix = prefix or Prefix()
