@@ -849,12 +849,12 @@ def modules_of(forward_func: Callable[..., Any]) -> list[torch.nn.Module]:
     """The modules of a module, or of one whose method this is, in order; of functions none."""
     owner = getattr(forward_func, "__self__", forward_func)  # of a bound method
     found: dict[torch.nn.Module, None] = {}
-    todo = [owner] if isinstance(owner, torch.nn.Module) else []
+    todo: list[torch.nn.Module | None] = [owner] if isinstance(owner, torch.nn.Module) else []
     while todo:  # as Module.modules() without the names, which take most of its time
         module = todo.pop()
         if module is not None and module not in found:
             found[module] = None
-            todo += reversed(module._modules.values())
+            todo += [*module._modules.values()][::-1]
     return list(found)
 
 

@@ -218,7 +218,7 @@ def gradient_sum(
         r, b = length(repeats), length(examples)
         leaves = tuple(row.detach().requires_grad_() for row in rows.block(repeats, examples))
         asked = partial(_recorded, model, leaves, r, examples)
-        output = scalars(_followed(asked, model, leaves, r * b, learn))
+        output = _followed(asked, model, leaves, r * b, learn)
         gradients = _gradients(output, leaves)
         each, made = (
             [t.reshape(r, b, *t.shape[1:]) for t in tensors] for tensors in (gradients, leaves)
@@ -296,7 +296,7 @@ def gradients(model: Model, rows: Rows) -> list[Tensor]:
         block = rows.block(repeats, examples)
         leaves = tuple(row.detach().requires_grad_() for row in block[:count])
         asked = partial(_recorded, model, leaves + block[count:], r, examples)
-        output = scalars(_followed(asked, model, leaves, r * b, learn))
+        output = _followed(asked, model, leaves, r * b, learn)
         found = _gradients(output, leaves)
         if r * b == run.count:  # copied, as several may be one tensor and may be expanded
             copies = (g.clone(memory_format=torch.contiguous_format) for g in found)
@@ -352,16 +352,16 @@ def _followed(
 @torch.enable_grad()
 def _recorded(
     model: Model, leaves: tuple[Tensor, ...], repeats: int, examples: slice
-) -> Tensor:  # [r * b, *C]
+) -> Tensor:  # [r * b]
     if not model.writes_to_rows:
         try:
-            return model(leaves, repeats, examples)
+            return scalars(model(leaves, repeats, examples))
         except RuntimeError as error:
             if "leaf Variable that requires grad" not in str(error):
                 raise
         model.writes_to_rows = True
     # The model writes to its input. That is allowed to anything but a leaf of the graph.
-    return model(tuple(leaf.clone() for leaf in leaves), repeats, examples)
+    return scalars(model(tuple(leaf.clone() for leaf in leaves), repeats, examples))
 
 
 def _gradients(
