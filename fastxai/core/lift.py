@@ -200,7 +200,7 @@ class _AtBaselines(_Watching):
         self.kept, self.copies = kept, copies
 
     def pass_on(self, func: Function, args: Any) -> None:
-        if func is _DATA and not self.copies:  # which may be written to unnoticed
+        if func == _DATA and not self.copies:  # which may be written to unnoticed
             raise _Overwritten
 
     def meet(self, rule: _Rule, func: Function, args: Any, kwargs: Any, operands: Any) -> Any:

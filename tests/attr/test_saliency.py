@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fastxai import InputXGradient, Saliency
+from fastxai import InputXGradient, NoiseTunnel, Saliency
 
 from ..models import mlp
 
@@ -39,3 +39,20 @@ def test_empty_batch_and_large_batch(method):
     torch.testing.assert_close(
         explainer.attribute(x, target=0)[2990:], explainer.attribute(x[2990:], target=0)
     )
+
+
+def test_gradients_that_are_one_tensor_or_expanded():
+    a, b = torch.randn(3, 4), torch.randn(3, 4)
+    model = lambda x, y: (x + y).sum(1)  # noqa: E731
+    first, second = InputXGradient(model).attribute((a, b))
+    torch.testing.assert_close(first, a)
+    torch.testing.assert_close(second, b)
+    first, second = Saliency(model).attribute((a, b), abs=False)
+    first.zero_()  # each is of its own memory
+    torch.testing.assert_close(second, torch.ones(3, 4))
+    for method, expected in ((Saliency, torch.ones(3, 4)), (InputXGradient, a)):
+        smooth = NoiseTunnel(method(lambda x: x.sum(1)))
+        torch.testing.assert_close(smooth.attribute(a, nt_samples=3, stdevs=0.0), expected)
+    smooth = NoiseTunnel(InputXGradient(model))
+    for found, x in zip(smooth.attribute((a, b), nt_samples=3, stdevs=0.0), (a, b), strict=True):
+        torch.testing.assert_close(found, x)

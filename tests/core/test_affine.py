@@ -16,7 +16,16 @@ from torch.utils.checkpoint import checkpoint
 
 from fastxai.attr import GradientShap, IntegratedGradients, KernelShap
 from fastxai.core import engine, prefix
-from fastxai.core.affine import AffineRows, Calls, Dense, Kept, Mixed, NotAffine
+from fastxai.core.affine import (
+    AffineRows,
+    Calls,
+    Dense,
+    Kept,
+    Mixed,
+    NotAffine,
+    modules_of,
+    most_spared,
+)
 from fastxai.core.designs import permutations, prefixes
 from fastxai.core.model import Model
 from fastxai.core.rows import Coalitions, MaskPieces, OneOff, Path, Prefixes
@@ -553,6 +562,29 @@ def test_what_cannot_pay_is_not_tried(monkeypatch):
         monkeypatch.setattr(prefix, "WORTH", worth)
         ig.attribute(x, target=1)
         assert bool(made) is tried
+
+
+def test_what_may_be_spared_at_most():
+    flat = (torch.zeros(3, 7),)
+    first = 7 * 16  # multiplications of the first layer: ReLU comes next
+    assert most_spared(list(mlp().modules()), flat, 1) == first
+    # As many deltas as it has inputs are no fewer multiplications for a row.
+    assert most_spared(list(mlp().modules()), flat, 7) == 16
+    assert most_spared(list(mlp().modules()), flat, 10) < 0
+    two = nn.Sequential(nn.Linear(7, 16), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 4))
+    assert most_spared(list(two.modules()), flat, 1) == first + 16 * 12
+    assert most_spared([], flat, 7) == torch.inf  # of functions nothing is known
+    recurrent = nn.Sequential(nn.LSTM(3, 8, batch_first=True), nn.Linear(8, 2))
+    assert most_spared(list(recurrent.modules()), (torch.zeros(2, 5, 3),), 1) <= 5 * 8 * 2
+
+
+def test_modules_come_in_order():
+    for model in (ResidualCNN(), EmbeddingModel(), nn.Sequential(mlp(), mlp(), nn.ReLU())):
+        assert modules_of(model) == list(model.modules()) == modules_of(model.forward)
+    shared = nn.Linear(2, 2)
+    model = nn.Sequential(nn.Sequential(shared, nn.Tanh()), shared)
+    assert modules_of(model) == list(model.modules())
+    assert modules_of(lambda x: x) == []
 
 
 def test_the_same_call_gives_the_same_bits_whatever_was_before():

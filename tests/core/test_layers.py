@@ -209,3 +209,24 @@ def test_nothing_is_left_after_an_error(error):
             watched(X)
         assert left(model) == before
     assert torch.overrides._len_torch_function_stack() == 0
+
+
+def test_only_what_may_be_left_out_is_called_under_a_mode():
+    seen = []
+
+    class Spying(nn.Linear):
+        def forward(self, x):
+            seen.append(torch.overrides._len_torch_function_stack())
+            return super().forward(x)
+
+    encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.Sequential(nn.Tanh(), encoder, nn.Linear(8, 8), Spying(8, 4)).eval()
+    x = torch.randn(3, 5, 8)
+    for layer, mode in ((model[0], 0), (model[2], 0), (encoder, 1), (encoder.linear1, 1)):
+        for function in (model, lambda x: model(x)):
+            with torch.no_grad():  # where the encoder would do without its layers
+                watched = Watched(function, layers(function, layer))
+                watched(x)
+            assert watched.flat
+            if function is model:
+                assert seen.pop() == mode

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastxai import ArgumentError
+from fastxai.core import lift
 from fastxai.core.lift import Lifted
 
 EXACT = {"rtol": 1e-9, "atol": 1e-10}
@@ -173,6 +174,49 @@ def test_other_operations_for_the_baselines_are_an_error():
         Lifted(lambda x: x.relu() if x.sum() > 0 else x, 1, 1e-10)(
             -torch.ones(2, 3).requires_grad_(), torch.ones(2, 3)
         )
+
+
+def _written_afterwards(x):
+    h = 2 * x
+    y = h.tanh()
+    h.add_(1)
+    return h * y
+
+
+def _result_written_afterwards(x):
+    y = x.tanh()
+    z = y * 3
+    y.mul_(2)
+    return y + z
+
+
+def _written_unnoticed(x):
+    h = 2 * x
+    y = h.tanh()
+    h.data.mul_(3)
+    return y
+
+
+@pytest.mark.parametrize(
+    "function", [_written_afterwards, _result_written_afterwards, _written_unnoticed]
+)
+def test_values_are_those_before_the_model_writes_to_them(function):
+    x = randn(4, 3)
+    check_completeness(function, x, randn(2, 3))
+    check_completeness(function, x, randn(1, 3))
+
+
+@pytest.mark.parametrize("close", [False, True])
+def test_gradients_are_taken_only_where_input_and_baseline_are_close(close, monkeypatch):
+    taken = []
+    real = lift._gradient_of
+    monkeypatch.setattr(lift, "_gradient_of", lambda *a: taken.append(1) or real(*a))
+    x, baseline = randn(4, 3).abs() + 1, torch.zeros(1, 3, dtype=torch.float64)
+    expected = x.tanh() / x
+    if close:
+        x[1, 2], expected[1, 2] = 0, 1
+    torch.testing.assert_close(multipliers(torch.tanh, x, baseline), expected, **EXACT)
+    assert bool(taken) is close
 
 
 def test_what_has_no_rule_warns_and_keeps_its_gradient():
