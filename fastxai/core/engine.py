@@ -91,6 +91,10 @@ def values(
 
     def keep(result: Tensor, repeats: slice, examples: slice) -> None:
         nonlocal out
+        every = model.whole_batch or length(examples) == rows.batch
+        if every and length(repeats) == rows.repeats:  # copied, as the model may write to its own
+            out = result.clone(memory_format=torch.contiguous_format)
+            return
         if out is None:
             batch = result.shape[1] if model.whole_batch else rows.batch
             out = result.new_empty(rows.repeats, batch, *result.shape[2:])

@@ -285,7 +285,7 @@ def _check_mask(mask: Any, x: Tensor, name: str) -> Tensor:
     check(fits, name, "a shape that broadcasts to the input's, {}", mask.shape, tuple(x.shape))
     mask = mask.detach().to(x.device, torch.int64).reshape(shape)
     if mask.numel() > 0:
-        least, greatest = int(mask.min()), int(mask.max())
+        least, greatest = (int(i) for i in mask.aminmax())
         check(least >= 0, name, "ids of at least 0", least)
         check(greatest < 2**31, name, "ids below 2**31", greatest)
     return mask

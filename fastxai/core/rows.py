@@ -89,8 +89,11 @@ class Given:
         self.row_bytes, self.device = row_bytes(inputs), inputs[0].device
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
-        count = examples.stop - examples.start
-        return tuple(part(x, examples).expand(count, *x.shape[1:]).clone() for x in self.inputs)
+        count = length(examples)
+        rows = [part(x, examples) for x in self.inputs]
+        return tuple(
+            (x if x.shape[0] == count else x.expand(count, *x.shape[1:])).clone() for x in rows
+        )
 
 
 class Pairs:
