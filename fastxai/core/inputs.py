@@ -85,6 +85,29 @@ def check_inputs(inputs: TensorOrTuple, differentiable: bool, floating: bool = T
     in_tuple = isinstance(inputs, tuple)
     tensors = inputs if isinstance(inputs, tuple) else (inputs,)
     check(len(tensors) > 0, "inputs", "at least one tensor", "an empty tuple")
+    if not _are_fine(tensors, differentiable, floating):
+        _check_each(tensors, in_tuple, differentiable, floating)
+    detached = tuple([x.detach() for x in tensors])
+    for i, x in enumerate(detached):
+        _warn_unless_finite(x, "inputs", i, in_tuple)
+    return Inputs(detached, in_tuple)
+
+
+def _are_fine(tensors: tuple[Any, ...], differentiable: bool, floating: bool) -> bool:
+    """What :func:`_check_each` checks, at once."""
+    for x in tensors:
+        if not isinstance(x, Tensor) or x.layout != torch.strided or x.dim() == 0:
+            return False
+        if x.shape[0] != tensors[0].shape[0] or x.device != tensors[0].device:
+            return False
+        if differentiable and (x.is_inference() or not (x.is_floating_point() or not floating)):
+            return False
+    return True
+
+
+def _check_each(
+    tensors: tuple[Any, ...], in_tuple: bool, differentiable: bool, floating: bool
+) -> None:
     for i, x in enumerate(tensors):
         name = name_of("inputs", i, in_tuple)
         if not isinstance(x, Tensor):
@@ -115,10 +138,6 @@ def check_inputs(inputs: TensorOrTuple, differentiable: bool, floating: bool = T
                 x.dtype,
             )
             check_not_inference(x, name)
-    detached = tuple(x.detach() for x in tensors)
-    for i, x in enumerate(detached):
-        _warn_unless_finite(x, name_of("inputs", i, in_tuple))
-    return Inputs(detached, in_tuple)
 
 
 def check_baselines(baselines: Any, inputs: Inputs) -> tuple[Tensor, ...]:
@@ -135,7 +154,7 @@ def check_baselines(baselines: Any, inputs: Inputs) -> tuple[Tensor, ...]:
         ArgumentError: naming the baseline at fault.
     """
     if baselines is None:
-        baselines = (0,) * len(inputs.tensors)
+        return tuple([x.new_zeros(1, *x.shape[1:]) for x in inputs.tensors])
     if not isinstance(baselines, tuple):
         baselines = (baselines,)
     check(
@@ -384,7 +403,7 @@ def check_not_inference(tensor: Tensor, name: str) -> None:
     )
 
 
-def _warn_unless_finite(tensor: Tensor, name: str) -> None:
+def _warn_unless_finite(tensor: Tensor, name: str, index: int = 0, in_tuple: bool = False) -> None:
     # Only where looking is free: on an accelerator it would make every call wait for the device.
     if tensor.device.type != "cpu" or not tensor.is_floating_point() or tensor.is_inference():
         return
@@ -393,6 +412,7 @@ def _warn_unless_finite(tensor: Tensor, name: str) -> None:
     bad = ~torch.isfinite(tensor.reshape(tensor.shape[0], -1))
     rows = bad.any(1).nonzero().flatten().tolist()
     if rows:
+        name = name_of(name, index, in_tuple)
         warn(
             f"{name}: NaN or infinite values in rows {_short(rows)}; their attributions may not be"
             " finite, other rows are not affected"
