@@ -60,12 +60,26 @@ class Query:
     baselines: tuple[Tensor, ...]  # each [B, *F_i] or [1, *F_i]
     model: Model
     background: tuple[Tensor, ...] | None = None  # each [K, *F_i], in place of the baselines
+    rows: Tensor | None = None  # [B] int64: which of the user's rows they are; None for all of them
+
+    @property
+    def is_indivisible(self) -> bool:
+        """Whether the model must be asked about all examples together, as far as is known."""
+        return self.model.whole_batch or self.model.mixes_rows
 
     def of(self, examples: slice | Tensor) -> Query:
         """The same question about some examples of the batch, a slice or [k] int64 in order."""
-        inputs = Inputs(_of(examples, self.inputs.tensors), self.inputs.in_tuple)
-        baselines = _of(examples, self.baselines)
-        return replace(self, inputs=inputs, baselines=baselines, model=self.model.of(examples))
+        rows = self.rows
+        if rows is None:
+            rows = torch.arange(self.inputs.batch, device="cpu")
+        rows = rows[examples]
+        return replace(
+            self,
+            inputs=Inputs(_of(examples, self.inputs.tensors), self.inputs.in_tuple),
+            baselines=_of(examples, self.baselines),
+            model=self.model.of(rows),
+            rows=rows,
+        )
 
 
 def _of(examples: slice | Tensor, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -82,6 +96,7 @@ class Found:
     convergence_delta: Tensor | None = None  # [B, *C]
     standard_errors: tuple[Tensor, ...] | None = None  # as values
     samples: Tensor | None = None  # [B] int64
+    players: Tensor | None = None  # [B] int64
     reached: Tensor | None = None  # [B] float64
     tier: str | None = None
     form: Callable[[Sequence[Tensor]], Any] | None = None  # of what is returned, if not the inputs'
@@ -107,6 +122,9 @@ class Explanation:
         seconds: wall time of the attribution.
         samples: how many samples each example took, [B] int64; None for a method that does not
             sample.
+        players: how many groups of features (or windows) of each example differ from the baseline,
+            [B] int64. The others have exactly zero, and cost no samples. None for a method that
+            does not put baselines in the place of groups.
         reached: the largest standard error of each example, as a share of the range of its values
             and zero, [B] float64; None where standard errors are not known.
         tier: how the values were found from the outputs, where there are several ways:
@@ -121,6 +139,7 @@ class Explanation:
     method: str
     seconds: float
     samples: Tensor | None = None
+    players: Tensor | None = None
     reached: Tensor | None = None
     tier: str | None = None
 
@@ -135,6 +154,9 @@ class Explanation:
         sampled = ""
         if self.samples is not None and self.samples.numel():
             sampled = f", {self.samples.max():,} samples"
+        if self.players is not None and self.players.numel():
+            least, most = self.players.min(), self.players.max()
+            sampled += f", {least:,} to {most:,} players" if least < most else f", {most:,} players"
         if self.reached is not None and self.reached.numel():
             sampled += f", standard errors up to {self.reached.max():.2%}"
         if self.tier is not None:
@@ -209,6 +231,7 @@ class Attribution:
             convergence_delta=delta,
             standard_errors=None if errors is None else pack(errors),
             samples=found.samples,
+            players=found.players,
             reached=found.reached,
             tier=found.tier,
             method=self.get_name(),
@@ -431,7 +454,7 @@ class PerturbationAttribution(Attribution):
         def look(outputs: Tensor, repeats: slice, examples: slice) -> None:
             if query.model.whole_batch:  # its answer's first dimension stands for the examples
                 examples = slice(0, outputs.shape[1])
-            check_numbers(outputs, examples.start)
+            check_numbers(outputs, examples.start, query.rows)
             if not outputs.is_floating_point():
                 outputs = outputs.to(torch.float64)
             visit(outputs, repeats, examples)
@@ -439,11 +462,15 @@ class PerturbationAttribution(Attribution):
         engine.stream(query.model, rows, look, limit, progress)
 
     def _values_of(
-        self, query: Query, rows: Rows, limit: int | None = None, show_progress: bool = False
+        self,
+        query: Query,
+        rows: Rows,
+        limit: int | None = None,
+        progress: str | Bar | None = None,
     ) -> Tensor:
         """The outputs for all rows, [R, B, *C]."""
-        outputs = engine.values(query.model, rows, limit, self._title(show_progress))
-        check_numbers(outputs, 0)
+        outputs = engine.values(query.model, rows, limit, progress)
+        check_numbers(outputs, 0, query.rows)
         return outputs
 
     def _at_baselines(self, query: Query, limit: int | None) -> Tensor:
@@ -508,13 +535,19 @@ def result_dtype(outputs: Tensor) -> torch.dtype:
     return torch.float64 if outputs.dtype == torch.float64 else torch.float32
 
 
-def check_numbers(outputs: Tensor, start: int) -> None:  # [r, b, *C], examples from start on
+def check_numbers(
+    outputs: Tensor,  # [r, b, *C], of the examples from start on
+    start: int,
+    rows: Tensor | None = None,  # [B] int64: which rows of the user's the examples are
+) -> None:
+    """That no output is NaN; an error that names the row otherwise."""
     # Only where looking is free: on an accelerator it would make every block wait for the device.
     if outputs.device.type != "cpu" or not math.isnan(outputs.sum()):
         return
     nan = outputs.isnan().reshape(*outputs.shape[:2], -1).any(2).any(0)
     if nan.any():  # an infinite sum may be NaN without any
         row = start + int(nan.nonzero()[0])
+        row = row if rows is None else int(rows[row])
         raise ArgumentError(f"forward_func: expected numbers, got NaN for row {row} of the inputs")
 
 

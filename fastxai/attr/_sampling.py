@@ -1,17 +1,20 @@
-"""Sampling in rounds: the one loop of the methods whose values come with standard errors."""
+"""The two loops of methods that sample: over examples by their players, and over rounds."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..core.budget import Budget, Rounds, relative_errors
-from ..core.inputs import warn
+from ..core.budget import Budget, relative_errors
+from ..core.inputs import FeatureGroups, warn
 from ..core.progress import Bar, bar
+from ..core.tiers import TIERS
 from ._base import Query
+from ._players import Part, by_group, by_problem, counted, is_whole, parts
 
 _ROUNDINGS = 4.0  # of an output: standard errors as small are none
 
@@ -45,6 +48,76 @@ class Sampled:
     samples: Tensor  # [P] int64: how many each took
     errors: Tensor | None = None  # [M, P, C] float64
     reached: Tensor | None = None  # [P] float64: the largest as a share of the range of the values
+    empty: Tensor | None = None  # [P, C] float64: the outputs at the baselines, where that is told
+    tier: str | None = None
+    players: Tensor | None = None  # [P] int64: how many groups differ from the baseline
+
+
+# Samples for some players: sample(query, players, outputs at the inputs [P, *C], progress).
+Sample = Callable[[Query, FeatureGroups, Tensor, Bar], Sampled]
+
+
+def by_players(
+    query: Query,
+    groups: FeatureGroups,
+    varies: Tensor | None,  # [B, M] bool
+    outputs: Tensor,  # [P, *C]
+    sample: Sample,
+    rows: Callable[[int], int],
+    title: str | None,
+    tolerance: float | None = None,
+) -> Sampled:
+    """What is found for the groups that differ from the baseline; the others have exactly zero.
+
+    Args:
+        query: about all examples.
+        groups: all groups.
+        varies: which of them differ from the baseline; None for all.
+        outputs: at the inputs.
+        sample: finds the values of groups, all of which are players, for a part of the problems.
+        rows: how many of the model there will be, at most, for an example with so many players.
+        title: of the progress bar; None for no bar.
+        tolerance: what the samples were to reach; None where their number was given.
+    """
+    games = parts(query, varies)
+    with bar(
+        title, sum(rows(g.count(groups.count)) * g.query.inputs.batch for g in games)
+    ) as moves:
+        found = [sample(g.query, g.players(groups), g.of(outputs), moves) for g in games]
+    sampled = found[0] if is_whole(games) else _together(games, found, groups, outputs)
+    if tolerance is not None and sampled.reached is not None:
+        _warn_of_errors(sampled.samples, sampled.reached, tolerance)
+    return replace(sampled, players=counted(games, len(outputs), groups.count))
+
+
+def _together(
+    games: list[Part],
+    found: list[Sampled],
+    groups: FeatureGroups,
+    outputs: Tensor,  # [P, *C]
+) -> Sampled:
+    """What was found for the parts, in its place; nothing at all for those without players."""
+    problems, columns = len(outputs), outputs.shape[1:].numel()
+    start = outputs.to(torch.float64, copy=True).view(problems, columns)
+    where = found[0].values.device if found else groups.masks[0].device
+    none = torch.zeros(groups.count, problems, columns, dtype=torch.float64, device=where)
+    zero, nan = (torch.tensor(x, dtype=torch.float64, device="cpu") for x in (0, torch.nan))
+
+    def put(place: Callable[..., Tensor], each: list[Tensor | None], out: Tensor) -> Tensor | None:
+        if found and all(value is None for value in each):
+            return None
+        return place(games, [nan if value is None else value for value in each], out)
+
+    values = by_group(games, [f.values for f in found], none.clone())
+    samples = by_problem(games, [f.samples for f in found], zero.long().repeat(problems))
+    return Sampled(
+        values,
+        samples,
+        errors=put(by_group, [f.errors for f in found], none),
+        reached=put(by_problem, [f.reached for f in found], zero.repeat(problems)),
+        empty=put(by_problem, [f.empty for f in found], start),
+        tier=max((f.tier or TIERS[0] for f in found), key=TIERS.index, default=TIERS[0]),
+    )
 
 
 def in_rounds(
@@ -53,8 +126,7 @@ def in_rounds(
     outputs: Tensor,  # [P, *C]
     budget: Budget,
     first: int,
-    most_rows: int,
-    title: str | None,
+    progress: Bar,
     there_are: int | None = None,
 ) -> Sampled:
     """Takes samples until every problem is within tolerance, or the budget is spent.
@@ -67,32 +139,27 @@ def in_rounds(
         outputs: at the inputs.
         budget: how many samples.
         first: how many of them in the first round.
-        most_rows: of the model for one example, if all samples are taken.
-        title: of the progress bar; None for no bar.
+        progress: the bar.
         there_are: samples that tell everything, if there are as few.
     """
     problems = outputs.shape[0]
-    together = query.model.whole_batch or query.model.mixes_rows
-    rounds = budget.rounds(problems, first, together, there_are)
+    rounds = budget.rounds(problems, first, query.is_indivisible, there_are)
     values: Tensor | None = None
     errors: Tensor | None = None
     before = 0
-    with bar(title, most_rows * query.inputs.batch) as progress:
-        for n, open_ones in rounds:
-            part = query if len(open_ones) == problems else query.of(open_ones)
-            sampler.ask(part, slice(before, n), open_ones, progress)
-            found, off = sampler.estimate(part, n, open_ones)
-            before = n
-            values, errors = _put(values, found, open_ones), _put(errors, off, open_ones)
-            if off is None:
-                continue
-            rounding = _rounding(outputs[open_ones]).to(off.device)
-            rounds.tell(relative_errors(found, off, rounding))
-            if budget.is_open:
-                progress.tell(f"error {rounds.worst:.2%}, wanted {budget.tolerance:.2%}")
+    for n, open_ones in rounds:
+        part = query if len(open_ones) == problems else query.of(open_ones)
+        sampler.ask(part, slice(before, n), open_ones, progress)
+        found, off = sampler.estimate(part, n, open_ones)
+        before = n
+        values, errors = _put(values, found, open_ones), _put(errors, off, open_ones)
+        if off is None:
+            continue
+        rounding = _rounding(outputs[open_ones]).to(off.device)
+        rounds.tell(relative_errors(found, off, rounding))
+        if budget.is_open:
+            progress.tell(f"error {rounds.worst:.2%}, wanted {budget.tolerance:.2%}")
     assert values is not None
-    if budget.is_open and len(rounds.missed):
-        _warn_of_errors(rounds, budget)
     return Sampled(values, rounds.samples, errors, None if errors is None else rounds.reached)
 
 
@@ -109,9 +176,11 @@ def _rounding(outputs: Tensor) -> Tensor:  # [P, *C] -> [P, C]
     return _ROUNDINGS * eps * size
 
 
-def _warn_of_errors(rounds: Rounds, budget: Budget) -> None:
-    count, of = len(rounds.missed), len(rounds.samples)
-    warn(
-        f"max_samples: {budget.most} samples leave standard errors of up to {rounds.worst:.2%} "
-        f"rather than {budget.tolerance:.2%} in {count} of {of} rows"
-    )
+def _warn_of_errors(samples: Tensor, reached: Tensor, tolerance: float) -> None:  # [P] each
+    missed = ~(reached <= tolerance)  # NaN, for what is not known, is not within
+    if missed.any():
+        warn(
+            f"max_samples: {samples[missed].max()} samples leave standard errors of up to "
+            f"{reached[missed].max():.2%} rather than {tolerance:.2%} in {missed.sum()} of "
+            f"{len(missed)} rows"
+        )

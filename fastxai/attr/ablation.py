@@ -18,7 +18,8 @@ from ..core.inputs import (
     check_seed,
     warn,
 )
-from ..core.rows import MaskPieces, OneOff, Permuted, Rows
+from ..core.progress import bar
+from ..core.rows import MaskPieces, OneOff, Permuted, Pieces, Rows
 from ..core.windows import check_windows
 from ._base import (
     Found,
@@ -28,12 +29,22 @@ from ._base import (
     check_groups_for_batch,
     result_dtype,
 )
+from ._players import (
+    Part,
+    by_group,
+    counted,
+    groups_that_vary,
+    is_whole,
+    parts,
+    windows_that_vary,
+)
 
 
 class FeatureAblation(PerturbationAttribution):
     """How much the output falls when a feature, or a group of them, is set to its baseline.
 
-    f(x) − f(x with the group at its baseline): one model row for each group.
+    f(x) − f(x with the group at its baseline): one model row for each group that differs from its
+    baseline. For the others it is zero.
     """
 
     @captum_compatible
@@ -91,15 +102,16 @@ class FeatureAblation(PerturbationAttribution):
         **ignored: Any,
     ) -> Found:
         groups = check_feature_mask(feature_mask, query.inputs)
-        rows = OneOff(
-            query.inputs.tensors,
-            query.baselines,
-            tuple(_own_row(b, query.inputs) for b in query.baselines),
-            tuple(MaskPieces(mask, groups.count) for mask in groups.masks),
+        outputs, drops, players = self._drops(
+            query,
+            groups_that_vary(query, groups),
             groups.count,
+            lambda part: _one_off(part, part.count(groups.count), part.mask_pieces(groups)),
+            perturbations_per_eval,
+            show_progress,
+            groups,
         )
-        outputs, drops = self._drops(query, rows, perturbations_per_eval, show_progress, groups)
-        return Found(flatten_outputs(groups.spread(drops), outputs), outputs)
+        return Found(flatten_outputs(groups.spread(drops), outputs), outputs, players=players)
 
     def _ignore(self, kwargs: dict[str, Any]) -> None:
         if kwargs:
@@ -108,20 +120,34 @@ class FeatureAblation(PerturbationAttribution):
     def _drops(
         self,
         query: Query,
-        rows: Rows,
+        varies: Tensor | None,  # [B, G] bool: which groups differ from the baseline
+        count: int,  # G
+        rows: Callable[[Part], Rows],
         perturbations_per_eval: int | None,
         show_progress: bool,
         groups: FeatureGroups | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """f(x), [B, *C], and how much it falls in each repeat of the rows, [B, *C, R]."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """f(x), [B, *C]; how much it falls without each group, [B, *C, G]; how many vary, [B]."""
         limit = check_limit(perturbations_per_eval, query.inputs.batch)
         outputs = self._outputs_at_inputs(query, limit, rows.repeats)
         if groups is not None:
             check_groups_for_batch(query, groups)
-        changed = self._values_of(query, rows, limit, show_progress)
-        if not outputs.dtype.is_signed:  # a truth value or an unsigned number, but they may rise
-            outputs, changed = outputs.long(), changed.long()
-        return outputs, (outputs - changed).movedim(0, -1)
+        # A truth value or an unsigned number, but they may rise.
+        wide = (lambda y: y) if outputs.dtype.is_signed else Tensor.long
+        outputs = wide(outputs)
+        asked = parts(query, varies)
+        total = sum(part.count(count) * part.query.inputs.batch for part in asked)
+        with bar(self._title(show_progress), total) as progress:
+            drops = [
+                part.of(outputs) - wide(self._values_of(part.query, rows(part), limit, progress))
+                for part in asked
+            ]
+        found = (
+            drops[0]
+            if is_whole(asked)
+            else by_group(asked, drops, outputs.new_zeros(count, *outputs.shape))
+        )
+        return outputs, found.movedim(0, -1), counted(asked, len(outputs), count)
 
 
 class Occlusion(FeatureAblation):
@@ -183,17 +209,18 @@ class Occlusion(FeatureAblation):
         show_progress: bool,
     ) -> Found:
         windows = check_windows(sliding_window_shapes, strides, query.inputs)
-        rows = OneOff(
-            query.inputs.tensors,
-            query.baselines,
-            tuple(_own_row(b, query.inputs) for b in query.baselines),
-            windows,
-            windows[-1].first + windows[-1].count,
+        count = windows[-1].first + windows[-1].count
+        outputs, drops, players = self._drops(
+            query,
+            windows_that_vary(query, windows),
+            count,
+            lambda part: _one_off(part, part.count(count), part.window_pieces(windows)),
+            perturbations_per_eval,
+            show_progress,
         )
-        outputs, drops = self._drops(query, rows, perturbations_per_eval, show_progress)
         each = drops.to(result_dtype(outputs)).split([w.count for w in windows], dim=-1)
         values = tuple(w.spread(drop) for w, drop in zip(windows, each, strict=True))
-        return Found(flatten_outputs(values, outputs), outputs)
+        return Found(flatten_outputs(values, outputs), outputs, players=players)
 
 
 class FeaturePermutation(FeatureAblation):
@@ -286,8 +313,23 @@ class FeaturePermutation(FeatureAblation):
             outputs = self._outputs_at_inputs(query, check_limit(perturbations_per_eval, batch), 0)
             nothing = outputs.new_zeros(*outputs.shape, groups.count)
             return Found(flatten_outputs(groups.spread(nothing), outputs), outputs)
-        outputs, drops = self._drops(query, rows, perturbations_per_eval, show_progress, groups)
+        outputs, drops, _ = self._drops(
+            query,
+            None,
+            groups.count,
+            lambda part: rows,
+            perturbations_per_eval,
+            show_progress,
+            groups,
+        )
         return Found(flatten_outputs(groups.spread(drops), outputs), outputs)
+
+
+def _one_off(part: Part, count: int, pieces: tuple[Pieces, ...]) -> OneOff:
+    """The part's inputs without each of these groups of features."""
+    query = part.query
+    own = tuple(_own_row(b, query.inputs) for b in query.baselines)
+    return OneOff(query.inputs.tensors, query.baselines, own, pieces, count)
 
 
 def flatten_outputs(values: tuple[Tensor, ...], outputs: Tensor) -> tuple[Tensor, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import ops
 from ..core import designs
 from ..core.affine import most_multiplications
-from ..core.budget import check_budget
+from ..core.budget import Budget, check_budget
 from ..core.inputs import (
     ArgumentError,
     FeatureGroups,
@@ -40,7 +40,8 @@ from ._base import (
     check_ids,
     coalition_rows,
 )
-from ._sampling import in_rounds
+from ._players import groups_that_vary
+from ._sampling import Sampled, by_players, in_rounds
 
 _NUMBERS_KEPT = 1 << 20  # coalitions × groups of a design to keep; their bits are 128 KiB
 _FIRST_SAMPLES, _MOST_SAMPLES = 5, 100  # for each group, if the errors decide how many
@@ -185,62 +186,82 @@ class KernelShap(PerturbationAttribution):
         groups = check_feature_mask(feature_mask, query.inputs)
         if not return_input_shape:
             check_ids(groups)
-        m = groups.count
-        budget = check_budget(n_samples, tolerance, max_samples, _MOST_SAMPLES * m, at_least=2)
-        limit = check_limit(perturbations_per_eval)
-        tier = check_tier(tier)
         seed = check_seed(seed)
-        first = budget.most
+        # A large one is asked for several times, and kept nowhere else.
+        regression = lru_cache(maxsize=1)(partial(_regression, seed))
+        limit, tier = check_limit(perturbations_per_eval), check_tier(tier)
+        amount = (n_samples, tolerance, max_samples)
+        asked = _Asked(regression, seed, amount, limit, design, tier, detailed)
+        budget = asked.budget(groups.count)
         if budget.is_open:
             check(design is None, "design", "None with samples by tolerance", repr(design))
-            first = min(first, max(2 * m + 6, _FIRST_SAMPLES * m + m % 2))
-        # A large one is asked for several times, and kept nowhere else.
-        regression = lru_cache(maxsize=1)(partial(_regression, m, seed))
         if design is not None:
-            regression(design, first)  # that it exists
+            regression(groups.count, design, budget.most)  # that it exists
+        varies = groups_that_vary(query, groups)
 
         to_come = budget.most * _background_rows(query)
         full = self._outputs_at_inputs(query, limit, to_come)  # [P, *C]
         check_groups_for_batch(query, groups)
-        tier_of = self._tier_of(query, m, full, tier)
-        # A design that grows is for one tier: one that is worth its work also for most samples.
-        there_are = 1 << m if m < 63 else None
-        most = budget.most if there_are is None else min(budget.most, there_are - budget.is_open)
-        krigs = tier_of(most) != "fast"
-        if not krigs:
-            tier_of = _fast
-        if budget.is_open:
-            design = _GROWING_MIXED if krigs else _GROWING
-        elif design is None and krigs:
-            design = _FOR_KRIGING
-        plan, fit = regression(design, first)
-        if not fit.determined:
-            _warn_too_few(m, budget.most)
-        with_errors = detailed or budget.is_open
-        keeps = with_errors or krigs
-        fits = _Fits(partial(regression, design), partial(_kriging, m, seed, design), tier_of)
-        game = _Game(self, groups, full, limit, fits, keeps, with_errors)
+        rows = lambda m: asked.rows(m) * _background_rows(query)  # noqa: E731
         title = self._title(show_progress)
-        rows = budget.most - 1 if budget.is_open else len(plan.bits) + 1
-        rows *= _background_rows(query)
-        sampled = in_rounds(game, query, full, budget, first, rows, title, there_are)
+        sample = partial(self._sample, asked)
+        sampled = by_players(query, groups, varies, full, sample, rows, title, budget.tolerance)
+        if asked.too_few:
+            _warn_too_few(max(asked.too_few), budget.most)
 
         def arrange(values: Tensor) -> tuple[Tensor, ...]:  # [M, P, C]
             return arranged(values.movedim(0, -1), full, groups, return_input_shape)
 
-        if sampled.errors is None:
+        if sampled.errors is None or sampled.empty is None:
             return Found(arrange(sampled.values))
-        delta = sampled.values.sum(0) - game.difference
+        difference = full.reshape(_columns(full)).to(torch.float64) - sampled.empty
+        delta = sampled.values.sum(0) - difference.to(sampled.values.device)
         return Found(
             arrange(sampled.values),
             full,
-            game.empty.reshape(full.shape),
+            sampled.empty.reshape(full.shape),
             delta.reshape(full.shape).to(full.device),
             arrange(sampled.errors),
             sampled.samples,
+            sampled.players,
             sampled.reached,
-            game.tier,
+            sampled.tier,
         )
+
+    def _sample(
+        self,
+        asked: _Asked,
+        query: Query,
+        groups: FeatureGroups,
+        full: Tensor,  # [P, *C]
+        progress: Bar,
+    ) -> Sampled:
+        m, budget, there_are = groups.count, asked.budget(groups.count), _coalitions(groups.count)
+        if there_are is not None:
+            budget = replace(budget, most=min(budget.most, there_are))
+        first = budget.most
+        if budget.is_open:
+            first = min(first, max(2 * m + 6, _FIRST_SAMPLES * m + m % 2))
+        tier_of = self._tier_of(query, m, full, asked.tier)
+        # A design that grows is for one tier: one that is worth its work also for most samples.
+        most = budget.most if there_are is None else min(budget.most, there_are - budget.is_open)
+        krigs = tier_of(most) != "fast"
+        if not krigs:
+            tier_of = _fast
+        design = asked.design_for(m, first)
+        if budget.is_open:
+            design = _GROWING_MIXED if krigs else _GROWING
+        elif design is None and krigs:
+            design = _FOR_KRIGING
+        regression = partial(asked.regression, m, design)
+        if not regression(first)[1].determined:
+            asked.too_few.append(m)
+        with_errors = asked.detailed or budget.is_open
+        fits = _Fits(regression, partial(_kriging, asked.seed, m, design), tier_of)
+        keeps = with_errors or krigs
+        game = _Game(self, groups, full, asked.limit, fits, keeps, with_errors)
+        sampled = in_rounds(game, query, full, budget, first, progress, there_are)
+        return replace(sampled, empty=game.empty, tier=game.tier)
 
     def _tier_of(
         self, query: Query, players: int, full: Tensor, tier: str | None
@@ -261,6 +282,37 @@ class KernelShap(PerturbationAttribution):
             return best(n, self._multiplications(query))
 
         return tier_of
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What was asked for, whoever plays."""
+
+    regression: Callable[[int, str | None, int], tuple[designs.Design, ShapleyRegression]]
+    seed: int
+    amount: tuple[Any, Any, Any]  # n_samples, tolerance, max_samples
+    limit: int | None
+    design: str | None
+    tier: str | None
+    detailed: bool
+    too_few: list[int] = field(default_factory=list)  # players whose values are not determined
+
+    def budget(self, players: int) -> Budget:
+        return check_budget(*self.amount, _MOST_SAMPLES * players, at_least=2)
+
+    def rows(self, players: int) -> int:
+        """Coalitions for the model at most: they are pairs, and the full one is the input."""
+        budget, there_are = self.budget(players), _coalitions(players)
+        most = budget.most if there_are is None else min(budget.most, there_are)
+        return most - 1 if budget.is_open else most // 2 * 2 - 1
+
+    def design_for(self, players: int, n_samples: int) -> str | None:
+        """The design, which all groups have but some alone need not have; None for the best."""
+        try:
+            self.regression(players, self.design, n_samples)
+        except ArgumentError:
+            return None
+        return self.design
 
 
 @dataclass(frozen=True)
@@ -302,11 +354,6 @@ class _Game:
         """v(∅), [P, C] float64, where the model is."""
         return self._empty
 
-    @property
-    def difference(self) -> Tensor:
-        """v(all) − v(∅), [P, C] float64, on the CPU."""
-        return (self._full - self._empty).cpu()
-
     def ask(self, query: Query, taken: slice, problems: Tensor, progress: Bar) -> None:
         m, is_first = self._groups.count, taken.start == 0
         plan, _ = self._fits.regression(taken.stop)
@@ -338,7 +385,7 @@ class _Game:
         self, query: Query, n: int, problems: Tensor
     ) -> tuple[Tensor, Tensor | None]:  # [M, k, C]
         plan, fit = self._fits.regression(n)
-        difference = self.difference[problems]
+        difference = (self._full - self._empty)[problems].cpu()  # v(all) − v(∅)
         if self._known is None:
             return fit.solve(self._moment.cpu(), difference), None
         values = self._known.of(plan.bits, problems)  # [N, k, C]
@@ -388,18 +435,18 @@ class _Known:
 
 
 def _regression(
-    players: int, seed: int, design: str | None, n_samples: int
+    seed: int, players: int, design: str | None, n_samples: int
 ) -> tuple[designs.Design, ShapleyRegression]:
     # Neither depends on the model, so that a call with the seed of an earlier one takes its own.
     make = _kept_regression if n_samples * players <= _NUMBERS_KEPT else _new_regression
     try:
-        return make(players, seed, design, n_samples)
+        return make(seed, players, design, n_samples)
     except ValueError as error:
         raise ArgumentError(f"design: {error}") from error
 
 
 def _new_regression(
-    players: int, seed: int, design: str | None, n_samples: int
+    seed: int, players: int, design: str | None, n_samples: int
 ) -> tuple[designs.Design, ShapleyRegression]:
     if design == _GROWING:
         plan = designs.growing_design(players, n_samples, seed)
@@ -415,13 +462,13 @@ def _new_regression(
 _kept_regression = lru_cache(maxsize=8)(_new_regression)
 
 
-def _kriging(players: int, seed: int, design: str | None, n_samples: int) -> Kriging:
+def _kriging(seed: int, players: int, design: str | None, n_samples: int) -> Kriging:
     make = _kept_kriging if n_samples**2 <= _NUMBERS_KEPT else _new_kriging
-    return make(players, seed, design, n_samples)
+    return make(seed, players, design, n_samples)
 
 
-def _new_kriging(players: int, seed: int, design: str | None, n_samples: int) -> Kriging:
-    return Kriging(_regression(players, seed, design, n_samples)[0])
+def _new_kriging(seed: int, players: int, design: str | None, n_samples: int) -> Kriging:
+    return Kriging(_regression(seed, players, design, n_samples)[0])
 
 
 _kept_kriging = lru_cache(maxsize=4)(_new_kriging)
@@ -433,6 +480,11 @@ def _warn_too_few(players: int, n_samples: int) -> None:
         f"least values that add up are returned. Take at least {2 * players + 6}, better "
         f"{5 * players}"
     )
+
+
+def _coalitions(players: int) -> int | None:
+    """How many there are, if they are few enough to count."""
+    return 1 << players if players < 63 else None
 
 
 def _fast(n_samples: int) -> str:

@@ -43,7 +43,8 @@ from ._base import (
     coalition_rows,
     result_dtype,
 )
-from ._sampling import Sampled, in_rounds
+from ._players import groups_that_vary
+from ._sampling import Sampled, by_players, in_rounds
 
 _BYTES_KEPT = 1 << 26  # of perturbed inputs that custom functions made, at a time
 _FIRST_SAMPLES, _MOST_SAMPLES = 5, 100  # for each group, if the errors decide how many
@@ -248,7 +249,6 @@ class LimeBase(PerturbationAttribution):
         n: int,
         limit: int | None,
         advance: Callable[[int], object],
-        example: int = 0,
     ) -> _Samples:
         """Draws n samples for one example, or one batch, and asks the model about them."""
         batch = query.inputs.batch
@@ -260,7 +260,7 @@ class LimeBase(PerturbationAttribution):
             while block := list(itertools.islice(samples, at_once)):
                 rows = _Perturbed(query.inputs, [sample for sample, _, _ in block])
                 outputs = engine.values(query.model, rows, limit)
-                check_numbers(outputs, example)
+                check_numbers(outputs, 0, query.rows)
                 values.append(outputs.reshape(len(block), -1).to(rows.device))
                 interpretable += [z for _, z, _ in block]
                 weights += [weight for _, _, weight in block]
@@ -428,40 +428,49 @@ class Lime(LimeBase):
         seed: int | None,
     ) -> Found:
         groups = check_feature_mask(feature_mask, query.inputs)
-        m = groups.count
-        budget = check_budget(n_samples, tolerance, max_samples, _MOST_SAMPLES * m)
+        amount = (n_samples, tolerance, max_samples)
+        budget = check_budget(*amount, _MOST_SAMPLES * groups.count)
         limit = check_limit(perturbations_per_eval)
-        is_known = self.perturb_func is fair_coins and isinstance(self.similarity_func, ExpKernel)
+        drawn = self.perturb_func is fair_coins
+        is_known = drawn and isinstance(self.similarity_func, ExpKernel)
         if not (is_known and return_input_shape):
             check_ids(groups)
-        drawn = self.perturb_func is fair_coins
         if drawn or seed is not None:
             seed = check_seed(seed)
-        adds_up = isinstance(self.interpretable_model, LinearFit) and not is_wide(budget.most, m)
+        is_linear = isinstance(self.interpretable_model, LinearFit)
         check(
-            (is_known and adds_up) or not budget.is_open,
+            not budget.is_open
+            or (is_known and is_linear and not is_wide(budget.most, groups.count)),
             "n_samples",
             "a number: standard errors are not known for functions of your own, nor for that many "
             "groups",
             repr(n_samples),
         )
+        # What is the user's own may want to see all groups.
+        varies = groups_that_vary(query, groups) if is_known and is_linear else None
 
         outputs = self._outputs_at_inputs(query, limit, budget.most)  # [B, *C]
         check_groups_for_batch(query, groups)
         start = _by_problem(outputs[None], query)[0]  # [P, C]
-        title = self._title(show_progress)
-        if is_known and adds_up:
-            assert seed is not None
-            near = _Near(self, groups, start, limit, seed, keeps=detailed or budget.is_open)
-            sampled = in_rounds(near, query, start, budget, _FIRST_SAMPLES * m, budget.most, title)
-        else:
+
+        def sample(query: Query, groups: FeatureGroups, start: Tensor, progress: Bar) -> Sampled:
+            m = groups.count
+            budget = check_budget(*amount, _MOST_SAMPLES * m)
+            if is_known and is_linear and not is_wide(budget.most, m):
+                assert seed is not None
+                near = _Near(self, groups, start, limit, seed, keeps=detailed or budget.is_open)
+                return in_rounds(near, query, start, budget, _FIRST_SAMPLES * m, progress)
             n = budget.most
             bits = foldover_hadamard(m, n, check_seed(seed)) if drawn else None
             if is_known and bits is not None:
-                found = self._fit_coalitions(query, groups, bits, start, limit, title)
+                found = self._fit_coalitions(query, groups, bits, start, limit, progress)
             else:
-                found = self._fit_samples(query, groups, bits, n, start, limit, show_progress)
-            sampled = Sampled(found, torch.full((len(start),), n))
+                found = self._fit_samples(query, groups, bits, n, start, limit, progress)
+            return Sampled(found, torch.full((len(start),), n))
+
+        rows = lambda m: check_budget(*amount, _MOST_SAMPLES * m).most  # noqa: E731
+        title = self._title(show_progress)
+        sampled = by_players(query, groups, varies, start, sample, rows, title, budget.tolerance)
 
         def arrange(values: Tensor | None) -> Any:  # [M, P, C]
             if values is None:
@@ -476,6 +485,7 @@ class Lime(LimeBase):
             self._at_baselines(query, limit),
             standard_errors=arrange(sampled.errors),
             samples=sampled.samples,
+            players=sampled.players if drawn else None,
             reached=sampled.reached,
         )
 
@@ -486,7 +496,7 @@ class Lime(LimeBase):
         bits: Tensor,  # [N, W]
         start: Tensor,  # [P, C]: about how large the values are
         limit: int | None,
-        title: str | None,
+        progress: Bar,
     ) -> Tensor:  # [M, P, C]
         """The coefficients, from values that are all kept."""
         start = start.to(groups.masks[0].device, torch.float64)
@@ -499,7 +509,7 @@ class Lime(LimeBase):
             problems = slice(0, 1) if query.model.whole_batch else examples
             kept[repeats, problems] = _by_problem(values, query).to(kept)
 
-        self._stream(query, coalition_rows(query, groups, bits), add, limit, title)
+        self._stream(query, coalition_rows(query, groups, bits), add, limit, progress)
         z = unpack(bits, groups.count).to(start.device)
         found = [
             self._coefficients(_Samples(z, local.weights(slice(p, p + 1))[:, 0], kept[:, p]))
@@ -515,7 +525,7 @@ class Lime(LimeBase):
         n: int,
         start: Tensor,  # [P, C]: of the outputs' shape
         limit: int | None,
-        show_progress: bool,
+        progress: Bar,
     ) -> Tensor:  # [M, P, C]
         """The coefficients, with samples drawn or weighed one by one by functions of the user."""
         device = query.inputs.tensors[0].device
@@ -525,17 +535,16 @@ class Lime(LimeBase):
             drawn = groups.by_id(unpack(bits, groups.count).to(device).long())[:, None]
             perturb = lambda inputs, **kwargs: (z for z in drawn)  # noqa: E731
         found = torch.empty(groups.count, *start.shape, dtype=torch.float64, device=device)
-        with self._progress(show_progress, n * query.inputs.batch) as advance:
-            for p in range(len(start)):
-                one = query if query.model.whole_batch else query.of(slice(p, p + 1))
-                masks = tuple(ids[part(mask, slice(p, p + 1)).long()] for mask in groups.masks)
-                kwargs = {
-                    "baselines": query.inputs.pack(one.baselines),
-                    "feature_mask": query.inputs.pack(masks),
-                    "num_interp_features": int(ids[-1]) + 1,
-                }
-                samples = self._evaluate(one, perturb, kwargs, n, limit, advance, p)
-                found[:, p] = self._coefficients(samples)[ids]
+        for p in range(len(start)):
+            one = query if query.model.whole_batch else query.of(slice(p, p + 1))
+            masks = tuple(ids[part(mask, slice(p, p + 1)).long()] for mask in groups.masks)
+            kwargs = {
+                "baselines": query.inputs.pack(one.baselines),
+                "feature_mask": query.inputs.pack(masks),
+                "num_interp_features": int(ids[-1]) + 1,
+            }
+            samples = self._evaluate(one, perturb, kwargs, n, limit, progress)
+            found[:, p] = self._coefficients(samples)[ids]
         return found
 
     def _coefficients(self, samples: _Samples) -> Tensor:  # [M, C] float64

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +32,8 @@ from ._base import (
     coalition_rows,
     result_dtype,
 )
-from ._sampling import in_rounds
+from ._players import groups_that_vary, most_players
+from ._sampling import Sampled, by_players, in_rounds
 
 _MOST_PLAYERS = 25  # whose coalitions fit in memory, and in anyone's patience
 _FIRST_ORDERS = 50  # 25 pairs: standard errors of fewer are too rough to stop by
@@ -44,7 +46,8 @@ class ShapleyValues(PerturbationAttribution):
 
     φ_i = Σ_S |S|! (M − |S| − 1)! / M! · (v(S ∪ i) − v(S)), with v(S) the output for the features of
     S taken from the input and the others from the baseline. Every one of the 2^M coalitions is
-    evaluated once.
+    evaluated once. A group whose features equal the baseline has exactly zero, and M counts the
+    others.
 
     Source: Shapley, "A value for n-person games" (1953).
     """
@@ -67,7 +70,8 @@ class ShapleyValues(PerturbationAttribution):
             baselines: as for :class:`FeatureAblation`.
             target: as for :class:`FeatureAblation`.
             additional_forward_args: as for :class:`FeatureAblation`.
-            feature_mask: as for :class:`FeatureAblation`; at most 25 groups.
+            feature_mask: as for :class:`FeatureAblation`; at most 25 groups of an example may
+                differ from the baseline.
             perturbations_per_eval: at most so many coalitions (times B rows) in one call of the
                 model; None to choose for speed.
             show_progress: whether to show a tqdm bar on stderr.
@@ -93,15 +97,33 @@ class ShapleyValues(PerturbationAttribution):
         show_progress: bool,
     ) -> Found:
         groups = check_feature_mask(feature_mask, query.inputs)
-        m = groups.count
-        check(
-            m <= _MOST_PLAYERS,
-            "feature_mask",
-            "at most {} groups for 2^M model rows (KernelShap takes any number)",
-            f"{m} groups",
-            _MOST_PLAYERS,
-        )
+        varies = groups_that_vary(query, groups)
+        _check_few_enough(most_players(query, varies, groups.count))
         limit = check_limit(perturbations_per_eval, query.inputs.batch)
+
+        outputs = self._outputs_at_inputs(query, limit)
+        check_groups_for_batch(query, groups)
+        sampled = by_players(
+            query,
+            groups,
+            varies,
+            outputs,
+            partial(self._enumerate, limit),
+            lambda m: 1 << m,
+            self._title(show_progress),
+        )
+        return _found(groups, sampled, outputs)
+
+    def _enumerate(
+        self,
+        limit: int | None,
+        query: Query,
+        groups: FeatureGroups,
+        outputs: Tensor,  # [P, *C]
+        progress: Bar,
+    ) -> Sampled:
+        m = groups.count
+        _check_few_enough(m)  # for what cannot be divided these are the players of all examples
         bits = designs.all_coalitions(m)
         rows = coalition_rows(query, groups, bits)
         sizes = designs.subset_sizes(bits)
@@ -113,27 +135,27 @@ class ShapleyValues(PerturbationAttribution):
         device = rows.device
         total = (inside + outside)[sizes].to(device)  # [2^M]
         absent = outside[sizes].to(device)  # [2^M]
-
-        outputs = self._outputs_at_inputs(query, limit, rows.repeats)
-        check_groups_for_batch(query, groups)
         phi = torch.zeros(m, *_columns(outputs), dtype=torch.float64, device=device)
+        empty = phi.new_empty(_columns(outputs))
 
         def add(values: Tensor, repeats: slice, examples: slice) -> None:
             y = values.reshape(*values.shape[:2], -1)  # [n, b, C]
             joined = ops.coalition_rhs(rows.bits[repeats], m, total[repeats], y.flatten(1))
             left = absent[repeats] @ y.to(torch.float64).flatten(1)
             phi[:, examples] += (joined - left).unflatten(1, y.shape[1:])
+            if repeats.start == 0:  # the first coalition is the empty one
+                empty[examples] = y[0].to(torch.float64)
 
-        self._stream(query, rows, add, limit, self._title(show_progress))
-        empty = self._at_baselines(query, limit) if detailed else None
-        return _found(groups, phi, outputs, empty)
+        self._stream(query, rows, add, limit, progress)
+        return Sampled(phi, torch.full((len(outputs),), 1 << m), empty=empty)
 
 
 class ShapleyValueSampling(ShapleyValues):
     """Shapley values by sampling orders: the mean gain from a feature over random orders.
 
     Orders come in pairs, one the other's reverse, which cancels much of the chance in them. An
-    order costs M − 1 model rows. :meth:`explain` has standard errors, from how the pairs differ.
+    order costs M − 1 model rows, M counting the groups that differ from the baseline: the others
+    have exactly zero. :meth:`explain` has standard errors, from how the pairs differ.
 
     Source: Castro, Gómez and Tejada, "Polynomial calculation of the Shapley value based on
     sampling" (2009); Mitchell, Cooper, Frank and Holmes, "Sampling permutations for Shapley value
@@ -212,23 +234,21 @@ class ShapleyValueSampling(ShapleyValues):
         limit = check_limit(perturbations_per_eval, query.inputs.batch)
         seed = check_seed(seed)
 
-        full = self._outputs_at_inputs(query, limit, budget.most * groups.count)
+        varies = groups_that_vary(query, groups)
+
+        full = self._outputs_at_inputs(query, limit)
         check_groups_for_batch(query, groups)
-        empty = self._at_baselines(query, limit)
-        wants_errors = detailed or budget.is_open
-        orders = _Orders(self, groups, full, empty, limit, check_seed(seed), wants_errors)
+
+        def sample(query: Query, groups: FeatureGroups, full: Tensor, progress: Bar) -> Sampled:
+            empty = self._at_baselines(query, limit)
+            orders = _Orders(self, groups, full, empty, limit, seed, detailed or budget.is_open)
+            sampled = in_rounds(orders, query, full, budget, _FIRST_ORDERS, progress)
+            return replace(sampled, empty=empty.to(torch.float64).reshape(_columns(empty)))
+
+        rows = lambda m: budget.most * (m - 1)  # noqa: E731
         title = self._title(show_progress)
-        rows = budget.most * (groups.count - 1)
-        sampled = in_rounds(orders, query, full, budget, _FIRST_ORDERS, rows, title)
-        found = _found(groups, sampled.values, full, empty)
-        if sampled.errors is None:
-            return found
-        return replace(
-            found,
-            standard_errors=_at_features(groups, sampled.errors, full),
-            samples=sampled.samples,
-            reached=sampled.reached,
-        )
+        sampled = by_players(query, groups, varies, full, sample, rows, title, budget.tolerance)
+        return _found(groups, sampled, full)
 
 
 class _Orders:
@@ -347,17 +367,32 @@ def _columns(outputs: Tensor) -> tuple[int, int]:
     return outputs.shape[0], outputs.shape[1:].numel()
 
 
-def _found(
-    groups: FeatureGroups,
-    phi: Tensor,  # [M, B, C]
-    full: Tensor,  # [B, *C]
-    empty: Tensor | None,  # [B, *C]
-) -> Found:
-    delta = None
-    if empty is not None:
-        difference = full.to(phi.dtype) - empty.to(phi.dtype)
-        delta = phi.sum(0).reshape(full.shape) - difference
-    return Found(_at_features(groups, phi, full), full, empty, delta)
+def _found(groups: FeatureGroups, sampled: Sampled, full: Tensor) -> Found:  # [B, *C]
+    assert sampled.empty is not None
+    empty = sampled.empty.reshape(full.shape)
+    difference = full.to(torch.float64) - empty
+    errors = sampled.errors
+    return Found(
+        _at_features(groups, sampled.values, full),
+        full,
+        empty.to(full.dtype),
+        sampled.values.sum(0).reshape(full.shape) - difference,
+        None if errors is None else _at_features(groups, errors, full),
+        None if errors is None else sampled.samples,
+        sampled.players,
+        sampled.reached,
+    )
+
+
+def _check_few_enough(players: int) -> None:
+    check(
+        players <= _MOST_PLAYERS,
+        "feature_mask",
+        "at most {} groups that differ from the baseline, for 2^M model rows (KernelShap takes "
+        "any number)",
+        f"{players} groups",
+        _MOST_PLAYERS,
+    )
 
 
 def _at_features(groups: FeatureGroups, values: Tensor, outputs: Tensor) -> tuple[Tensor, ...]:

@@ -71,7 +71,7 @@ def values(
     model: Model,
     rows: Rows,
     limit: int | None = None,
-    progress: str | None = None,
+    progress: str | Bar | None = None,
     to_come: int = 0,
 ) -> Tensor:
     """The model's chosen outputs for all rows.
@@ -80,7 +80,7 @@ def values(
         model: the bound model.
         rows: R × B rows.
         limit: rows a call at most; None to choose for speed.
-        progress: what the progress bar is about; None for no bar.
+        progress: what the progress bar is about, or the bar; None for no bar.
         to_come: how many repeats will be asked afterwards: for many it is learnt what a row costs.
 
     Returns:

@@ -42,22 +42,35 @@ class Windows:
 
     def positions(self, groups: slice, examples: slice) -> tuple[Tensor, Tensor]:
         """The features of these groups; none of those that belong to other inputs."""
-        number = torch.arange(groups.start, groups.stop, device=self.device) - self.first
-        ours = (number >= 0) & (number < self.count)
-        n = number[ours]
-        flat = torch.zeros(n.shape[0], 1, dtype=torch.int64, device=self.device)
-        inside = torch.ones_like(flat, dtype=torch.bool)
+        number = torch.arange(groups.start, groups.stop, device=self.device)
+        features, inside = self.features(number[None])
+        offsets = torch.nn.functional.pad(inside.sum(2).cumsum(1), (1, 0))
+        return features[inside][None], offsets
+
+    def only(self, which: Tensor) -> SomeWindows:  # [B, G] or [1, G] int64
+        """These windows alone, of each example or all of them."""
+        return SomeWindows(self, which)
+
+    def features(self, number: Tensor) -> tuple[Tensor, Tensor]:  # [b, g] int64
+        """Flat positions of the features of these windows, [b, g, n], and which there are."""
+        number = number - self.first
+        inside = ((number >= 0) & (number < self.count))[..., None]
+        flat = torch.zeros_like(number)[..., None]
         for size, w, step, count in zip(
             self.shape, self.window, self.strides, self.counts, strict=True
         ):
-            along = (n % count * step)[:, None] + torch.arange(w, device=self.device)  # [n, w]
-            n = n // count
-            flat = (flat[:, :, None] * size + along[:, None, :]).flatten(1)
-            inside = (inside[:, :, None] & (along < size)[:, None, :]).flatten(1)
-        features = torch.zeros_like(number)
-        features[ours] = inside.sum(1)
-        offsets = torch.nn.functional.pad(features.cumsum(0), (1, 0))
-        return flat[inside][None], offsets[None]
+            along = (number % count * step)[..., None] + torch.arange(w, device=self.device)
+            number = number // count
+            flat = (flat[..., None] * size + along[:, :, None, :]).flatten(2)
+            inside = (inside[..., None] & (along < size)[:, :, None, :]).flatten(2)
+        return flat, inside
+
+    def any(self, features: Tensor) -> Tensor:  # [B, *F] bool
+        """Whether any of a window's features is true, [B, windows]."""
+        found = features.to(torch.float32)
+        for cover in self._covers(found):  # each dimension goes from the front to the back
+            found = torch.tensordot(found, cover, dims=([1], [1]))
+        return found.permute(0, *range(found.dim() - 1, 0, -1)).flatten(1) > 0
 
     def spread(self, values: Tensor) -> Tensor:  # [..., windows]
         """For every feature the mean of the values of the windows that cover it, [..., *F]."""
@@ -79,6 +92,26 @@ class Windows:
             at = torch.arange(size, device=values.device)
             covers.append(((at >= starts) & (at < starts + w)).to(values.dtype))
         return covers
+
+
+class SomeWindows:
+    """Some of the windows, of each example others."""
+
+    def __init__(self, windows: Windows, which: Tensor):  # [B, G] or [1, G] int64
+        self.windows, self.which = windows, which
+
+    def positions(self, groups: slice, examples: slice) -> tuple[Tensor, Tensor]:
+        """As :meth:`Windows.positions`; where the examples have fewer features than others, any."""
+        which = self.which if len(self.which) == 1 else self.which[examples]
+        features, inside = self.windows.features(which[:, groups])
+        counts = inside.sum(2)
+        offsets = torch.nn.functional.pad(counts.cumsum(1), (1, 0))
+        if len(which) == 1:
+            return features[inside][None], offsets
+        # Those inside come first, in their order.
+        order = inside.flatten(1).to(torch.int8).argsort(dim=1, descending=True, stable=True)
+        most = int(offsets[:, -1].max())
+        return features.flatten(1).gather(1, order[:, :most]), offsets
 
 
 def check_windows(shapes: Any, strides: Any, inputs: Inputs) -> tuple[Windows, ...]:

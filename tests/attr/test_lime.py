@@ -40,7 +40,7 @@ def of_batch(x: Tensor) -> Tensor:
 
 PAIR = (randn(3, 4), randn(3, 2, 3))
 ROW_MASKS = torch.tensor([[0, 0, 1, 1, 2, 2, 3], [3, 2, 1, 0, 0, 0, 0], [5, 5, 0, 0, 0, 0, 5]])
-# model, inputs, arguments
+# model, inputs that differ from the baseline everywhere, arguments
 CASES = {
     "one row": (mlp().double(), randn(1, 7), {"target": 2}),
     "rows": (mlp().double(), randn(5, 7), {"target": [0, 3, 1, 2, 0]}),
@@ -51,8 +51,8 @@ CASES = {
     "one number for the batch": (of_batch, randn(3, 5), {}),
     "three numbers for the batch": (lambda x: bend(x).std(0)[:3], randn(4, 5), {}),
     "no features": (lambda x: x**3, randn(5), {}),
-    "integers": (bend, torch.arange(15).reshape(3, 5) - 4, {"target": 0}),
-    "booleans": (bend, randn(3, 5) > 0, {"target": 2, "baselines": torch.tensor([[True]])}),
+    "integers": (bend, torch.arange(15).reshape(3, 5) - 20, {"target": 0}),
+    "booleans": (bend, randn(3, 5) > 0, {"target": 2, "baselines": ~(randn(3, 5) > 0)}),
     "float32": (mlp(), torch.randn(3, 7), {"target": 1}),
     "baseline number": (mlp().double(), randn(3, 7), {"target": 1, "baselines": 0.4}),
     "baseline row": (mlp().double(), randn(3, 7), {"target": 1, "baselines": randn(1, 7)}),
