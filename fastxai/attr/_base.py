@@ -26,7 +26,7 @@ from ..core.inputs import (
     check_forward_args,
     check_inputs,
 )
-from ..core.model import Model, scalars
+from ..core.model import Model, NotRowByRow, scalars
 from ..core.plan import Plan, together
 from ..core.progress import Bar
 from ..core.rows import Coalitions, Given, Prefixes, Rows
@@ -410,19 +410,39 @@ class PerturbationAttribution(Attribution):
         super().__init__(forward_func, affine_prefix=affine_prefix)
         self._work_a_row: dict[object, float] = {}  # by shapes and dtypes of one row
 
-    def _outputs_at_inputs(self, query: Query, limit: int | None, to_come: int) -> Tensor:
+    def _outputs_at_inputs(
+        self, query: Query, limit: int | None = None, varies: Tensor | None = None
+    ) -> Tensor:
         """f(x), [B, *C]; tells whether the model answers for the batch, and so comes first.
 
-        Args:
-            query: the question.
-            limit: rows a call at most; None to choose for speed.
-            to_come: about how many rows of each example will be asked afterwards.
+        With ``varies``, [B, M] bool, it tells so for certain where that decides whether the batch
+        is divided by the examples' numbers of players.
         """
+        model, x = query.model, query.inputs.tensors
         at_least_two = None if limit is None else max(2, limit)  # or it would not be told
         given = Given(query.inputs.tensors, query.inputs.batch)
         outputs = engine.values(query.model, given, at_least_two, to_come=to_come)[0]
         check_numbers(outputs[None], 0)
+        if is_one and limit is None:
+            # Once for all calls, and so by another call: outputs with a record of the graph may
+            # differ by rounding, and those of the first call must be those of all others.
+            key = tuple((a.shape, a.dtype, a.device) for a in x)
+            if key not in self._bytes_a_row:
+                self._bytes_a_row[key] = engine.bytes_kept(model, x)
+            model.bytes_a_row = self._bytes_a_row[key]
+        if varies is not None and not query.is_indivisible and varies.sum(1).unique().numel() > 1:
+            self._check_one_row(query)
         return outputs
+
+    @staticmethod
+    def _check_one_row(query: Query) -> None:
+        """Finds out whether what looks like an output for each row is the batch's answer."""
+        one = query.of(slice(0, 1))
+        one.model.row_by_row = True
+        try:
+            engine.values(one.model, Given(one.inputs.tensors, 1))
+        except NotRowByRow as error:
+            query.model.take_for_whole_batch(error)
 
     def _multiplications(self, query: Query) -> float:
         """The model's for one row, counted once; a guess by the row's size where it cannot be."""

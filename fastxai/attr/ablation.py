@@ -129,7 +129,7 @@ class FeatureAblation(PerturbationAttribution):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """f(x), [B, *C]; how much it falls without each group, [B, *C, G]; how many vary, [B]."""
         limit = check_limit(perturbations_per_eval, query.inputs.batch)
-        outputs = self._outputs_at_inputs(query, limit, rows.repeats)
+        outputs = self._outputs_at_inputs(query, limit, varies)
         if groups is not None:
             check_groups_for_batch(query, groups)
         # A truth value or an unsigned number, but they may rise.

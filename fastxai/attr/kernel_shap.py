@@ -199,8 +199,7 @@ class KernelShap(PerturbationAttribution):
             regression(groups.count, design, budget.most)  # that it exists
         varies = groups_that_vary(query, groups)
 
-        to_come = budget.most * _background_rows(query)
-        full = self._outputs_at_inputs(query, limit, to_come)  # [P, *C]
+        full = self._outputs_at_inputs(query, limit, varies)  # [P, *C]
         check_groups_for_batch(query, groups)
         rows = lambda m: asked.rows(m) * _background_rows(query)  # noqa: E731
         title = self._title(show_progress)

@@ -449,7 +449,7 @@ class Lime(LimeBase):
         # What is the user's own may want to see all groups.
         varies = groups_that_vary(query, groups) if is_known and is_linear else None
 
-        outputs = self._outputs_at_inputs(query, limit, budget.most)  # [B, *C]
+        outputs = self._outputs_at_inputs(query, limit, varies)  # [B, *C]
         check_groups_for_batch(query, groups)
         start = _by_problem(outputs[None], query)[0]  # [P, C]
 
@@ -582,7 +582,7 @@ class _Near:
         m, groups = self._groups.count, self._groups.of(problems)
         bits = foldover_hadamard(m, taken.stop, self._seed)
         weigh = _weigher(self._lime.similarity_func, query, groups)
-        self._fit = LocalRegression(bits, m, weigh, self._start[problems])
+        self._fit = LocalRegression(bits, m, weigh, self._start[problems], query.rows)
         new = self._start.new_empty(0)
         if self._kept is not None:
             if taken.start:

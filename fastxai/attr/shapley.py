@@ -101,7 +101,7 @@ class ShapleyValues(PerturbationAttribution):
         _check_few_enough(most_players(query, varies, groups.count))
         limit = check_limit(perturbations_per_eval, query.inputs.batch)
 
-        outputs = self._outputs_at_inputs(query, limit)
+        outputs = self._outputs_at_inputs(query, limit, varies)
         check_groups_for_batch(query, groups)
         sampled = by_players(
             query,
@@ -236,7 +236,7 @@ class ShapleyValueSampling(ShapleyValues):
 
         varies = groups_that_vary(query, groups)
 
-        full = self._outputs_at_inputs(query, limit)
+        full = self._outputs_at_inputs(query, limit, varies)
         check_groups_for_batch(query, groups)
 
         def sample(query: Query, groups: FeatureGroups, full: Tensor, progress: Bar) -> Sampled:

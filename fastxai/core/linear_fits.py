@@ -202,8 +202,10 @@ class LocalRegression:
         players: int,
         weigh: Callable[[Tensor, slice], Tensor],  # [n, M] float64 and problems p -> [n, p]
         start: Tensor,  # [P, C] float64: about how large the values are
+        rows: Tensor | None = None,  # [P] int64: of the user's inputs, which they are
     ):
         self._bits, self._players, self._weigh = bits, players, weigh
+        self._inputs = rows
         # Values are taken relative to it: what is common to all of them cannot drown the rest.
         self._start = start.nan_to_num(0, 0, 0)
         self._sum = torch.zeros_like(start)  # Σ w y, [P, C]
@@ -293,7 +295,7 @@ class LocalRegression:
     def _equations(self, problems: slice) -> tuple[NormalEquations, Tensor]:
         """The normal equations of these problems, and the means of their rows, [p, M]."""
         total, first, gram = self._row_sums(problems)
-        _check_weights(total, problems.start)
+        _check_weights(total, problems.start, self._inputs)
         mean = first / total[:, None]
         gram -= first[:, :, None] * mean[:, None, :]
         rhs = self._moment[problems] - self._sum[problems][..., None] * mean[:, None, :]
@@ -550,9 +552,14 @@ def _is_finite(gram: Tensor) -> Tensor:  # [P]
     return gram.diagonal(dim1=1, dim2=2).isfinite().all(1)  # an entry is at most its diagonals
 
 
-def _check_weights(total: Tensor, first: int = 0) -> None:  # [p], of problems first, ...
+def _check_weights(
+    total: Tensor,  # [p], of problems first, ...
+    first: int = 0,
+    rows: Tensor | None = None,  # [P] int64: of the user's inputs, which the problems are
+) -> None:
     if (total == 0).any():
         row = first + int((total == 0).nonzero()[0])
+        row = row if rows is None else int(rows[row])
         raise ArgumentError(
             "similarity_func: expected a weight above zero for some sample, got none for row "
             f"{row} of the inputs: is the kernel too narrow?"

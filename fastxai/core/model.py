@@ -137,19 +137,29 @@ class Run:
     slices: int = 0  # of examples, each with anchors of its own
     followed: list[str] = field(default_factory=list)  # the operations done on anchors
     stopped: list[str] = field(default_factory=list)  # those that had the rows made
-    spared: int = 0  # multiplications for each of these rows, which anchors took instead
-    anchored: int = 0  # and how many those took for a slice
+    spared: float = 0  # multiplications for each of these rows, which anchors took instead
+    anchored: float = 0  # and how many those took for a slice
     anchors: int = 0  # how many examples that had
     width: int = 0  # numbers of a row where it was made
-    mixed: int = 1  # anchors that are added up in it
+    mixed: float = 1  # anchors that are added up in it
 
     def and_also(self, other: Run) -> Run:
+        """Both as one: sums, and means of what is told for a row or a slice."""
+        rows, slices = self.by_prefix + other.by_prefix, self.slices + other.slices
+
+        def of_rows(one: float, another: float) -> float:
+            return (self.by_prefix * one + other.by_prefix * another) / max(1, rows)
+
+        anchored = self.slices * self.anchored + other.slices * other.anchored
         return replace(
             self,
             count=self.count + other.count,
             blocks=self.blocks + other.blocks,
-            by_prefix=self.by_prefix + other.by_prefix,
-            slices=self.slices + other.slices,
+            by_prefix=rows,
+            slices=slices,
+            spared=of_rows(self.spared, other.spared),
+            anchored=anchored / max(1, slices),
+            mixed=of_rows(self.mixed, other.mixed),
         )
 
 

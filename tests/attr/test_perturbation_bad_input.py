@@ -286,7 +286,7 @@ def test_background_or_baselines():
 
 
 def test_too_many_players_for_all_coalitions():
-    x = torch.zeros(2, 26)
+    x = torch.ones(2, 26)
     refused(ShapleyValues, x, {}, "feature_mask: expected at most 25 groups .* got 26 groups")
     arguments = {"feature_mask": torch.arange(26) * 3}
     refused(ShapleyValues, x, arguments, "feature_mask: expected at most 25 groups")
