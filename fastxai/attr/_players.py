@@ -8,7 +8,7 @@ group plays if it does in any of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -90,6 +90,11 @@ def parts(query: Query, varies: Tensor | None) -> list[Part]:  # [B, M] bool
     return found
 
 
+def total_rows(parts: Sequence[Part], groups: int, rows: Callable[[int], int]) -> int:
+    """Of the model for all examples, if there are so many for one with so many players."""
+    return sum(rows(part.count(groups)) * part.query.inputs.batch for part in parts)
+
+
 def is_whole(parts: Sequence[Part]) -> bool:
     """Whether all groups play in all examples, which is the usual case."""
     return len(parts) == 1 and parts[0].problems is None and parts[0].who is None
@@ -122,10 +127,13 @@ def by_problem(
     return out
 
 
-def counted(parts: Sequence[Part], problems: int, groups: int) -> Tensor:
-    """How many players each problem has, [P] int64."""
-    counts = [torch.tensor(part.count(groups), device="cpu") for part in parts]
-    return by_problem(parts, counts, torch.zeros(problems, dtype=torch.int64, device="cpu"))
+def counted(query: Query, varies: Tensor | None, problems: int, groups: int) -> Tensor:
+    """How many players each problem has, of so many groups, [P] int64."""
+    if varies is None:
+        return torch.full((problems,), groups, device="cpu")
+    if query.is_indivisible:
+        return varies.any(0).sum().cpu().repeat(problems)
+    return varies.sum(1).cpu()
 
 
 def groups_that_vary(query: Query, groups: FeatureGroups) -> Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -14,7 +14,7 @@ from ..core.inputs import FeatureGroups, warn
 from ..core.progress import Bar, bar
 from ..core.tiers import TIERS
 from ._base import Query
-from ._players import Part, by_group, by_problem, counted, is_whole, parts
+from ._players import Part, by_group, by_problem, is_whole, parts
 
 _ROUNDINGS = 4.0  # of an output: standard errors as small are none
 
@@ -50,7 +50,6 @@ class Sampled:
     reached: Tensor | None = None  # [P] float64: the largest as a share of the range of the values
     empty: Tensor | None = None  # [P, C] float64: the outputs at the baselines, where that is told
     tier: str | None = None
-    players: Tensor | None = None  # [P] int64: how many groups differ from the baseline
 
 
 # Samples for some players: sample(query, players, outputs at the inputs [P, *C], progress).
@@ -87,7 +86,7 @@ def by_players(
     sampled = found[0] if is_whole(games) else _together(games, found, groups, outputs)
     if tolerance is not None and sampled.reached is not None:
         _warn_of_errors(sampled.samples, sampled.reached, tolerance)
-    return replace(sampled, players=counted(games, len(outputs), groups.count))
+    return sampled
 
 
 def _together(

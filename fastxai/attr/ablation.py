@@ -102,15 +102,17 @@ class FeatureAblation(PerturbationAttribution):
         **ignored: Any,
     ) -> Found:
         groups = check_feature_mask(feature_mask, query.inputs)
-        outputs, drops, players = self._drops(
+        varies = groups_that_vary(query, groups)
+        outputs, drops = self._drops(
             query,
-            groups_that_vary(query, groups),
+            varies,
             groups.count,
             lambda part: _one_off(part, part.count(groups.count), part.mask_pieces(groups)),
             perturbations_per_eval,
             show_progress,
             groups,
         )
+        players = counted(query, varies, len(outputs), groups.count) if detailed else None
         return Found(flatten_outputs(groups.spread(drops), outputs), outputs, players=players)
 
     def _ignore(self, kwargs: dict[str, Any]) -> None:
@@ -126,28 +128,26 @@ class FeatureAblation(PerturbationAttribution):
         perturbations_per_eval: int | None,
         show_progress: bool,
         groups: FeatureGroups | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """f(x), [B, *C]; how much it falls without each group, [B, *C, G]; how many vary, [B]."""
+    ) -> tuple[Tensor, Tensor]:
+        """f(x), [B, *C], and how much it falls without each group, [B, *C, G]."""
         limit = check_limit(perturbations_per_eval, query.inputs.batch)
         outputs = self._outputs_at_inputs(query, limit, varies)
         if groups is not None:
             check_groups_for_batch(query, groups)
         # A truth value or an unsigned number, but they may rise.
-        wide = (lambda y: y) if outputs.dtype.is_signed else Tensor.long
-        outputs = wide(outputs)
+        signed = (lambda y: y) if outputs.dtype.is_signed else Tensor.long
+        outputs = signed(outputs)
         asked = parts(query, varies)
         total = sum(part.count(count) * part.query.inputs.batch for part in asked)
         with bar(self._title(show_progress), total) as progress:
             drops = [
-                part.of(outputs) - wide(self._values_of(part.query, rows(part), limit, progress))
+                part.of(outputs) - signed(self._values_of(part.query, rows(part), limit, progress))
                 for part in asked
             ]
-        found = (
-            drops[0]
-            if is_whole(asked)
-            else by_group(asked, drops, outputs.new_zeros(count, *outputs.shape))
-        )
-        return outputs, found.movedim(0, -1), counted(asked, len(outputs), count)
+        if is_whole(asked):
+            return outputs, drops[0].movedim(0, -1)
+        none = outputs.new_zeros(count, *outputs.shape)
+        return outputs, by_group(asked, drops, none).movedim(0, -1)
 
 
 class Occlusion(FeatureAblation):
@@ -210,9 +210,10 @@ class Occlusion(FeatureAblation):
     ) -> Found:
         windows = check_windows(sliding_window_shapes, strides, query.inputs)
         count = windows[-1].first + windows[-1].count
-        outputs, drops, players = self._drops(
+        varies = windows_that_vary(query, windows)
+        outputs, drops = self._drops(
             query,
-            windows_that_vary(query, windows),
+            varies,
             count,
             lambda part: _one_off(part, part.count(count), part.window_pieces(windows)),
             perturbations_per_eval,
@@ -220,6 +221,7 @@ class Occlusion(FeatureAblation):
         )
         each = drops.to(result_dtype(outputs)).split([w.count for w in windows], dim=-1)
         values = tuple(w.spread(drop) for w, drop in zip(windows, each, strict=True))
+        players = counted(query, varies, len(outputs), count) if detailed else None
         return Found(flatten_outputs(values, outputs), outputs, players=players)
 
 
@@ -313,7 +315,7 @@ class FeaturePermutation(FeatureAblation):
             outputs = self._outputs_at_inputs(query, check_limit(perturbations_per_eval, batch), 0)
             nothing = outputs.new_zeros(*outputs.shape, groups.count)
             return Found(flatten_outputs(groups.spread(nothing), outputs), outputs)
-        outputs, drops, _ = self._drops(
+        outputs, drops = self._drops(
             query,
             None,
             groups.count,

@@ -40,7 +40,7 @@ from ._base import (
     check_ids,
     coalition_rows,
 )
-from ._players import groups_that_vary
+from ._players import counted, groups_that_vary
 from ._sampling import Sampled, by_players, in_rounds
 
 _NUMBERS_KEPT = 1 << 20  # coalitions × groups of a design to keep; their bits are 128 KiB
@@ -222,7 +222,7 @@ class KernelShap(PerturbationAttribution):
             delta.reshape(full.shape).to(full.device),
             arrange(sampled.errors),
             sampled.samples,
-            sampled.players,
+            counted(query, varies, len(full), groups.count),
             sampled.reached,
             sampled.tier,
         )
@@ -236,8 +236,8 @@ class KernelShap(PerturbationAttribution):
         progress: Bar,
     ) -> Sampled:
         m, budget, there_are = groups.count, asked.budget(groups.count), _coalitions(groups.count)
-        if there_are is not None:
-            budget = replace(budget, most=min(budget.most, there_are))
+        if there_are is not None and there_are < budget.most:
+            budget = replace(budget, most=there_are)
         first = budget.most
         if budget.is_open:
             first = min(first, max(2 * m + 6, _FIRST_SAMPLES * m + m % 2))
@@ -259,8 +259,10 @@ class KernelShap(PerturbationAttribution):
         fits = _Fits(regression, partial(_kriging, asked.seed, m, design), tier_of)
         keeps = with_errors or krigs
         game = _Game(self, groups, full, asked.limit, fits, keeps, with_errors)
-        sampled = in_rounds(game, query, full, budget, first, progress, there_are)
-        return replace(sampled, empty=game.empty, tier=game.tier)
+        found = in_rounds(game, query, full, budget, first, progress, there_are)
+        return Sampled(
+            found.values, found.samples, found.errors, found.reached, game.empty, game.tier
+        )
 
     def _tier_of(
         self, query: Query, players: int, full: Tensor, tier: str | None
@@ -307,6 +309,8 @@ class _Asked:
 
     def design_for(self, players: int, n_samples: int) -> str | None:
         """The design, which all groups have but some alone need not have; None for the best."""
+        if self.design is None:
+            return None
         try:
             self.regression(players, self.design, n_samples)
         except ArgumentError:

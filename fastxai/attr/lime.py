@@ -43,7 +43,7 @@ from ._base import (
     coalition_rows,
     result_dtype,
 )
-from ._players import groups_that_vary
+from ._players import counted, groups_that_vary
 from ._sampling import Sampled, by_players, in_rounds
 
 _BYTES_KEPT = 1 << 26  # of perturbed inputs that custom functions made, at a time
@@ -485,7 +485,7 @@ class Lime(LimeBase):
             self._at_baselines(query, limit),
             standard_errors=arrange(sampled.errors),
             samples=sampled.samples,
-            players=sampled.players if drawn else None,
+            players=counted(query, varies, len(start), groups.count) if drawn else None,
             reached=sampled.reached,
         )
 

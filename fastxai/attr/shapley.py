@@ -32,7 +32,7 @@ from ._base import (
     coalition_rows,
     result_dtype,
 )
-from ._players import groups_that_vary, most_players
+from ._players import counted, groups_that_vary, most_players
 from ._sampling import Sampled, by_players, in_rounds
 
 _MOST_PLAYERS = 25  # whose coalitions fit in memory, and in anyone's patience
@@ -112,7 +112,8 @@ class ShapleyValues(PerturbationAttribution):
             lambda m: 1 << m,
             self._title(show_progress),
         )
-        return _found(groups, sampled, outputs)
+        players = counted(query, varies, len(outputs), groups.count) if detailed else None
+        return _found(groups, sampled, outputs, players)
 
     def _enumerate(
         self,
@@ -248,7 +249,8 @@ class ShapleyValueSampling(ShapleyValues):
         rows = lambda m: budget.most * (m - 1)  # noqa: E731
         title = self._title(show_progress)
         sampled = by_players(query, groups, varies, full, sample, rows, title, budget.tolerance)
-        return _found(groups, sampled, full)
+        players = counted(query, varies, len(full), groups.count) if detailed else None
+        return _found(groups, sampled, full, players)
 
 
 class _Orders:
@@ -367,19 +369,26 @@ def _columns(outputs: Tensor) -> tuple[int, int]:
     return outputs.shape[0], outputs.shape[1:].numel()
 
 
-def _found(groups: FeatureGroups, sampled: Sampled, full: Tensor) -> Found:  # [B, *C]
-    assert sampled.empty is not None
+def _found(
+    groups: FeatureGroups,
+    sampled: Sampled,
+    full: Tensor,  # [P, *C]
+    players: Tensor | None,  # [P] int64, where details are wanted
+) -> Found:
+    values = _at_features(groups, sampled.values, full)
+    if players is None or sampled.empty is None:
+        return Found(values)
     empty = sampled.empty.reshape(full.shape)
     difference = full.to(torch.float64) - empty
     errors = sampled.errors
     return Found(
-        _at_features(groups, sampled.values, full),
+        values,
         full,
         empty.to(full.dtype),
         sampled.values.sum(0).reshape(full.shape) - difference,
         None if errors is None else _at_features(groups, errors, full),
         None if errors is None else sampled.samples,
-        sampled.players,
+        players,
         sampled.reached,
     )
 
