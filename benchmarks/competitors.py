@@ -82,6 +82,8 @@ def bare_forward(model: nn.Module, like: Tensor, count: int) -> Callable[[int], 
     Takes the rows a call. The rows are there before it is timed.
     """
     rows = torch.randn(count, *like.shape[1:], device=like.device)
+    if not like.is_floating_point():  # ids, say
+        rows = like[torch.arange(count, device=like.device) % len(like)]
 
     @torch.no_grad()
     def run(chunk: int) -> None:

@@ -14,7 +14,7 @@ from ..core.inputs import FeatureGroups, warn
 from ..core.progress import Bar, bar
 from ..core.tiers import TIERS
 from ._base import Query
-from ._players import Part, by_group, by_problem, is_whole, parts
+from ._players import Part, by_group, by_problem, is_whole, parts, total_rows
 
 _ROUNDINGS = 4.0  # of an output: standard errors as small are none
 
@@ -79,9 +79,8 @@ def by_players(
         tolerance: what the samples were to reach; None where their number was given.
     """
     games = parts(query, varies)
-    with bar(
-        title, sum(rows(g.count(groups.count)) * g.query.inputs.batch for g in games)
-    ) as moves:
+    total = 0 if title is None else total_rows(games, groups.count, rows)
+    with bar(title, total) as moves:
         found = [sample(g.query, g.players(groups), g.of(outputs), moves) for g in games]
     sampled = found[0] if is_whole(games) else _together(games, found, groups, outputs)
     if tolerance is not None and sampled.reached is not None:

@@ -36,6 +36,7 @@ from ._players import (
     groups_that_vary,
     is_whole,
     parts,
+    total_rows,
     windows_that_vary,
 )
 
@@ -138,8 +139,9 @@ class FeatureAblation(PerturbationAttribution):
         signed = (lambda y: y) if outputs.dtype.is_signed else Tensor.long
         outputs = signed(outputs)
         asked = parts(query, varies)
-        total = sum(part.count(count) * part.query.inputs.batch for part in asked)
-        with bar(self._title(show_progress), total) as progress:
+        title = self._title(show_progress)
+        total = 0 if title is None else total_rows(asked, count, lambda players: players)
+        with bar(title, total) as progress:
             drops = [
                 part.of(outputs) - signed(self._values_of(part.query, rows(part), limit, progress))
                 for part in asked
