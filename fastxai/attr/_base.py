@@ -411,25 +411,21 @@ class PerturbationAttribution(Attribution):
         self._work_a_row: dict[object, float] = {}  # by shapes and dtypes of one row
 
     def _outputs_at_inputs(
-        self, query: Query, limit: int | None = None, varies: Tensor | None = None
+        self, query: Query, limit: int | None, to_come: int, varies: Tensor | None = None
     ) -> Tensor:
         """f(x), [B, *C]; tells whether the model answers for the batch, and so comes first.
 
-        With ``varies``, [B, M] bool, it tells so for certain where that decides whether the batch
-        is divided by the examples' numbers of players.
+        Args:
+            query: the question.
+            limit: rows a call at most; None to choose for speed.
+            to_come: about how many rows of each example will be asked afterwards.
+            varies: which groups differ from the baseline, [B, M] bool: if the batch is to be
+                divided by how many do, it must be certain that the model answers for each row.
         """
-        model, x = query.model, query.inputs.tensors
         at_least_two = None if limit is None else max(2, limit)  # or it would not be told
         given = Given(query.inputs.tensors, query.inputs.batch)
         outputs = engine.values(query.model, given, at_least_two, to_come=to_come)[0]
         check_numbers(outputs[None], 0)
-        if is_one and limit is None:
-            # Once for all calls, and so by another call: outputs with a record of the graph may
-            # differ by rounding, and those of the first call must be those of all others.
-            key = tuple((a.shape, a.dtype, a.device) for a in x)
-            if key not in self._bytes_a_row:
-                self._bytes_a_row[key] = engine.bytes_kept(model, x)
-            model.bytes_a_row = self._bytes_a_row[key]
         if varies is not None and not query.is_indivisible and varies.sum(1).unique().numel() > 1:
             self._check_one_row(query)
         return outputs

@@ -43,7 +43,7 @@ from ._base import (
     coalition_rows,
     result_dtype,
 )
-from ._players import counted, groups_that_vary
+from ._players import counted, groups_that_vary, most_players
 from ._sampling import Sampled, by_players, in_rounds
 
 _BYTES_KEPT = 1 << 26  # of perturbed inputs that custom functions made, at a time
@@ -449,7 +449,9 @@ class Lime(LimeBase):
         # What is the user's own may want to see all groups.
         varies = groups_that_vary(query, groups) if is_known and is_linear else None
 
-        outputs = self._outputs_at_inputs(query, limit, varies)  # [B, *C]
+        rows = lambda m: check_budget(*amount, _MOST_SAMPLES * m).most  # noqa: E731
+        to_come = rows(most_players(query, varies, groups.count))
+        outputs = self._outputs_at_inputs(query, limit, to_come, varies)  # [B, *C]
         check_groups_for_batch(query, groups)
         start = _by_problem(outputs[None], query)[0]  # [P, C]
 
@@ -468,7 +470,6 @@ class Lime(LimeBase):
                 found = self._fit_samples(query, groups, bits, n, start, limit, progress)
             return Sampled(found, torch.full((len(start),), n))
 
-        rows = lambda m: check_budget(*amount, _MOST_SAMPLES * m).most  # noqa: E731
         title = self._title(show_progress)
         sampled = by_players(query, groups, varies, start, sample, rows, title, budget.tolerance)
 

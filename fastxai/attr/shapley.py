@@ -98,10 +98,11 @@ class ShapleyValues(PerturbationAttribution):
     ) -> Found:
         groups = check_feature_mask(feature_mask, query.inputs)
         varies = groups_that_vary(query, groups)
-        _check_few_enough(most_players(query, varies, groups.count))
+        most = most_players(query, varies, groups.count)
+        _check_few_enough(most)
         limit = check_limit(perturbations_per_eval, query.inputs.batch)
 
-        outputs = self._outputs_at_inputs(query, limit, varies)
+        outputs = self._outputs_at_inputs(query, limit, 1 << most, varies)
         check_groups_for_batch(query, groups)
         sampled = by_players(
             query,
@@ -237,7 +238,9 @@ class ShapleyValueSampling(ShapleyValues):
 
         varies = groups_that_vary(query, groups)
 
-        full = self._outputs_at_inputs(query, limit, varies)
+        rows = lambda m: budget.most * (m - 1)  # noqa: E731
+        to_come = rows(most_players(query, varies, groups.count))
+        full = self._outputs_at_inputs(query, limit, to_come, varies)
         check_groups_for_batch(query, groups)
 
         def sample(query: Query, groups: FeatureGroups, full: Tensor, progress: Bar) -> Sampled:
@@ -246,7 +249,6 @@ class ShapleyValueSampling(ShapleyValues):
             sampled = in_rounds(orders, query, full, budget, _FIRST_ORDERS, progress)
             return replace(sampled, empty=empty.to(torch.float64).reshape(_columns(empty)))
 
-        rows = lambda m: budget.most * (m - 1)  # noqa: E731
         title = self._title(show_progress)
         sampled = by_players(query, groups, varies, full, sample, rows, title, budget.tolerance)
         players = counted(query, varies, len(full), groups.count) if detailed else None
