@@ -190,12 +190,11 @@ def test_only_players_cost_rows(name):
     for players in ([7], [0], [1], [2], [0, 0], [4, 4], [9, 0, 3, 3, 1], [12, 2]):
         logged, arguments = Logged(network()), METHODS[name][1]
         METHODS[name][0](logged).attribute(with_zeros(*players)[0], target=0, **arguments)
-        # One row more tells what it takes; or whether outputs are the rows', if these are divided.
-        one = len(players) == 1 or len(set(players)) > 1
-        expected = len(players) + one + sum(map(of_example, players))
+        divided = len(set(players)) > 1  # then one row more tells whether outputs are the rows'
+        expected = len(players) + divided + sum(map(of_example, players))
         assert sum(logged.rows) == expected, players
         if max(players) == 0:
-            assert sum(logged.rows) == 2
+            assert len(logged.rows) == 1
 
 
 def test_without_players_there_is_nothing_to_ask_or_tell(name):
@@ -418,8 +417,8 @@ def test_windows_with_nothing_in_them_are_not_asked_about(windows, batch):
             count[where] += 1
     torch.testing.assert_close(found.values, total / count, **CLOSE)
     assert torch.equal(found.players, players)
-    one = batch == 1 or len(players.unique()) > 1
-    asked = batch + one + int(players.sum())
+    divided = len(players.unique()) > 1
+    asked = batch + divided + int(players.sum())
     assert sum(logged.rows[:-1]) == asked  # the last are baseline outputs
 
 
