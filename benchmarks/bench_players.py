@@ -149,7 +149,8 @@ def test_players(benchmark: BenchmarkFixture, name: str, method: str) -> None:
 @pytest.mark.benchmark(group="Features that equal the baseline: error of KernelShap")
 def test_error(benchmark: BenchmarkFixture, name: str, samples: int) -> None:
     model, x = load(name)
-    x = x[(x != 0).sum(1) <= 16]
+    if name == "padded sentences":  # whose exact values can be had in no time
+        x = torch.where(torch.arange(48) < torch.arange(5, 13)[:, None], x, 0)
     ours = fastxai.attr.KernelShap(model)
     truth = fastxai.attr.ShapleyValues(model).attribute(x, target=1).double()
 

@@ -58,7 +58,9 @@ class KernelShap(PerturbationAttribution):
     ``n_samples`` they are all taken and the result is exact; which are taken otherwise, and how
     they weigh, is the design's affair (see ``design`` below).
 
-    Every example of the batch and every output share one design and one factorisation.
+    A group whose features equal the baseline, or every background row, has exactly zero: M counts
+    the other groups, and each example has its own number of these. Examples with as many, and all
+    outputs, share one design and one factorisation.
 
     Source: Lundberg and Lee, "A unified approach to interpreting model predictions" (2017); Covert
     and Lee, "Improving KernelSHAP" (2021); Musco and Witter, "Provably accurate Shapley value
@@ -108,7 +110,8 @@ class KernelShap(PerturbationAttribution):
             design: which coalitions are taken: "enumeration", all; "hadamard", groups by themselves
                 or in couples and balanced halves of them, best for few samples; "leverage", random
                 ones of every size, best for many; "mixed", of both, best for kriging. None for the
-                best for this number and tier.
+                best for this number and tier; so too for an example with so few players that there
+                is no such design, though there is one for all groups.
             tier: how the values are found from the outputs: "fast", by the regression; "shared",
                 corrected by kriging (:class:`~fastxai.core.kriging.Kriging`) with one process for
                 all examples and outputs; "accurate", with one for each of them too, whose work
@@ -119,7 +122,7 @@ class KernelShap(PerturbationAttribution):
             tolerance: with "auto", the largest standard error to end with, as a share of the range
                 of the example's values and zero.
             max_samples: with "auto", how many coalitions to take at most; None for 100 for each
-                group. If they are not enough, a warning tells.
+                group that differs from the baseline. If they are not enough, a warning tells.
             seed: decides the sample; None takes one from torch's default generator.
 
         Returns:

@@ -299,11 +299,12 @@ class Lime(LimeBase):
 
     Every group of features keeps the input's values or takes the baseline's, each with a chance of
     one half; outputs weigh by how near the coalition's row is to the input; the groups' presence, 0
-    or 1, is what the linear model knows. Every example of the batch shares the coalitions. They are
-    not independent coins but balanced, rows of Hadamard matrices and their complements: the same
-    coefficients with far less chance in them. Most so where ``n_samples`` fills blocks of 2^(d+1),
-    d the binary digits of M - 1 for M groups: 64 for 17 to 32 groups. For up to 12 groups 2^M of
-    them are all there are.
+    or 1, is what the linear model knows. A group whose features equal the baseline has exactly zero
+    and no part in that model; M below counts the others. Examples of the batch with as many of them
+    share the coalitions. These are not independent coins but balanced, rows of Hadamard matrices and
+    their complements: the same coefficients with far less chance in them. Most so where
+    ``n_samples`` fills blocks of 2^(d+1), d the binary digits of M - 1 for M groups: 64 for 17 to
+    32 groups. For up to 12 groups 2^M of them are all there are.
 
     Source: Ribeiro, Singh and Guestrin, "'Why should I trust you?' Explaining the predictions of
     any classifier" (2016).
@@ -385,7 +386,7 @@ class Lime(LimeBase):
             tolerance: with "auto", the largest standard error to end with, as a share of the range
                 of the example's coefficients and zero.
             max_samples: with "auto", how many coalitions to take at most; None for 100 for each
-                group. If they are not enough, a warning tells.
+                group that differs from the baseline. If they are not enough, a warning tells.
             seed: decides the coalitions; None takes one from torch's default generator. A
                 ``perturb_func`` of your own decides for itself.
 

@@ -110,7 +110,8 @@ def export(
             :class:`FeatureAblation`, :class:`Occlusion`, :class:`KernelShap` or :class:`Lime` over
             a module in eval mode, or a :class:`NoiseTunnel` over any of them but the last two. It
             and the module are left as they are. The coalitions of the last two are drawn here, by
-            ``seed``, and serve all calls.
+            ``seed``, and serve all calls; they are of all groups of the feature mask, as is what
+            ablation asks about, whether or not these differ from the baseline in an input.
         example_inputs: a tensor [B, *F], or a tuple of tensors [B, *F_i], of the shapes, dtypes and
             device that will be served; their values do not matter. Two rows or more, if another
             tensor has a row for each.
