@@ -301,8 +301,8 @@ class Lime(LimeBase):
     one half; outputs weigh by how near the coalition's row is to the input; the groups' presence, 0
     or 1, is what the linear model knows. A group whose features equal the baseline has exactly zero
     and no part in that model; M below counts the others. Examples of the batch with as many of them
-    share the coalitions. These are not independent coins but balanced, rows of Hadamard matrices and
-    their complements: the same coefficients with far less chance in them. Most so where
+    share the coalitions. These are not independent coins but balanced, rows of Hadamard matrices
+    and their complements: the same coefficients with far less chance in them. Most so where
     ``n_samples`` fills blocks of 2^(d+1), d the binary digits of M - 1 for M groups: 64 for 17 to
     32 groups. For up to 12 groups 2^M of them are all there are.
 
