@@ -70,7 +70,8 @@ class Windows:
         found = features.to(torch.float32)
         for cover in self._covers(found):  # each dimension goes from the front to the back
             found = torch.tensordot(found, cover, dims=([1], [1]))
-        return found.permute(0, *range(found.dim() - 1, 0, -1)).flatten(1) > 0
+        found = found.permute(0, *range(found.dim() - 1, 0, -1))
+        return found.reshape(len(features), self.count) > 0
 
     def spread(self, values: Tensor) -> Tensor:  # [..., windows]
         """For every feature the mean of the values of the windows that cover it, [..., *F]."""

@@ -422,6 +422,31 @@ def test_windows_with_nothing_in_them_are_not_asked_about(windows, batch):
     assert sum(logged.rows[:-1]) == asked  # the last are baseline outputs
 
 
+def test_windows_over_what_stays_affine(monkeypatch):
+    monkeypatch.setattr(prefix, "WORTH", 1)
+    x = randn(4, 5, 6) * (torch.rand(4, 5, 6, generator=torch.Generator().manual_seed(1)) < 0.3)
+    model, arguments = nn.Sequential(nn.Flatten(), network(30)), {"target": 0}
+    found = Occlusion(model).explain(x, (2, 3), (1, 2), **arguments)
+    assert len(found.players.unique()) > 1 and found.players.max() < 15
+    expected = Occlusion(model, affine_prefix=False).attribute(x, (2, 3), (1, 2), **arguments)
+    torch.testing.assert_close(found.values, expected, **CLOSE)
+    moved = Occlusion(model, affine_prefix=False).attribute(x + 1e-300, (2, 3), (1, 2), **arguments)
+    torch.testing.assert_close(found.values, moved, **CLOSE)
+    one = Occlusion(told).explain(torch.tensor([[2.0, 0, 1]]), (1,))
+    assert one.players.tolist() == [2]
+
+
+def test_rows_of_one_number():
+    x = torch.tensor([0.0, 2, 0, 3])
+    for method, rest in (
+        (FeatureAblation, {}),
+        (KernelShap, {}),
+        (Occlusion, {"sliding_window_shapes": ()}),
+    ):
+        found = method(lambda x: x**2).explain(x, **rest)
+        assert found.values.tolist() == [0, 4, 0, 9] and found.players.tolist() == [0, 1, 0, 1]
+
+
 def test_windows_over_several_inputs():
     model = TwoInputs().double()
     x = randn(3, 4), randn(3, 2, 3)
