@@ -128,7 +128,8 @@ class Explanation:
         reached: the largest standard error of each example, as a share of the range of its values
             and zero, [B] float64; None where standard errors are not known.
         tier: how the values were found from the outputs, where there are several ways:
-            :class:`KernelShap` tells which. With samples by tolerance it is that of the last round.
+            :class:`KernelShap` tells which. With samples by tolerance it is that of the last round;
+            if examples with fewer players have a simpler one, the most accurate.
     """
 
     values: Any

@@ -96,7 +96,7 @@ def _together(
 ) -> Sampled:
     """What was found for the parts, in its place; nothing at all for those without players."""
     problems, columns = len(outputs), outputs.shape[1:].numel()
-    start = outputs.to(torch.float64, copy=True).view(problems, columns)
+    start = outputs.to(torch.float64, copy=True).reshape(problems, columns)
     where = found[0].values.device if found else groups.masks[0].device
     none = torch.zeros(groups.count, problems, columns, dtype=torch.float64, device=where)
     zero, nan = (torch.tensor(x, dtype=torch.float64, device="cpu") for x in (0, torch.nan))
