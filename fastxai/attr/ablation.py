@@ -35,7 +35,6 @@ from ._players import (
     counted,
     groups_that_vary,
     is_whole,
-    most_players,
     parts,
     total_rows,
     windows_that_vary,
@@ -133,8 +132,7 @@ class FeatureAblation(PerturbationAttribution):
     ) -> tuple[Tensor, Tensor]:
         """f(x), [B, *C], and how much it falls without each group, [B, *C, G]."""
         limit = check_limit(perturbations_per_eval, query.inputs.batch)
-        to_come = most_players(query, varies, count)
-        outputs = self._outputs_at_inputs(query, limit, to_come, varies)
+        outputs = self._outputs_at_inputs(query, limit, count, varies)
         if groups is not None:
             check_groups_for_batch(query, groups)
         # A truth value or an unsigned number, but they may rise.

@@ -40,7 +40,7 @@ from ._base import (
     check_ids,
     coalition_rows,
 )
-from ._players import counted, groups_that_vary, most_players
+from ._players import counted, groups_that_vary
 from ._sampling import Sampled, by_players, in_rounds
 
 _NUMBERS_KEPT = 1 << 20  # coalitions × groups of a design to keep; their bits are 128 KiB
@@ -203,7 +203,7 @@ class KernelShap(PerturbationAttribution):
         varies = groups_that_vary(query, groups)
 
         rows = lambda m: asked.rows(m) * _background_rows(query)  # noqa: E731
-        to_come = rows(most_players(query, varies, groups.count))
+        to_come = budget.most * _background_rows(query)
         full = self._outputs_at_inputs(query, limit, to_come, varies)  # [P, *C]
         check_groups_for_batch(query, groups)
         title = self._title(show_progress)

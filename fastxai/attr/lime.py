@@ -43,7 +43,7 @@ from ._base import (
     coalition_rows,
     result_dtype,
 )
-from ._players import counted, groups_that_vary, most_players
+from ._players import counted, groups_that_vary
 from ._sampling import Sampled, by_players, in_rounds
 
 _BYTES_KEPT = 1 << 26  # of perturbed inputs that custom functions made, at a time
@@ -451,8 +451,7 @@ class Lime(LimeBase):
         varies = groups_that_vary(query, groups) if is_known and is_linear else None
 
         rows = lambda m: check_budget(*amount, _MOST_SAMPLES * m).most  # noqa: E731
-        to_come = rows(most_players(query, varies, groups.count))
-        outputs = self._outputs_at_inputs(query, limit, to_come, varies)  # [B, *C]
+        outputs = self._outputs_at_inputs(query, limit, budget.most, varies)  # [B, *C]
         check_groups_for_batch(query, groups)
         start = _by_problem(outputs[None], query)[0]  # [P, C]
 

@@ -239,7 +239,7 @@ class ShapleyValueSampling(ShapleyValues):
         varies = groups_that_vary(query, groups)
 
         rows = lambda m: budget.most * (m - 1)  # noqa: E731
-        to_come = rows(most_players(query, varies, groups.count))
+        to_come = budget.most * groups.count
         full = self._outputs_at_inputs(query, limit, to_come, varies)
         check_groups_for_batch(query, groups)
 

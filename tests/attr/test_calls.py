@@ -76,10 +76,10 @@ TABLE = {
         fastxai.LayerIntegratedGradients(TEXT, TEXT[0]), TEXT, IDS, {"n_steps": 5}, 167, 311,
     ),
     "KernelShap": (
-        fastxai.KernelShap(SELU), SELU, ROWS, {"n_samples": 80, "seed": 0}, 104, 224,
+        fastxai.KernelShap(SELU), SELU, ROWS, {"n_samples": 80, "seed": 0}, 108, 239,
     ),
     "FeatureAblation": (
-        fastxai.FeatureAblation(LSTM), LSTM, SERIES, {"feature_mask": TIMES}, 68, 189,
+        fastxai.FeatureAblation(LSTM), LSTM, SERIES, {"feature_mask": TIMES}, 72, 204,
     ),
 }  # fmt: skip
 
