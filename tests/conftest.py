@@ -1,5 +1,42 @@
+from pathlib import Path
+
 import pytest
 import torch
+
+HERE = Path(__file__).parent
+# What the second pass, without the library, leaves out: CONTRIBUTING tells why.
+ONCE = (
+    "native",
+    "attr/test_bad_input.py",
+    "attr/test_budgets.py",
+    "attr/test_explain.py",
+    "attr/test_perturbation_bad_input.py",
+    "core/test_budget.py",
+    "core/test_feature_mask.py",
+    "core/test_lift.py",
+    "core/test_quadrature.py",
+    "core/test_windows.py",
+    "deploy/test_package.py",
+    "deploy/test_serve.py",
+    "deploy/test_serve_batching.py",
+    "test_import.py",
+)
+ONE_CASE_OF = 5  # of a parametrised test of parity
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    cases: dict[tuple[Path, str], int] = {}  # so far, of each test
+    for item in items:
+        path = item.path.relative_to(HERE)
+        case = cases[key] = cases.get(key := (path, item.originalname), -1) + 1
+        if (
+            path.as_posix() in ONCE
+            or path.parts[0] in ONCE
+            # The reference is one of the parameters, or what they are compared with.
+            or {"ops", "native_ops"} & set(item.fixturenames)
+            or (path.parts[0] == "parity" and case % ONE_CASE_OF)
+        ):
+            item.add_marker("once")
 
 
 @pytest.fixture(autouse=True)

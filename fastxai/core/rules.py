@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .affine import modules_of
+from .affine import is_compiled_module, modules_of
 from .inputs import check
 
 Function = Callable[..., Any]
@@ -32,10 +32,10 @@ def spellings(*names: str) -> set[Function]:
 
 def check_eager(forward_func: Function) -> None:
     """Scripted and compiled code does not tell what operations it does."""
-    hidden = (torch.jit.ScriptModule, torch._dynamo.OptimizedModule, torch.nn.DataParallel)
+    hidden = (torch.jit.ScriptModule, torch.nn.DataParallel)
     expected = "operations that can be seen one by one: the plain module"
     for module in modules_of(forward_func):
-        compiled = module._compiled_call_impl is not None
+        compiled = is_compiled_module(module)
         got = "one that torch.compile compiled" if compiled else type(module).__name__
         check(not compiled and not isinstance(module, hidden), "forward_func", expected, got)
     scripted = isinstance(forward_func, torch.jit.ScriptFunction)
