@@ -1,7 +1,14 @@
+import fcntl
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+
+import fastxai
+
+from .models import mlp
 
 HERE = Path(__file__).parent
 # What the second pass, without the library, leaves out: CONTRIBUTING tells why.
@@ -46,3 +53,43 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def native_package(tmp_path_factory) -> Path:
+    """Integrated Gradients of mlp() to its largest output in 8 steps, compiled to native code."""
+
+    def export(path):
+        fastxai.export(
+            fastxai.IntegratedGradients(mlp()),
+            torch.randn(2, 7),
+            path,
+            target="argmax",
+            n_steps=8,
+        )
+
+    return made_once(tmp_path_factory, "native.pt2", export)
+
+
+@pytest.fixture(scope="session")
+def native_package_with_targets(tmp_path_factory) -> Path:
+    """The same to the target that comes with a call."""
+
+    def export(path):
+        explainer, target = fastxai.IntegratedGradients(mlp()), torch.tensor([0, 1])
+        fastxai.export(explainer, torch.randn(2, 7), path, target=target, n_steps=8)
+
+    return made_once(tmp_path_factory, "native_with_targets.pt2", export)
+
+
+def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:
+    """A file that all processes of the run share; compiling it takes half a minute."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    path = folder / name
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            make(path)
+    return path
