@@ -74,11 +74,11 @@ build: | $(VENV)/.ready
 test: build | $(VENV)/.tools
 	@echo "All tests but the slow ones, with the library and then without. About 8 minutes."
 	$(PYTEST) -m "not cuda and not slow"
-	FASTXAI_NATIVE=0 $(PYTEST) -m "not cuda and not slow and not once"
+	FASTXAI_NATIVE=0 $(PYTEST) -m "not cuda and not library and not slow and not once"
 
 test-all: build | $(VENV)/.tools
 	$(PYTEST) -m "not cuda"
-	FASTXAI_NATIVE=0 $(PYTEST) -m "not cuda"
+	FASTXAI_NATIVE=0 $(PYTEST) -m "not cuda and not library" --ignore=tests/native
 
 demo: build
 	@echo "Digits and tumours: training, explaining, drawing, timing. About a minute."

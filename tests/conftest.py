@@ -14,6 +14,10 @@ HERE = Path(__file__).parent
 # What the second pass, without the library, leaves out: CONTRIBUTING tells why.
 ONCE = (
     "native",
+    "test_build.py",
+    "test_import.py",
+    "test_readme.py",
+    "test_stress.py",
     "attr/test_bad_input.py",
     "attr/test_budgets.py",
     "attr/test_explain.py",
@@ -23,12 +27,14 @@ ONCE = (
     "core/test_lift.py",
     "core/test_quadrature.py",
     "core/test_windows.py",
+    "deploy/test_cpp_inference.py",
     "deploy/test_package.py",
     "deploy/test_serve.py",
     "deploy/test_serve_batching.py",
-    "test_import.py",
 )
-ONE_CASE_OF = 5  # of a parametrised test of parity
+# Tests of ops compare them with the reference, or have it as a parameter; the rest compile.
+FIXTURES = {"ops", "native_ops", "native_package", "native_package_with_targets"}
+SLICED = ("deploy", "parity")  # where every fifth case of a parametrised test is enough there
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,9 +45,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if (
             path.as_posix() in ONCE
             or path.parts[0] in ONCE
-            # The reference is one of the parameters, or what they are compared with.
-            or {"ops", "native_ops"} & set(item.fixturenames)
-            or (path.parts[0] == "parity" and case % ONE_CASE_OF)
+            or FIXTURES & set(item.fixturenames)
+            or (path.parts[0] in SLICED and case % 5)
         ):
             item.add_marker("once")
 

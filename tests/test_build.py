@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[1]
 SOURCES = ["pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in", "csrc", "fastxai"]
 TORCH_LIBRARIES = Path(torch.__file__).parent / "lib"

@@ -19,7 +19,7 @@ from fastxai.core import prefix
 
 from .models import EmbeddingModel, ResidualCNN, TextModel, mlp
 
-pytestmark = [pytest.mark.once, pytest.mark.filterwarnings("ignore:max_samples")]
+pytestmark = pytest.mark.filterwarnings("ignore:max_samples")
 
 THREADS = 8
 AUTO = {"n_samples": "auto", "tolerance": 0.2, "max_samples": 120, "seed": 0}

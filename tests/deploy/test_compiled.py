@@ -213,6 +213,7 @@ def test_files_are_removed_after_an_error(monkeypatch, leftovers):
     assert leftovers() == before
 
 
+@pytest.mark.library
 def test_native_code_in_many_threads(leftovers):
     before = leftovers()
     explainer = IntegratedGradients(mlp())
