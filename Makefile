@@ -20,8 +20,9 @@ TEXTS       = $(VENV)/vaderSentiment-3.3.2.tar.gz
 
 # What the compiler says; shown where it fails.
 LOG         = $(VENV)/build.log
-# A file of tests stays in one process, for the fixtures that its tests share.
-PYTEST      = $(RUN) -m pytest -n auto --dist loadfile
+# A file of tests stays in one process, for the fixtures that its tests share; files come in the
+# order of tests/conftest.py.
+PYTEST      = $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # One architecture compiles quickly; wheels get setup.py's list.
 export TORCH_CUDA_ARCH_LIST ?= 9.0

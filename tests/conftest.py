@@ -37,9 +37,15 @@ FIXTURES = {"ops", "native_ops", "native_package", "native_package_with_targets"
 SLICED = ("deploy", "parity")  # where every fifth case of a parametrised test is enough there
 
 
+LONGEST = ("deploy", "test_build.py", "test_readme.py", "test_stress.py")  # begin with these
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ours = [item for item in items if item.path.is_relative_to(HERE)]
+    ours.sort(key=lambda item: item.path.relative_to(HERE).parts[0] not in LONGEST)
+    items[:] = ours + [item for item in items if not item.path.is_relative_to(HERE)]
     cases: dict[tuple[Path, str], int] = {}  # so far, of each test
-    for item in items:
+    for item in ours:
         path = item.path.relative_to(HERE)
         case = cases[key] = cases.get(key := (path, item.originalname), -1) + 1
         if (

@@ -199,14 +199,11 @@ def test_cuda_kernels_are_for_a_torch_with_cuda(monkeypatch, asked, of_torch, nv
     for name, function in found.items():
         monkeypatch.setitem(describe_build.__globals__, name, function)
     monkeypatch.setattr(torch.version, "cuda", of_torch)
-    for name, value in {
-        "FASTXAI_CUDA": asked,
-        "FASTXAI_NATIVE": None,
-        "CXX": sys.executable,
-    }.items():
-        monkeypatch.delenv(name, raising=False)
-        if value is not None:
-            monkeypatch.setenv(name, value)
+    monkeypatch.delenv("FASTXAI_NATIVE", raising=False)
+    monkeypatch.delenv("FASTXAI_CUDA", raising=False)
+    monkeypatch.setenv("CXX", sys.executable)
+    if asked is not None:
+        monkeypatch.setenv("FASTXAI_CUDA", asked)
     build = describe_build()
     assert ("cuda" in build) == (no_cuda is None)
     assert build.get("no_cuda", "").startswith(no_cuda or "")
