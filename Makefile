@@ -5,10 +5,12 @@ VENV   ?= .venv
 RUN     = PATH="$(abspath $(VENV))/bin:$$PATH" PYTHONPATH="$(CURDIR)" $(VENV)/bin/python
 
 # The torch that everything is tested with. Of its builds pip takes the one for CPU, whose version
-# (+cpu) counts as newer: a tenth of the download. Nothing else is looked for in that index, so that
-# one that cannot be reached costs a single wait.
+# (+cpu) counts as newer: a tenth of the download. Where that index cannot be reached pip is not told
+# of it, as it would wait for it again and again; nothing but torch is looked for in it.
 TORCH       = torch==2.13.0
 TORCH_INDEX = https://download.pytorch.org/whl/cpu
+REACH_INDEX = $(PYTHON) -c "from urllib.request import urlopen; \
+              urlopen('$(TORCH_INDEX)/torch/', timeout=10)" 2> /dev/null
 # What compiling and the first program of `make demo` need; the packages of the second; the rest.
 BASIC       = numpy setuptools wheel ninja matplotlib scikit-learn captum==0.9.0 tqdm
 TEXT        = transformers
@@ -49,7 +51,7 @@ env: $(VENV)/.tools
 $(VENV)/.ready:
 	@echo "Setting up $(VENV): torch, scikit-learn, Captum. About a minute, and 200 MB to load."
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) --no-deps $(TORCH) --extra-index-url $(TORCH_INDEX) --retries 1 --timeout 15
+	@$(REACH_INDEX) && index="--extra-index-url $(TORCH_INDEX)"; $(PIP) --no-deps $(TORCH) $$index
 	@$(PIP) $(TORCH) $(BASIC)
 	@touch $@
 
