@@ -36,8 +36,8 @@ from .core.plan import Plan
 from .ops.native import LibraryLoadError, build_info
 
 if TYPE_CHECKING:
-    from . import deploy as deploy
-    from .deploy import export, load
+    from .deploy.export import export
+    from .deploy.package import load
 
 __version__ = "0.1.0"
 
