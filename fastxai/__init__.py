@@ -1,5 +1,8 @@
 """Compiled high-performance attribution for PyTorch models, with Captum's interface."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from . import metrics
 from .attr import (
     Deconvolution,
@@ -30,8 +33,11 @@ from .attr import (
 )
 from .core.inputs import ArgumentError
 from .core.plan import Plan
-from .deploy import export, load
 from .ops.native import LibraryLoadError, build_info
+
+if TYPE_CHECKING:
+    from .deploy.export import export
+    from .deploy.package import load
 
 __version__ = "0.1.0"
 
@@ -69,3 +75,19 @@ __all__ = [
     "load",
     "metrics",
 ]
+
+_OF_DEPLOY = ("export", "load")
+
+
+def __getattr__(name: str) -> Any:
+    """Imports ``fastxai.deploy`` when it is first used, as most programs never do."""
+    if name != "deploy" and name not in _OF_DEPLOY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    package = import_module(".deploy", __name__)  # which becomes an attribute here
+    for function in _OF_DEPLOY:
+        globals()[function] = getattr(package, function)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "deploy"})

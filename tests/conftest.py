@@ -1,5 +1,60 @@
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
+
+import fastxai
+
+from .models import mlp
+
+HERE = Path(__file__).parent
+# What the second pass, without the library, leaves out: CONTRIBUTING tells why.
+ONCE = (
+    "native",
+    "test_build.py",
+    "test_import.py",
+    "test_readme.py",
+    "test_stress.py",
+    "attr/test_bad_input.py",
+    "attr/test_budgets.py",
+    "attr/test_explain.py",
+    "attr/test_perturbation_bad_input.py",
+    "core/test_budget.py",
+    "core/test_feature_mask.py",
+    "core/test_lift.py",
+    "core/test_quadrature.py",
+    "core/test_windows.py",
+    "deploy/test_cpp_inference.py",
+    "deploy/test_package.py",
+    "deploy/test_serve.py",
+    "deploy/test_serve_batching.py",
+)
+# Tests of ops compare them with the reference, or have it as a parameter; the rest compile.
+FIXTURES = {"ops", "native_ops", "native_package", "native_package_with_targets"}
+SLICED = ("deploy", "parity")  # where every fifth case of a parametrised test is enough there
+
+
+LONGEST = ("deploy", "test_build.py", "test_readme.py", "test_stress.py")  # begin with these
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ours = [item for item in items if item.path.is_relative_to(HERE)]
+    ours.sort(key=lambda item: item.path.relative_to(HERE).parts[0] not in LONGEST)
+    items[:] = ours + [item for item in items if not item.path.is_relative_to(HERE)]
+    cases: dict[tuple[Path, str], int] = {}  # so far, of each test
+    for item in ours:
+        path = item.path.relative_to(HERE)
+        case = cases[key] = cases.get(key := (path, item.originalname), -1) + 1
+        if (
+            path.as_posix() in ONCE
+            or path.parts[0] in ONCE
+            or FIXTURES & set(item.fixturenames)
+            or (path.parts[0] in SLICED and case % 5)
+        ):
+            item.add_marker("once")
 
 
 @pytest.fixture(autouse=True)
@@ -9,3 +64,43 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def native_package(tmp_path_factory) -> Path:
+    """Integrated Gradients of mlp() to its largest output in 8 steps, compiled to native code."""
+
+    def export(path):
+        fastxai.export(
+            fastxai.IntegratedGradients(mlp()),
+            torch.randn(2, 7),
+            path,
+            target="argmax",
+            n_steps=8,
+        )
+
+    return made_once(tmp_path_factory, "native.pt2", export)
+
+
+@pytest.fixture(scope="session")
+def native_package_with_targets(tmp_path_factory) -> Path:
+    """The same to the target that comes with a call."""
+
+    def export(path):
+        explainer, target = fastxai.IntegratedGradients(mlp()), torch.tensor([0, 1])
+        fastxai.export(explainer, torch.randn(2, 7), path, target=target, n_steps=8)
+
+    return made_once(tmp_path_factory, "native_with_targets.pt2", export)
+
+
+def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:
+    """A file that all processes of the run share; compiling it takes half a minute."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    path = folder / name
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            make(path)
+    return path

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -9,9 +10,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import setuptools
 import torch
-
-pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ["pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in", "csrc", "fastxai"]
@@ -175,6 +175,38 @@ def test_failed_compile_falls_back_unless_native_is_demanded(sources, tmp_path):
     assert not (tmp_path / "lib" / "fastxai" / "_C.so").exists()
     demanded = run(*command, cwd=sources, env=env | {"FASTXAI_NATIVE": "1"}, check=False)
     assert demanded.returncode != 0
+
+
+NO_NVCC = "nvcc was not found when it was built"
+
+
+@pytest.mark.parametrize(
+    ("asked", "of_torch", "nvcc", "no_cuda"),
+    [
+        (None, "13.0", True, None),
+        ("auto", "13.0", True, None),
+        (None, "13.0", False, NO_NVCC),
+        (None, None, True, f"torch {torch.__version__} has no CUDA (FASTXAI_CUDA=1 compiles"),
+        (None, None, False, f"torch {torch.__version__} has no CUDA (FASTXAI_CUDA=1 compiles"),
+        ("1", None, True, None),
+        ("0", "13.0", True, "FASTXAI_CUDA=0 when it was built"),
+    ],
+)
+def test_cuda_kernels_are_for_a_torch_with_cuda(monkeypatch, asked, of_torch, nvcc, no_cuda):
+    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
+    describe_build = runpy.run_path(str(ROOT / "setup.py"))["describe_build"]
+    found = {"find_cuda": lambda: Path("/cuda") if nvcc else None, "version_of": lambda _: ["13.0"]}
+    for name, function in found.items():
+        monkeypatch.setitem(describe_build.__globals__, name, function)
+    monkeypatch.setattr(torch.version, "cuda", of_torch)
+    monkeypatch.delenv("FASTXAI_NATIVE", raising=False)
+    monkeypatch.delenv("FASTXAI_CUDA", raising=False)
+    monkeypatch.setenv("CXX", sys.executable)
+    if asked is not None:
+        monkeypatch.setenv("FASTXAI_CUDA", asked)
+    build = describe_build()
+    assert ("cuda" in build) == (no_cuda is None)
+    assert build.get("no_cuda", "").startswith(no_cuda or "")
 
 
 def find_python312():

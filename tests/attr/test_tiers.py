@@ -183,7 +183,7 @@ def test_by_tolerance_the_tier_is_for_most_samples():
             assert shap.explain(x, target=0, **options).tier == expected
 
 
-@pytest.mark.slow  # without the library
+@pytest.mark.library
 @TIERS
 def test_stopping_by_tolerance_does_not_spoil_the_intervals(tier):
     inside = []

@@ -21,7 +21,8 @@ def budgets(players: int) -> list[int]:
 
 
 # Without the library mixed designs take long.
-NAMES = [None, "enumeration", "hadamard", "leverage", pytest.param("mixed", marks=pytest.mark.slow)]
+MIXED = pytest.param("mixed", marks=pytest.mark.library)
+NAMES = [None, "enumeration", "hadamard", "leverage", MIXED]
 
 
 def made(players: int, name: str | None, n_samples: list[int]) -> list[tuple[int, Design]]:
@@ -75,7 +76,7 @@ def test_weights_are_positive_with_mean_one_and_equal_in_pairs(players, name):
             assert ((design.inclusion > 0) & (design.inclusion <= 1)).all()
 
 
-@pytest.mark.slow  # without the library
+@pytest.mark.library
 def test_thousands_of_players():
     for n, name in [(500, "hadamard"), (20_000, "hadamard"), (3000, "leverage")]:
         design = shapley_design(3001, n, 1, name)
@@ -241,7 +242,7 @@ class TestLeverage:
         expected = kernel / design.inclusion
         torch.testing.assert_close(design.weights, expected / expected.mean())
 
-    @pytest.mark.slow  # without the library
+    @pytest.mark.library
     @pytest.mark.parametrize(("players", "n_samples"), [(6, 40), (5, 22)])
     def test_coalitions_are_drawn_with_the_chance_told(self, players, n_samples):
         seeds = 3000
@@ -385,7 +386,7 @@ def test_bernoulli_pairs(players):
     assert designs.bernoulli_pairs(players, 0, 5).shape == (0, -(-players // 64))
 
 
-@pytest.mark.slow  # without the library
+@pytest.mark.library
 @pytest.mark.parametrize("players", [5, 6, 7, 8, 12, 17, 31, 32, 33, 64, 65, 130])
 @pytest.mark.parametrize("name", ["hadamard", "mixed"])
 def test_growing_designs_hold_those_of_fewer_samples(players, name):

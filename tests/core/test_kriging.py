@@ -312,7 +312,7 @@ def large_teams(players: int, seed: int) -> Game:
     return oracles.unanimity(players, teams, normal(40, seed=seed))
 
 
-@pytest.mark.slow  # without the library
+@pytest.mark.library
 @pytest.mark.parametrize(
     ("family", "shared", "accurate"),
     [(smooth, 0.5, 0.4), (of_a_third, 0.8, 0.35), (saturated, 1.0, 0.9), (large_teams, 0.6, 0.6)],
@@ -334,7 +334,7 @@ def test_squared_errors_beside_those_of_leverage(family, per_player, shared, acc
     assert median[0] <= shared * median[2] and median[1] <= accurate * median[2]
 
 
-@pytest.mark.slow  # without the library
+@pytest.mark.library
 @BOTH
 @pytest.mark.parametrize("per_player", [5, 10])
 def test_intervals_cover(per_player, own_scales):

@@ -184,11 +184,14 @@ def test_everything_is_left_as_found(uncompiled):
     torch.testing.assert_close(explain(x), found, rtol=0, atol=0)
 
 
-def leftovers():
-    return [p for p in Path(tempfile.gettempdir()).iterdir() if p.name.startswith("fastxai-")]
+@pytest.fixture
+def leftovers(tmp_path, monkeypatch):
+    """What is left of the test's temporary files, which are its own: others compile meanwhile."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return lambda: [p for p in tmp_path.iterdir() if p.name.startswith("fastxai-")]
 
 
-def test_without_a_compiler():
+def test_without_a_compiler(leftovers):
     from torch._inductor import config
 
     before, none = leftovers(), config.patch({"cpp.cxx": ("no-such-compiler",)})
@@ -198,7 +201,7 @@ def test_without_a_compiler():
     assert leftovers() == before
 
 
-def test_files_are_removed_after_an_error(monkeypatch):
+def test_files_are_removed_after_an_error(monkeypatch, leftovers):
     def fail(program, folder, for_package):
         Path(folder, "model.cpp").write_text("")
         raise KeyboardInterrupt
@@ -210,8 +213,8 @@ def test_files_are_removed_after_an_error(monkeypatch):
     assert leftovers() == before
 
 
-@pytest.mark.slow
-def test_native_code_in_many_threads():
+@pytest.mark.library
+def test_native_code_in_many_threads(leftovers):
     before = leftovers()
     explainer = IntegratedGradients(mlp())
     explain = explainer.compile(randn(2, [(7,)]), target=torch.tensor([0, 1]), n_steps=7)

@@ -16,13 +16,10 @@ from ..models import mlp
 from .test_gradient_methods import CLOSE, randn
 
 SOURCE = Path(__file__).parents[2] / "examples" / "cpp_inference"
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (SOURCE.exists() and shutil.which("cmake") and shutil.which("c++")),
-        reason="needs CMake and a C++ compiler",
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    not (SOURCE.exists() and shutil.which("cmake") and shutil.which("c++")),
+    reason="needs CMake and a C++ compiler",
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +60,8 @@ def answers(text):
     return [torch.tensor([[float(w) for w in part.split()] for part in c]) for c in columns]
 
 
-def test_integrated_gradients(tmp_path, explain):
-    explainer, path = IntegratedGradients(mlp()), tmp_path / "package.pt2"
-    fastxai.export(explainer, randn(2, [(7,)]), path, target="argmax", n_steps=8)
+def test_integrated_gradients(native_package, explain):
+    explainer, path = IntegratedGradients(mlp()), native_package
     for count in (1, 5):
         x = randn(count, [(7,)])
         done = explain(path, text=as_text(x))
@@ -84,6 +80,7 @@ def test_integrated_gradients(tmp_path, explain):
         assert done.returncode == 1 and message in done.stderr and done.stdout == ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(native.backend() is reference, reason="the lasso is in the compiled library")
 def test_a_package_that_calls_the_library(tmp_path, explain):
     explainer, path = Lime(mlp()), tmp_path / "package.pt2"

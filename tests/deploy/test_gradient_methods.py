@@ -1,5 +1,7 @@
 """Exported gradient methods say what the eager ones say, for any number of rows."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -32,6 +34,13 @@ METHODS = {
     "IntegratedGradients": (IntegratedGradients, {"n_steps": 7}),
 }
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
+
+
+def pairs(firsts, seconds, often):
+    """All pairs as parameters, of which others than these are for `make test-all`."""
+    every = list(product(firsts, seconds))
+    assert set(often) <= set(every)
+    return [p if p in often else pytest.param(*p, marks=pytest.mark.slow) for p in every]
 
 
 def randn(count, shapes):
@@ -70,8 +79,21 @@ def as_tuple(value):
     return () if value is None else value if isinstance(value, tuple) else (value,)
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("method", METHODS)
+# Saliency and InputXGradient are one gradient.
+@pytest.mark.parametrize(
+    ("method", "model"),
+    pairs(
+        METHODS,
+        MODELS,
+        often=[
+            ("Saliency", "mlp"),
+            ("Saliency", "two inputs"),
+            ("InputXGradient", "cnn"),
+            ("InputXGradient", "two inputs"),
+            *(("IntegratedGradients", model) for model in MODELS),
+        ],
+    ),
+)
 def test_equals_the_eager_method(tmp_path, model, method):
     build, shapes = MODELS[model]
     kind, arguments = METHODS[method]
@@ -193,8 +215,15 @@ def test_one_example_row_and_a_tuple_of_one(tmp_path):
     torch.testing.assert_close(found, explainer.attribute((x,), target=1), **CLOSE)
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("method", [DeepLift, DeepLiftShap])
+# DeepLiftShap is DeepLift of more rows.
+@pytest.mark.parametrize(
+    ("method", "model"),
+    pairs(
+        [DeepLift, DeepLiftShap],
+        MODELS,
+        often=[(DeepLiftShap, "mlp"), *((DeepLift, model) for model in MODELS)],
+    ),
+)
 def test_deep_lift(tmp_path, method, model):
     build, shapes = MODELS[model]
     explainer = method(build())
@@ -282,8 +311,14 @@ needs_library = pytest.mark.skipif(
 
 
 @needs_library
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("stdevs", [0.0, 0.3])
+@pytest.mark.parametrize(
+    ("stdevs", "model"),
+    pairs(
+        [0.0, 0.3],
+        MODELS,
+        often=[(0.0, "mlp"), (0.0, "two inputs"), (0.3, "cnn"), (0.3, "two inputs")],
+    ),
+)
 def test_gradient_shap(tmp_path, model, stdevs):
     build, shapes = MODELS[model]
     explainer = GradientShap(build())
@@ -478,21 +513,12 @@ def test_native_code_draws_by_the_seed_of_the_call(tmp_path):
         torch.testing.assert_close(package(x, seed=seed).attributions, expected, **CLOSE)
 
 
-@pytest.mark.slow
-def test_native_code_equals_the_eager_method(tmp_path):
-    build, shapes = MODELS["mlp"]
-    explainer = IntegratedGradients(build())
-    package = exported(
-        tmp_path,
-        explainer,
-        randn(2, shapes),
-        target=torch.tensor([0, 1]),
-        n_steps=7,
-        format="aoti",
-    )
+def test_native_code_equals_the_eager_method(native_package_with_targets):
+    explainer, shapes = IntegratedGradients(mlp()), MODELS["mlp"][1]
+    package = fastxai.load(native_package_with_targets)
     for count in (1, 2, 5, 0):
         target = torch.arange(count) % 3
         x = randn(count, shapes)
-        assert_says_the_same(package, explainer, x, target, n_steps=7)
+        assert_says_the_same(package, explainer, x, target, n_steps=8)
     strided = torch.randn(7, 4).T
-    assert_says_the_same(package, explainer, strided, torch.tensor([3, -4, 0, 1]), n_steps=7)
+    assert_says_the_same(package, explainer, strided, torch.tensor([3, -4, 0, 1]), n_steps=8)

@@ -261,7 +261,7 @@ def test_an_output_that_is_nan(tmp_path):
     assert package(bad).outputs[1].isinf()
 
 
-@pytest.mark.slow
+@pytest.mark.library
 def test_native_code_equals_the_eager_method(tmp_path):
     explainer, options = KernelShap(mlp()), {"n_samples": 40, "seed": 4}
     x = randn(2, [(7,)])

@@ -1,6 +1,7 @@
 """What exported programs do on few rows for all: the affine operations that a model begins with."""
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from fastxai.attr import Ridge
 from fastxai.core.affine import Each, Mixed
 from fastxai.deploy import programs
 
-from .test_gradient_methods import CLOSE, needs_library, randn
+from .test_gradient_methods import CLOSE, needs_library, pairs, randn
 from .test_perturbation_methods import MODELS
 
 COALITIONS = {"n_samples": 40, "seed": 3}
@@ -61,10 +62,10 @@ def double(count, shapes):
         ("over a background", "two inputs"),
         ("Lime", "two inputs"),
         ("FeatureAblation", "two inputs"),
-        ("Occlusion", "cnn"),
+        pytest.param("Occlusion", "cnn", marks=pytest.mark.slow),
         ("Occlusion", "two inputs"),
         ("IntegratedGradients", "cnn"),
-        ("IntegratedGradients", "transformer"),
+        pytest.param("IntegratedGradients", "transformer", marks=pytest.mark.slow),
         ("IntegratedGradients", "two inputs"),
     ],
 )
@@ -98,22 +99,35 @@ def wide():
 
 
 MASK = torch.arange(400)[None] // 40
+OF_TEN = {"n_samples": 60, "seed": 0, "feature_mask": MASK}
+BUILT_IN = {
+    KernelShap: OF_TEN,
+    Lime: OF_TEN,
+    FeatureAblation: {},
+    Occlusion: {"sliding_window_shapes": (8,), "strides": (4,)},
+    IntegratedGradients: {"n_steps": 16},
+}
+
+
+@pytest.fixture(scope="module")
+def wide_package(tmp_path_factory):
+    """A package of a method over wide(), exported once for all tests that ask."""
+
+    @cache
+    def get(kind, affine_prefix):
+        folder = tmp_path_factory.mktemp("wide")
+        explainer = kind(wide(), affine_prefix=affine_prefix)
+        return exported(folder, explainer, randn(4, [(400,)]), **BUILT_IN[kind])
+
+    return get
 
 
 @pytest.mark.parametrize(
-    ("kind", "arguments"),
-    [
-        (KernelShap, {"n_samples": 60, "seed": 0, "feature_mask": MASK}),
-        pytest.param(Lime, {"n_samples": 60, "seed": 0, "feature_mask": MASK}, marks=needs_library),
-        (FeatureAblation, {}),
-        (Occlusion, {"sliding_window_shapes": (8,), "strides": (4,)}),
-        (IntegratedGradients, {"n_steps": 16}),
-    ],
+    "kind", [k if k is not Lime else pytest.param(k, marks=needs_library) for k in BUILT_IN]
 )
-def test_the_first_layer_is_done_on_few_rows(tmp_path, kind, arguments):
+def test_the_first_layer_is_done_on_few_rows(wide_package, kind):
     x = randn(4, [(400,)])
-    package = exported(tmp_path, kind(wide()), x, **arguments)
-    plain = exported(tmp_path, kind(wide(), affine_prefix=False), x, **arguments)
+    package, plain = wide_package(kind, True), wide_package(kind, False)
     for rows in (x[:1], torch.cat([x, x])):
         few, many = multiplications(package, rows), multiplications(plain, rows)
         # The layer takes 400 multiplications of 403, and little is left of them.
@@ -165,12 +179,16 @@ def hooked():
     return model
 
 
-@pytest.mark.parametrize("build", [Views, Detached, hooked])
 @pytest.mark.parametrize(
-    ("kind", "arguments"),
-    [(KernelShap, {"n_samples": 60, "feature_mask": MASK, "seed": 0}), (IntegratedGradients, {})],
+    ("kind", "build"),
+    pairs(
+        [KernelShap, IntegratedGradients],
+        [Views, Detached, hooked],
+        often=[(KernelShap, Views), (KernelShap, hooked), (IntegratedGradients, Detached)],
+    ),
 )
-def test_a_model_that_sees_its_rows(tmp_path, kind, arguments, build):
+def test_a_model_that_sees_its_rows(tmp_path, kind, build):
+    arguments = OF_TEN if kind is KernelShap else {}
     x, model = randn(3, [(400,)]), build().eval()
     package = exported(tmp_path, kind(model), x, **arguments)
     plain = exported(tmp_path, kind(model, affine_prefix=False), x, **arguments)
@@ -206,21 +224,13 @@ def test_native_code(tmp_path):
     torch.testing.assert_close(for_one_row(x[1:2]).attributions, expected, **CLOSE)
 
 
-@pytest.mark.parametrize(
-    ("kind", "arguments"),
-    [
-        (KernelShap, {"n_samples": 60, "seed": 0, "feature_mask": MASK}),
-        (FeatureAblation, {}),
-        (IntegratedGradients, {"n_steps": 16}),
-    ],
-)
-def test_an_infinite_input_is_in_no_other_row(tmp_path, kind, arguments):
-    explainer, x = kind(wide()), randn(3, [(400,)])
-    package = exported(tmp_path, explainer, x, **arguments)
+@pytest.mark.parametrize("kind", [KernelShap, FeatureAblation, IntegratedGradients])
+def test_an_infinite_input_is_in_no_other_row(wide_package, kind):
+    model, package, x = wide(), wide_package(kind, True), randn(3, [(400,)])
     before = package(x)
     x[1, 7] = math.inf
     found = package(x)
-    torch.testing.assert_close(found.outputs, explainer.forward_func(x).detach(), **CLOSE)
+    torch.testing.assert_close(found.outputs, model(x).detach(), **CLOSE)
     for others in (slice(0, 1), slice(2, 3)):
         expected = before.attributions[others]
         torch.testing.assert_close(found.attributions[others], expected, **CLOSE)

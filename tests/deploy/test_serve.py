@@ -1,9 +1,11 @@
 """examples/serve: the service over real sockets, with everything that clients do wrong."""
 
+import hashlib
 import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -671,18 +673,15 @@ def test_under_load(package_path, package, tmp_path):
     assert not any(line["level"] == "ERROR" for line in lines)
 
 
-@pytest.mark.slow
 def test_another_file_is_not_served(package_path, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["serve.py", str(package_path[0]), "--sha256", "0" * 64])
     with pytest.raises(SystemExit, match="SHA-256"):
         serve.main()
 
 
-@pytest.mark.slow
-def test_a_compiled_package_in_its_own_process(tmp_path):
-    path = tmp_path / "package.pt2"
-    options = {"target": "argmax", "n_steps": 4}
-    sha256 = fastxai.export(IntegratedGradients(mlp()), randn(2, [(7,)]), path, **options)
+def test_a_compiled_package_in_its_own_process(native_package, tmp_path):
+    path = Path(shutil.copy(native_package, tmp_path))
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     package, model = fastxai.load(path), ModelProcess(path, sha256)
     try:
         with serving(package, model, max_rows=8, window_ms=2) as port:

@@ -130,7 +130,7 @@ native.LIBRARY = Path({str(path)!r})
     assert "cannot be loaded. It was built for" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.library
 def test_native_code_around_the_ops(draw):
     def explain(x, baseline, alphas):
         points = ops.path_points(x, baseline, alphas)
