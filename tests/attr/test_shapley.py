@@ -506,11 +506,11 @@ def test_the_number_of_model_rows():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             KernelShap(logged).attribute(x, n_samples=n_samples, seed=0)
-        assert sum(logged.rows) <= 3 * most
+        assert sum(logged.rows) <= 3 * most + 1  # a row whose multiplications are counted
         assert sum(logged.rows) >= 3 * (most - 1 if n_samples != 10 else 9)
     logged = Logged(one_number)
     KernelShap(logged).attribute(x, n_samples=20, background=randn(5, 6))
-    assert sum(logged.rows) <= 3 * (1 + 5 * 19)
+    assert sum(logged.rows) <= 3 * (1 + 5 * 19) + 1
 
 
 def test_designs_by_name():
