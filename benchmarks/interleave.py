@@ -77,7 +77,7 @@ def record(
     target: str,
     reference: str,
     tolerance: float,
-    seconds_to_spend: float = 15,
+    seconds_to_spend: float = 6,
 ) -> None:
     """Checks that all results are equal, then times all competitors in 5 to 300 rounds.
 
@@ -109,7 +109,7 @@ def record(
 def fastest_chunk(
     with_chunk: Callable[[int], Callable[[], Tensor | None]],
     chunks: Iterable[int],
-    seconds_to_spend: float = 4,
+    seconds_to_spend: float = 2,
 ) -> int:
     """The chunk whose call is fastest: the least of at least three interleaved rounds.
 

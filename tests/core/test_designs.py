@@ -127,7 +127,7 @@ def test_the_best_design_is_chosen(players, n_samples, name):
         (49, 5 * 49, "hadamard"),
         (49, 6 * 49, "hadamard and leverage"),
         (49, 40 * 49, "hadamard and leverage"),
-        (20_000, 60_000, "leverage"),
+        pytest.param(20_000, 60_000, "leverage", marks=pytest.mark.library),
     ],
 )
 def test_the_best_design_for_kriging(players, n_samples, name):
