@@ -205,7 +205,7 @@ def test_what_leaves_torch_gets_large_blocks():
     background = rows(50, 20)
     KernelShap(logged).attribute(rows(3, 20), background=background, n_samples=300, seed=0)
     assert logged.rows[0] == 3 and sum(logged.rows) == 3 + 3 * 50 * 299
-    assert len(logged.rows) == 2
+    assert max(logged.rows) > 10_000 and len(logged.rows) <= 5
     logged.rows.clear()
     KernelShap(logged).attribute(
         rows(3, 20), background=background, n_samples=300, perturbations_per_eval=1000, seed=0
