@@ -75,7 +75,7 @@ build: | $(VENV)/.ready
 	@tail -n 1 $(LOG)
 
 test: build | $(VENV)/.tools
-	@echo "All tests but the slow ones, with the library and then without. About 8 minutes."
+	@echo "All tests but the slow ones, with the library and then without. About 10 minutes."
 	$(PYTEST) -m "not cuda and not slow"
 	FASTXAI_NATIVE=0 $(PYTEST) -m "not cuda and not library and not slow and not once"
 

@@ -8,14 +8,13 @@ method compares, pair by pair, and nothing else. Captum is left out where its nu
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from importlib.util import find_spec
 
 import models
 import pytest
 import torch
-from competitors import fastxai_name, with_and_without_kernels
-from interleave import Competitor, fastest_chunk, record
+from competitors import compare
+from interleave import Competitor, fastest_chunk
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
@@ -53,23 +52,6 @@ def captum(method: str, model: nn.Module, *arguments: Tensor, target: Tensor) ->
         return found.detach()
 
     return [Competitor("Captum", explain)]
-
-
-def compare(
-    benchmark: BenchmarkFixture,
-    case: str,
-    yardstick: Competitor,
-    others: list[Competitor],
-    ours: Callable[[], Tensor],
-) -> None:
-    record(
-        benchmark,
-        [yardstick, *others, *with_and_without_kernels(ours)],
-        case=case,
-        target=fastxai_name(),
-        reference="bare",
-        tolerance=1e-4,
-    )
 
 
 @pytest.mark.parametrize(

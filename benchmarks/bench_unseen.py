@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 import torch
-from competitors import fastxai_name, with_and_without_kernels
-from interleave import Competitor, fastest_chunk, record
+from competitors import compare
+from interleave import Competitor, fastest_chunk
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
@@ -152,24 +152,6 @@ def captum(
         best = fastest_chunk(lambda size: lambda: explain(**{name: size}), sizes, 2)
         competitors.append(Competitor("Captum tuned", lambda: explain(**{name: best})))
     return competitors
-
-
-def compare(
-    benchmark: BenchmarkFixture,
-    case: str,
-    yardstick: Competitor,
-    theirs: list[Competitor],
-    ours: Callable[[], Tensor],
-) -> None:
-    record(
-        benchmark,
-        [yardstick, *theirs, *with_and_without_kernels(ours)],
-        case=case,
-        target=fastxai_name(),
-        reference="bare",
-        tolerance=1e-4,
-        seconds_to_spend=5,
-    )
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 from unittest import mock
 
 import torch
-from interleave import Competitor, fastest_chunk
+from interleave import Competitor, fastest_chunk, record
 from torch import Tensor, nn
 
 import fastxai
 from fastxai.ops import native, reference
+
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
 
 ALL_ROWS = "without affine prefix"
 
@@ -74,6 +78,24 @@ def with_and_without_kernels(explain: Callable[[], Tensor]) -> list[Competitor]:
     if is_native():
         competitors.append(Competitor("fastxai native", explain))
     return competitors
+
+
+def compare(
+    benchmark: BenchmarkFixture,
+    case: str,
+    yardstick: Competitor,
+    others: list[Competitor],
+    ours: Callable[[], Tensor],
+) -> None:
+    """The yardstick, which is bare, the others, and fastxai with and without its kernels."""
+    record(
+        benchmark,
+        [yardstick, *others, *with_and_without_kernels(ours)],
+        case=case,
+        target=fastxai_name(),
+        reference="bare",
+        tolerance=1e-4,
+    )
 
 
 def bare_forward(model: nn.Module, like: Tensor, count: int) -> Callable[[int], None]:

@@ -22,8 +22,9 @@ _K_FORWARD = {"cpu": 1e11, "cuda": 1.5e12}
 _MOST_WRITTEN = 400_000_000  # bytes, on a CPU
 # Where rows are matrices enough for themselves (sequences of 128 words, 6 MB each) there is nothing
 # to win by more of them than caches hold: 8 at a time are no slower than 25, in half the memory.
-_CACHED, _CACHED_FORWARD = 48_000_000, 24_000_000  # bytes, on a CPU, unless they are of fewer than
-_FEW = 8  # rows
+# So a block on a CPU writes no more than so many bytes, unless that are fewer rows than a few.
+_CACHED, _CACHED_FORWARD = 48_000_000, 24_000_000
+_FEW = 8
 _REPEATS = 64  # in a block at least, where there are so many
 _FREED = 31 << 20  # bytes; glibc learns from what it frees below 32 MiB
 # Before a block has shown what a row costs, assume this many times its input, less for flat rows

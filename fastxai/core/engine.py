@@ -169,9 +169,8 @@ def stream(
             except Exception as error:
                 # It may want the whole batch, having something of as many rows beside it.
                 is_its_own = asking and not isinstance(error, ArgumentError)
-                if answered or not is_its_own or is_out_of_memory(error):
-                    raise
-                if not blocks.give_one_repeat():
+                is_told = answered or not is_its_own or is_out_of_memory(error)
+                if is_told or not blocks.give_one_repeat():
                     raise
 
 
