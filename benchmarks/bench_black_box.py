@@ -119,8 +119,10 @@ def fitted(name: str) -> tuple[Function, Tensor]:
     "name", ["GradientBoostingClassifier", "HistGradientBoostingClassifier", "LightGBM"]
 )
 @pytest.mark.benchmark(
-    group="KernelShap of boosted trees on breast cancer, 50 background rows, 500 samples: time"
+    group="KernelShap of boosted trees on breast cancer, 50 background rows, 2,108 samples: time"
 )
 def test_trees(benchmark: BenchmarkFixture, name: str) -> None:
     predict, x = fitted(name)
-    compare(benchmark, f"{name}, 4 rows", predict, by_torch(predict), x[100:104], x[::11][:50], 500)
+    compare(
+        benchmark, f"{name}, 4 rows", predict, by_torch(predict), x[100:104], x[::11][:50], 2108
+    )
