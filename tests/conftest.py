@@ -57,6 +57,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("once")
 
 
+@pytest.fixture
+def independent_rows(monkeypatch):
+    """Rows are known to be independent: for tests that count the calls of the model."""
+    monkeypatch.setattr("fastxai.core.model.is_row_by_row", lambda *of: True)
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """The tests' models are tiny: threads would only make them wait on a busy machine."""

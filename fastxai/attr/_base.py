@@ -26,7 +26,7 @@ from ..core.inputs import (
     check_forward_args,
     check_inputs,
 )
-from ..core.model import Model, NotRowByRow, scalars
+from ..core.model import Model, scalars
 from ..core.plan import Plan, together
 from ..core.progress import Bar
 from ..core.rows import Coalitions, Given, Prefixes, Rows
@@ -65,7 +65,7 @@ class Query:
     @property
     def is_indivisible(self) -> bool:
         """Whether the model must be asked about all examples together, as far as is known."""
-        return self.model.whole_batch or self.model.mixes_rows
+        return self.model.is_together
 
     def of(self, examples: slice | Tensor) -> Query:
         """The same question about some examples of the batch, a slice or [k] int64 in order."""
@@ -191,7 +191,7 @@ class Attribution:
     def __init__(self, forward_func: Callable[..., Any], *, affine_prefix: bool = True):
         check(callable(forward_func), "forward_func", "a module or callable", repr(forward_func))
         self.forward_func = forward_func
-        self._prefix = Prefix(affine_prefix)
+        self._affine_prefix = affine_prefix
 
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """Attributes, and tells what the attributions are about.
@@ -335,7 +335,7 @@ class Attribution:
             target,
             forward_args,
             row_by_row=self._differentiates,
-            prefix=self._prefix,
+            prefix=Prefix(self._affine_prefix),
         )
         return Query(checked, checked_baselines, model)
 
@@ -412,7 +412,7 @@ class PerturbationAttribution(Attribution):
         self._work_a_row: dict[object, float] = {}  # by shapes and dtypes of one row
 
     def _outputs_at_inputs(
-        self, query: Query, limit: int | None, to_come: int, varies: Tensor | None = None
+        self, query: Query, limit: int | None, to_come: int, divided: bool = False
     ) -> Tensor:
         """f(x), [B, *C]; tells whether the model answers for the batch, and so comes first.
 
@@ -420,26 +420,16 @@ class PerturbationAttribution(Attribution):
             query: the question.
             limit: rows a call at most; None to choose for speed.
             to_come: about how many rows of each example will be asked afterwards.
-            varies: which groups differ from the baseline, [B, M] bool: if the batch is to be
-                divided by how many do, it must be certain that the model answers for each row.
+            divided: whether examples are to be asked about apart from each other: then it is found
+                out whether they can be.
         """
         at_least_two = None if limit is None else max(2, limit)  # or it would not be told
         given = Given(query.inputs.tensors, query.inputs.batch)
         outputs = engine.values(query.model, given, at_least_two, to_come=to_come)[0]
         check_numbers(outputs[None], 0)
-        if varies is not None and not query.is_indivisible and varies.sum(1).unique().numel() > 1:
-            self._check_one_row(query)
+        if divided:
+            engine.settle_parts(query.model)
         return outputs
-
-    @staticmethod
-    def _check_one_row(query: Query) -> None:
-        """Finds out whether what looks like an output for each row is the batch's answer."""
-        one = query.of(slice(0, 1))
-        one.model.row_by_row = True
-        try:
-            engine.values(one.model, Given(one.inputs.tensors, 1))
-        except NotRowByRow as error:
-            query.model.take_for_whole_batch(error)
 
     def _multiplications(self, query: Query) -> float:
         """The model's for one row, counted once; a guess by the row's size where it cannot be."""

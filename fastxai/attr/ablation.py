@@ -132,7 +132,7 @@ class FeatureAblation(PerturbationAttribution):
     ) -> tuple[Tensor, Tensor]:
         """f(x), [B, *C], and how much it falls without each group, [B, *C, G]."""
         limit = check_limit(perturbations_per_eval, query.inputs.batch)
-        outputs = self._outputs_at_inputs(query, limit, count, varies)
+        outputs = self._outputs_at_inputs(query, limit, count, varies is not None)
         if groups is not None:
             check_groups_for_batch(query, groups)
         # A truth value or an unsigned number, but they may rise.

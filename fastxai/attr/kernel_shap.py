@@ -204,7 +204,8 @@ class KernelShap(PerturbationAttribution):
 
         rows = lambda m: asked.rows(m) * _background_rows(query)  # noqa: E731
         to_come = budget.most * _background_rows(query)
-        full = self._outputs_at_inputs(query, limit, to_come, varies)  # [P, *C]
+        divided = varies is not None or budget.is_open
+        full = self._outputs_at_inputs(query, limit, to_come, divided)  # [P, *C]
         check_groups_for_batch(query, groups)
         title = self._title(show_progress)
         sample = partial(self._sample, asked)

@@ -137,6 +137,7 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
                 layers.check_floating(watched.layer_of(i), [a])
                 layers.check_shape(watched.layer_of(i), b.shape, a.shape)
             model = called.calling(Replaced(watched), (*x, *extra))
+            model.alone = baseline, baseline_outputs
             try:
                 path = Path(y, baseline, alphas)
                 mean = engine.gradient_sum(model, path, weights, limit)

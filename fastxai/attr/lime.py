@@ -451,7 +451,8 @@ class Lime(LimeBase):
         varies = groups_that_vary(query, groups) if is_known and is_linear else None
 
         rows = lambda m: check_budget(*amount, _MOST_SAMPLES * m).most  # noqa: E731
-        outputs = self._outputs_at_inputs(query, limit, budget.most, varies)  # [B, *C]
+        divided = varies is not None or budget.is_open or not is_known
+        outputs = self._outputs_at_inputs(query, limit, budget.most, divided)  # [B, *C]
         check_groups_for_batch(query, groups)
         start = _by_problem(outputs[None], query)[0]  # [P, C]
 
@@ -529,6 +530,13 @@ class Lime(LimeBase):
         progress: Bar,
     ) -> Tensor:  # [M, P, C]
         """The coefficients, with samples drawn or weighed one by one by functions of the user."""
+        check(
+            not query.model.rows_interact,
+            "similarity_func" if self.perturb_func is fair_coins else "perturb_func",
+            "None, or a forward_func with rows that do not influence one another, as functions of "
+            "your own are called for one example at a time",
+            "a function",
+        )
         device = query.inputs.tensors[0].device
         ids = _shifted_ids(groups, device)
         perturb = self.perturb_func
@@ -537,7 +545,7 @@ class Lime(LimeBase):
             perturb = lambda inputs, **kwargs: (z for z in drawn)  # noqa: E731
         found = torch.empty(groups.count, *start.shape, dtype=torch.float64, device=device)
         for p in range(len(start)):
-            one = query if query.model.whole_batch else query.of(slice(p, p + 1))
+            one = query if len(start) == 1 else query.of(slice(p, p + 1))
             masks = tuple(ids[part(mask, slice(p, p + 1)).long()] for mask in groups.masks)
             kwargs = {
                 "baselines": query.inputs.pack(one.baselines),

@@ -102,7 +102,7 @@ class ShapleyValues(PerturbationAttribution):
         _check_few_enough(most)
         limit = check_limit(perturbations_per_eval, query.inputs.batch)
 
-        outputs = self._outputs_at_inputs(query, limit, 1 << most, varies)
+        outputs = self._outputs_at_inputs(query, limit, 1 << most, varies is not None)
         check_groups_for_batch(query, groups)
         sampled = by_players(
             query,
@@ -240,7 +240,8 @@ class ShapleyValueSampling(ShapleyValues):
 
         rows = lambda m: budget.most * (m - 1)  # noqa: E731
         to_come = budget.most * groups.count
-        full = self._outputs_at_inputs(query, limit, to_come, varies)
+        divided = varies is not None or budget.is_open
+        full = self._outputs_at_inputs(query, limit, to_come, divided)
         check_groups_for_batch(query, groups)
 
         def sample(query: Query, groups: FeatureGroups, full: Tensor, progress: Bar) -> Sampled:

@@ -41,7 +41,7 @@ class NotAffine(BaseException):
 
 @dataclass
 class Prefix:
-    """Whether a function may be called with rows that stay affine; of one explainer."""
+    """Whether a function may be called with rows that stay affine; of one explanation."""
 
     wanted: bool = True
     refused: bool = False  # it did what they cannot follow: it is not asked again

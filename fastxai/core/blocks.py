@@ -36,9 +36,10 @@ _WORTH_LEARNING = 2
 # What leaves torch (boosted trees, a remote service) has a cost for each call that is not known and
 # may be large: it is given as many rows as are no burden by themselves.
 _OPAQUE = 4 << 20  # bytes
-# The inputs themselves are given whole unless memory may not do, by this guess of what a row takes
-# at once, as a multiple of its own bytes.
+# All examples are given in one call, as rows may influence one another, unless memory may not do,
+# by this guess of what a row takes at once, as a multiple of its own bytes.
 _WHOLE = {"flat": 16, "shaped": 64, "indices": 5000}
+_KEPT = 3  # times as much where gradients are taken
 _MOST_WHOLE = 8 << 30  # bytes
 
 
@@ -53,8 +54,7 @@ class Blocks:
         rows: R × B rows.
         limit: rows in a block at most; None to choose for speed.
         to_come: how many further repeats will be asked of the same model afterwards.
-        forward_only: whether no gradients are taken: then the inputs themselves are not cut, as
-            rows may influence one another, and what leaves torch gets large blocks.
+        forward_only: whether no gradients are taken: then what leaves torch gets large blocks.
     """
 
     def __init__(
@@ -70,19 +70,18 @@ class Blocks:
             limit = rows.batch if forward_only else rows.batch * rows.repeats
         self._limit = limit
         self._are_inputs = isinstance(rows, Given)
-        self._one_repeat = False
         self._later = (to_come + (0 if self._are_inputs else rows.repeats)) * rows.batch
-        self._first: int | None = None  # rows of the first block
 
     @property
     def size(self) -> int:
         """About how many rows a block has, as far as is known."""
         rows, model = self._rows, self._model
-        if model.whole_batch or self._one_repeat:
+        if model.whole_batch or model.rows_interact:
             return rows.batch
         if self._limit is not None:
-            return self._limit
-        if self._forward_only and self._are_inputs and _fits_whole(rows):
+            return self._limit - (rows.batch if self.leaves_room else 0)
+        may_be_whole = rows.repeats == 1 and model.rows_interact is None
+        if may_be_whole and fits_whole(rows, 1, self._forward_only):
             return rows.batch
         cost = model.cost
         if cost is None or (cost.is_opaque and not self._forward_only):
@@ -101,12 +100,18 @@ class Blocks:
         # A single row's output does not tell whether the model answers for rows or for the batch.
         return max(2, min(most, guess))
 
-    def give_one_repeat(self) -> bool:
-        """From here on every block is all examples once; False if the first one was so already."""
-        if self._one_repeat or self._first == self._rows.batch:
-            return False
-        self._one_repeat = True
-        return True
+    @property
+    def leaves_room(self) -> bool:
+        """Whether a limit leaves room for the inputs beside a block, to see if rows interact."""
+        model, limit = self._model, self._limit
+        # How functions of the user's own perturb is not to depend on it.
+        is_open = model.is_unsettled and model.alone is not None and not self._rows.together
+        is_open = is_open and self._rows.repeats > 1
+        return is_open and limit is not None and limit >= 2 * self._rows.batch
+
+    def are_stacked(self, repeats: int) -> bool:
+        """Whether a block with so many copies of the batch shows that they may be stacked."""
+        return self.leaves_room or (repeats > 1 and self._limit is None)
 
     def visit(self, run: Callable[[slice, slice, bool], bool], record: Run) -> None:
         """Runs all blocks.
@@ -123,7 +128,6 @@ class Blocks:
             return
         if rows.device.type == "cpu":
             _let_malloc_keep_memory()
-        together = rows.together or model.whole_batch or self._one_repeat
         size = self.size
         learn = limit is None and model.cost is None and self._later > 0
         learn = learn and self._later > _WORTH_LEARNING * self._guess
@@ -131,17 +135,16 @@ class Blocks:
         # What is summed over repeats is read and written once a block: better few examples at a
         # time than few repeats. A limit of the user's is for calls of all examples, as in Captum.
         tall = 1 if limit or self._are_inputs else min(rows.repeats, _REPEATS * grain)
-        known, most = (model.cost, model.affine_prefix), rows.repeats * rows.batch
+        known, most = self._known, rows.repeats * rows.batch
         open_parts = [(0, rows.batch, 0)]  # examples first..last still need the repeats from r on
         while open_parts:
             first, last, r = open_parts.pop()
             # What the prefix sums at its end is small, and its anchors had better be many at once.
             least = 1 if wide and model.affine_prefix is not False else tall
+            together = rows.together or model.whole_batch or bool(model.rows_interact)
             b = rows.batch if together else even_share(last - first, max(1, size // least))
             n = even_share(rows.repeats - r, max(1, size // b))
             n -= n % grain if n > grain else 0
-            if self._first is None:
-                self._first = n * b
             try:
                 is_done = run(slice(r, r + n), slice(first, first + b), learn)
             except Exception as error:
@@ -158,9 +161,8 @@ class Blocks:
                     if r + n < rows.repeats:
                         open_parts.append((first, first + b, r + n))
                     learn = False
-                if limit is None and known != (model.cost, model.affine_prefix):
-                    known = model.cost, model.affine_prefix
-                    size = min(most, self.size)
+                if known != self._known:
+                    known, size = self._known, min(most, self.size)
                 continue
             # Here, out of the except clause, nothing of the failed block is referred to any more.
             size = most = n * b // 2
@@ -168,6 +170,13 @@ class Blocks:
             open_parts.append((first, last, r))
             if rows.device.type == "cuda":
                 torch.cuda.empty_cache()
+
+    @property
+    def _known(self) -> tuple[object, ...]:
+        """What the size depends on and a block may tell."""
+        model = self._model
+        cost = model.cost if self._limit is None else None
+        return cost, model.affine_prefix, model.rows_interact, model.whole_batch
 
 
 def even_share(count: int, size: int) -> int:
@@ -199,8 +208,10 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _fits_whole(rows: Rows) -> bool:
-    return rows.batch * rows.row_bytes * _WHOLE[_kind(rows)] <= _MOST_WHOLE
+def fits_whole(rows: Rows, copies: int, forward_only: bool) -> bool:
+    """Whether so many copies of all examples may be given in one call, as far as can be guessed."""
+    kept = copies * (1 if forward_only else _KEPT)
+    return rows.batch * rows.row_bytes * kept * _WHOLE[_kind(rows)] <= _MOST_WHOLE
 
 
 def _kind(rows: Rows) -> str:

@@ -12,9 +12,9 @@ from torch.autograd.graph import GradientEdge
 from torch.utils.flop_counter import FlopCounterMode
 
 from .. import ops
-from .blocks import Blocks, is_out_of_memory
+from .blocks import Blocks, fits_whole, is_out_of_memory
 from .footprint import Footprint
-from .inputs import ArgumentError
+from .independence import differ
 from .model import Model, NotRowByRow, Run, scalars
 from .prefix import Shortcut
 from .progress import Bar, bar
@@ -54,6 +54,9 @@ class Weighted:
     def gather(self, deltas: Tensor, gradients: Tensor) -> Tensor:  # both [K, b, *F]
         """The same, of the sums of weighted gradients over the rows with each delta."""
         return gradients[0] if len(gradients) == 1 else gradients.sum(0)
+
+
+_FEW = 8  # rows that are asked about apart from the others, to see if that matters
 
 
 class Unused(RuntimeError):
@@ -101,7 +104,11 @@ def values(
         out[repeats, slice(None) if model.whole_batch else examples] = result
 
     stream(model, rows, keep, limit, progress, to_come)
-    return torch.empty(rows.repeats, 0, device=rows.device) if out is None else out
+    if out is None:
+        return torch.empty(rows.repeats, 0, device=rows.device)
+    if to_come and model.is_unsettled:
+        model.alone = rows.inputs, out[0]
+    return out
 
 
 def stream(
@@ -126,27 +133,32 @@ def stream(
         progress: what the progress bar is about, or the bar; None for no bar.
         to_come: how many repeats will be asked afterwards: for many it is learnt what a row costs.
     """
-    asking = answered = False  # whether the model is at work, and whether it ever gave an answer
+    answered, is_part = False, False  # whether it ever was, and whether not all were asked about
     blocks = Blocks(model, rows, limit, to_come, forward_only=True)
     shortcut = Shortcut(model, rows, blocks.size)
+    if model.affine_prefix is not False or model.alone is None:
+        _settle(model, rows, limit)
 
     def call(repeats: slice, examples: slice, learn: bool) -> Tensor | None:
-        nonlocal asking
         affine = shortcut.block(repeats, examples)
         if affine is not None:
             with shortcut:
                 return shortcut.checked(model(affine, length(repeats), examples))
             return None
-        block, r = rows.block(repeats, examples), length(repeats)
-        asking = True
-        asked = partial(model, block, r, examples)
-        result = _followed(asked, model, block, r * length(examples), learn)
-        asking = False
-        return result
+        r, b = length(repeats), length(examples)
+        if b < rows.batch and rows.repeats > 1:
+            settle_parts(model)
+            if model.rows_interact:
+                return None
+        block = rows.block(repeats, examples)
+        if model.alone and model.is_unsettled and b == rows.batch and blocks.are_stacked(r):
+            return _beside_inputs(model, block, r, learn)
+        return _followed(partial(model, block, r, examples), model, block, r * b, learn)
 
     def run(repeats: slice, examples: slice, learn: bool) -> bool:
-        nonlocal answered
+        nonlocal answered, is_part
         r, b = length(repeats), length(examples)
+        is_part = b < rows.batch
         result = call(repeats, examples, learn)
         if result is None:
             return False
@@ -168,10 +180,122 @@ def stream(
                 model.take_for_whole_batch(error)
             except Exception as error:
                 # It may want the whole batch, having something of as many rows beside it.
-                is_its_own = asking and not isinstance(error, ArgumentError)
-                is_told = answered or not is_its_own or is_out_of_memory(error)
-                if is_told or not blocks.give_one_repeat():
+                if answered or not is_part or is_out_of_memory(error):
                     raise
+                model.rows_interact = True
+
+
+def settle_parts(model: Model) -> None:
+    """Finds out whether examples may be asked about apart from each other, unless that is known.
+
+    The last few are, and must have the same outputs as among all.
+    """
+    if model.alone is None or not model.is_unsettled or model.batch < 2:
+        return
+    inputs, outputs = model.alone
+    few = slice(model.batch - min(_FEW, model.batch // 2), model.batch)
+    rows = tuple(part(x, few).clone() for x in inputs)
+    with torch.no_grad(), model.statistics_kept():
+        try:
+            _compare(model, lambda: model(rows, 1, few), outputs[few])
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+
+
+def _beside_inputs(
+    model: Model,
+    block: tuple[Tensor, ...],  # each [r * B, *F_i]
+    repeats: int,
+    learn: bool,
+) -> Tensor | None:  # [r * B, *C]
+    """The outputs for the first block with several copies of the batch; None if rows interact.
+
+    They do if the outputs for the inputs, which come last, are others than those of the inputs
+    alone. (First, they could be right by being so: nodes 0 to B - 1 of a graph have its edges.)
+    """
+    assert model.alone is not None
+    inputs, outputs = model.alone
+    rows = tuple(torch.cat([t, x.to(t.dtype)]) for t, x in zip(block, inputs, strict=True))
+    asked = partial(model, rows, repeats + 1, slice(0, model.batch))
+    call = partial(_followed, asked, model, rows, len(rows[0]), learn)
+    return _compare(model, call, outputs)
+
+
+def _settle(
+    model: Model, rows: Rows, limit: int | None = None, differentiable: bool = False
+) -> None:
+    """Finds out whether rows interact, unless that is known, before copies of them are stacked.
+
+    The first repeat is asked about alone, and then after the last one.
+
+    Args:
+        model: the bound model.
+        rows: R × B rows.
+        limit: rows a call at most; None for no limit.
+        differentiable: whether inputs are to require gradients, as the model may take some itself.
+    """
+    if not model.is_unsettled or rows.repeats < 2 or rows.batch == 0:
+        return
+    is_cut = limit is not None and limit < rows.batch  # by the user
+    if is_cut or not fits_whole(rows, 2, forward_only=True):
+        model.rows_interact = False
+        return
+    if limit is not None and limit < 2 * rows.batch:  # each copy comes by itself
+        return
+    every, repeats = slice(0, rows.batch), rows.repeats
+
+    def ask(tensors: tuple[Tensor, ...], copies: int) -> Tensor:
+        with torch.set_grad_enabled(differentiable):
+            if differentiable:
+                tensors = tuple(map(_on_leaf, tensors))
+            return model(tensors, copies, every).detach()
+
+    with torch.no_grad(), model.statistics_kept():
+        try:
+            if model.alone is not None:
+                first, alone = model.alone
+            else:
+                first = rows.block(slice(0, 1), every)
+                alone = ask(tuple(t.clone() for t in first), 1)
+            last = rows.block(slice(repeats - 1, repeats), every)
+            pairs = zip(last, first, strict=True)
+            both = tuple(torch.cat([t, x.to(t.dtype)]) for t, x in pairs)
+            _compare(model, lambda: ask(both, 2), alone)
+        except NotRowByRow as error:
+            model.take_for_whole_batch(error)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            model.rows_interact = False  # they are cut in any case
+
+
+def _on_leaf(rows: Tensor) -> Tensor:
+    """A copy that the model may write to, of a leaf of the graph."""
+    return rows.requires_grad_().clone() if rows.is_floating_point() else rows
+
+
+def _compare(model: Model, call: Callable[[], Tensor], alone: Tensor) -> Tensor | None:
+    """What a call gives before its last outputs, if these are as they were alone.
+
+    Otherwise, or if the call fails, rows interact.
+    """
+    try:
+        outputs = call()
+    except NotRowByRow as error:  # what looked like an output for each row was the batch's
+        if model.may_answer_for_batch(error):
+            model.take_for_whole_batch(error)
+        else:
+            model.rows_interact = True
+        return None
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        model.rows_interact = True
+        return None
+    count = len(outputs) - len(alone)
+    model.rows_interact = differ(alone, outputs[count:])
+    return None if model.rows_interact else outputs[:count]
 
 
 def gradient_sum(
@@ -239,6 +363,7 @@ def gradient_sum(
         return True
 
     with torch.inference_mode(False), torch.no_grad(), model.statistics_kept():
+        _settle(model, rows, limit, differentiable=True)
         # What wants to see each gradient sees every row.
         gathers = add.gather if isinstance(add, Weighted) else None
         blocks = Blocks(model, rows, limit)
@@ -312,6 +437,7 @@ def gradients(model: Model, rows: Rows) -> list[Tensor]:
         return True
 
     with torch.inference_mode(False), torch.no_grad(), model.statistics_kept():
+        _settle(model, rows, differentiable=True)
         Blocks(model, rows).visit(look, run)
     return out or [x.new_zeros(rows.repeats, rows.batch, *x.shape[1:]) for x in rows.inputs]
 

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .affine import Prefix, modules_of
 from .footprint import RowCost
+from .independence import is_row_by_row
 from .inputs import ArgumentError, check
 
 
@@ -178,7 +179,11 @@ class Model:
 
     Attributes:
         modules: those of the function.
-        mixes_rows: whether rows influence one another (batch norm in train mode).
+        mixes_rows: whether rows share statistics (batch norm in train mode).
+        rows_interact: whether a row's outputs depend on which others are in the call, so that every
+            call must have each example once; None if that is not known yet.
+        alone: the inputs, each [B, *F_i], and the outputs at them, [B, *C], in a call of their own;
+            None if they are not known.
         whole_batch: whether the function answers for the batch as a whole (with a mean loss, say)
             rather than row by row: it must then see every example just once in each call, and its
             answer, of any shape, stands where the outputs of the rows would.
@@ -206,6 +211,9 @@ class Model:
         self.modules = modules_of(forward_func)
         norms = [module for module in self.modules if isinstance(module, _BatchNorm)]
         self.mixes_rows = any(map(_uses_batch_statistics, norms))
+        is_known = is_row_by_row(forward_func, self.modules, forward_args)
+        self.rows_interact: bool | None = False if is_known else None
+        self.alone: tuple[tuple[Tensor, ...], Tensor] | None = None
         self.whole_batch = False
         self.cost: RowCost | None = None
         self.prefix = prefix or Prefix()
@@ -257,14 +265,24 @@ class Model:
     def of(self, examples: slice | Tensor) -> Model:
         """The same question about some examples of the batch, [k] int64; the first of them is 0."""
         other = copy.copy(self)
-        other._examples = examples
+        other._examples, other.alone = examples, None
         return other
 
     def calling(self, forward_func: Callable[..., Any], forward_args: tuple[Any, ...]) -> Model:
         """The same question asked of a function that calls this one, with other arguments."""
         other = copy.copy(self)
-        other.forward_func, other.forward_args = forward_func, forward_args
+        other.forward_func, other.forward_args, other.alone = forward_func, forward_args, None
         return other
+
+    @property
+    def is_unsettled(self) -> bool:
+        """Whether rows may interact, as far as is known."""
+        return self.rows_interact is None and not (self.whole_batch or self.mixes_rows)
+
+    @property
+    def is_together(self) -> bool:
+        """Whether every call must have all examples, as far as is known."""
+        return self.whole_batch or self.mixes_rows or self.rows_interact is not False
 
     def through(self, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Model:
         """The same question to the function in a wrapper, which sees all rows as they are."""
@@ -272,9 +290,14 @@ class Model:
         other.prefix = Prefix(wanted=False)
         return other
 
+    def may_answer_for_batch(self, error: NotRowByRow) -> bool:
+        """Whether what was not row by row may be the batch's answer."""
+        is_known_otherwise = self._batch_shape not in (None, error.shape)
+        return not (self.row_by_row or self.whole_batch or is_known_otherwise)
+
     def take_for_whole_batch(self, error: NotRowByRow) -> None:
         """From here on, what was not row by row is the batch's answer; the error, if it is not."""
-        if self.row_by_row or self.whole_batch or self._batch_shape not in (None, error.shape):
+        if not self.may_answer_for_batch(error):
             raise error
         self.whole_batch, self._row_shape = True, None
 

@@ -61,7 +61,8 @@ class Shortcut:
 
     def block(self, repeats: slice, examples: slice) -> tuple[AffineRows, ...] | None:
         """Rows for the model; None where they had better be made."""
-        if self.model.affine_prefix is False or self.model.whole_batch:
+        model = self.model
+        if model.affine_prefix is False or model.whole_batch or model.rows_interact is not False:
             return None
         rows = self.rows
         assert is_affine(rows)
@@ -182,7 +183,9 @@ def may_stay_affine(tensors: tuple[Tensor, ...]) -> bool:
 
 
 def _may_have_prefix(model: Model, rows: Affine, most: int) -> bool:
-    if model.prefix.refused or not model.prefix.wanted or model.mixes_rows or model.whole_batch:
+    if model.prefix.refused or not model.prefix.wanted:
+        return False
+    if model.mixes_rows or model.whole_batch or model.rows_interact:
         return False
     if not may_stay_affine((*rows.inputs, *rows.others)):
         return False

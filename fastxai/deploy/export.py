@@ -384,7 +384,7 @@ class _Call:
 def _may_have_prefix(
     explainer: Any, module: nn.Module, inputs: Inputs, baselines: tuple[Tensor, ...]
 ) -> bool:
-    wanted = _of(explainer)._prefix.wanted and may_stay_affine((*inputs.tensors, *baselines))
+    wanted = _of(explainer)._affine_prefix and may_stay_affine((*inputs.tensors, *baselines))
     return wanted and may_follow(module, modules_of(module))
 
 

@@ -203,6 +203,7 @@ class Recorder:
         return [x[batch:].view(-1, batch, *x.shape[1:]) for x in inputs]
 
 
+@pytest.mark.usefixtures("independent_rows")
 @pytest.mark.parametrize("batch", [2, 3, 4])
 def test_every_permutation_but_the_identity_is_as_likely(batch):
     features = 3000
@@ -223,6 +224,7 @@ def test_every_permutation_but_the_identity_is_as_likely(batch):
     assert (changed == x).all()
 
 
+@pytest.mark.usefixtures("independent_rows")
 def test_tensors_that_share_a_group_are_permuted_alike():
     rows, seen = 6, Recorder()
     number = torch.arange(rows).double()

@@ -86,6 +86,7 @@ def test_values_are_those_of_as_many_samples(method):
         assert (same.samples == n).all()
 
 
+@pytest.mark.usefixtures("independent_rows")
 def test_rows_that_are_done_cost_nothing(method, rows_a_sample):
     x = randn(4, 6) * torch.tensor([[0.1], [0.1], [1], [3]], dtype=torch.float64)
     logged = Logged(bent)
@@ -105,6 +106,7 @@ def test_attribute_gives_the_same(method):
     assert not torch.equal(method(bent).attribute(x, tolerance=0.02, **auto), values)
 
 
+@pytest.mark.usefixtures("independent_rows")
 def test_the_most_is_not_exceeded_and_a_warning_tells(method, rows_a_sample):
     logged = Logged(bent)
     with pytest.warns(UserWarning, match=r"max_samples: 50 samples leave .* in 2 of 2 rows"):

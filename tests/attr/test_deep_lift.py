@@ -149,6 +149,7 @@ def test_saturated_relu_of_the_paper():
     torch.testing.assert_close(found, torch.full((1, 2), 0.5))
 
 
+@pytest.mark.usefixtures("independent_rows")
 def test_a_shared_baseline_runs_once_and_each_of_several_once():
     logged = Logged(mlp())
     DeepLift(logged).attribute(torch.randn(32, 7), target=1)

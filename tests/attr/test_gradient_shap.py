@@ -190,6 +190,7 @@ def test_shapes():
     torch.testing.assert_close(found, explainer.attribute(*whole, target=0, seed=1))
 
 
+@pytest.mark.usefixtures("independent_rows")
 def test_blocks_change_nothing_but_rounding():
     model, x, baselines = mlp().double(), randn(5, 7), randn(3, 7)
     expected = GradientShap(model).attribute(x, baselines, 200, 0.1, 1, seed=8)
@@ -211,6 +212,7 @@ def test_blocks_change_nothing_but_rounding():
     torch.testing.assert_close(found[:5], expected, **EXACT)
 
 
+@pytest.mark.usefixtures("independent_rows")
 def test_memory_does_not_grow_with_samples():
     x, baselines = randn(1, 2000).float(), randn(4, 2000).float()
 

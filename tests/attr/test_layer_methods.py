@@ -190,9 +190,13 @@ def test_tuples():
     y, last = LayerActivation(model, model.gru).attribute(x)
     torch.testing.assert_close((y, last), tuple(t.detach() for t in model.gru(x)))
     with pytest.raises(
-        ArgumentError, match=r"^layer: .* rows first .* gru \(GRU\) with shape \(1, 50"
+        ArgumentError, match=r"^layer: .* 2 rows .* first, got gru \(GRU\) with shape \(1, 2,"
     ):
-        LayerIntegratedGradients(model, model.gru).attribute(x, target=0)
+        LayerIntegratedGradients(model, model.gru).attribute(x.repeat(2, 1, 1), target=0)
+    values, delta = LayerIntegratedGradients(model, model.gru).attribute(
+        x, target=0, n_steps=100, return_convergence_delta=True
+    )  # of one row, in calls of one row
+    assert [v.shape for v in values] == [(1, 6, 4), (1, 1, 4)] and delta.abs().max() < 1e-4
     values, delta = LayerIntegratedGradients(model, model.halves).attribute(
         x, target=0, n_steps=100, return_convergence_delta=True
     )

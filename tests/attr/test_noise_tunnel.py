@@ -238,6 +238,7 @@ def test_empty_and_strided_batches(make):
     torch.testing.assert_close(found, tunnel.attribute(x.contiguous(), target=0, seed=1))
 
 
+@pytest.mark.usefixtures("independent_rows")
 @pytest.mark.parametrize("nt_type", TYPES)
 @pytest.mark.parametrize("make", [Saliency, IntegratedGradients])
 def test_large_batches_and_small_blocks_change_nothing_but_rounding(make, nt_type):
@@ -252,6 +253,7 @@ def test_large_batches_and_small_blocks_change_nothing_but_rounding(make, nt_typ
     torch.testing.assert_close(found, few, **EXACT)
 
 
+@pytest.mark.usefixtures("independent_rows")
 def test_batch_size_is_the_limit_of_a_call():
     logged = Logged(mlp())
     NoiseTunnel(Saliency(logged)).attribute(

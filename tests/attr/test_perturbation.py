@@ -62,6 +62,7 @@ def test_any_limit_gives_the_same_and_is_kept(method):
         assert max(logged.rows) <= most
 
 
+@pytest.mark.usefixtures("independent_rows")
 def test_the_model_sees_no_more_rows_than_needed(method):
     rows = {
         FeatureAblation: 1 + 7,

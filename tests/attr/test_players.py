@@ -184,14 +184,14 @@ def test_values_of_the_players_are_those_of_all(name, background):
     assert (found.values[~some] == 0).all() and found.players.tolist() == some.sum(1).tolist()
 
 
+@pytest.mark.usefixtures("independent_rows")
 @pytest.mark.parametrize("name", ROWS)
 def test_only_players_cost_rows(name):
     of_example = ROWS[name]
     for players in ([7], [0], [1], [2], [0, 0], [4, 4], [9, 0, 3, 3, 1], [12, 2]):
         logged, arguments = Logged(network()), METHODS[name][1]
         METHODS[name][0](logged).attribute(with_zeros(*players)[0], target=0, **arguments)
-        divided = len(set(players)) > 1  # then one row more tells whether outputs are the rows'
-        expected = len(players) + divided + sum(map(of_example, players))
+        expected = len(players) + sum(map(of_example, players))
         assert sum(logged.rows) == expected, players
         if max(players) == 0:
             assert len(logged.rows) == 1
@@ -396,6 +396,7 @@ def test_a_label_of_its_own_for_each_row_of_an_answer_for_the_batch():
             method(WHOLE["as many as rows"]).attribute(x, feature_mask=mask)
 
 
+@pytest.mark.usefixtures("independent_rows")
 @pytest.mark.parametrize("windows", [((2, 3), (1, 2)), ((3, 3), (2, 1)), ((1, 1), 1), ((5, 6), 1)])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_windows_with_nothing_in_them_are_not_asked_about(windows, batch):
@@ -417,8 +418,7 @@ def test_windows_with_nothing_in_them_are_not_asked_about(windows, batch):
             count[where] += 1
     torch.testing.assert_close(found.values, total / count, **CLOSE)
     assert torch.equal(found.players, players)
-    divided = len(players.unique()) > 1
-    asked = batch + divided + int(players.sum())
+    asked = batch + int(players.sum())
     assert sum(logged.rows[:-1]) == asked  # the last are baseline outputs
 
 
@@ -561,13 +561,14 @@ def test_functions_of_the_users_still_see_all_groups():
     assert found.values.shape == x.shape
 
 
+@pytest.mark.usefixtures("independent_rows")
 @pytest.mark.parametrize("name", ROWS)
 def test_plans_count_all_parts(name, monkeypatch):
     monkeypatch.setattr(prefix, "WORTH", 1)
     players = [9, 0, 3, 3, 1]
     method, arguments = METHODS[name]
     plan = method(network()).plan(with_zeros(*players)[0], target=0, **arguments)
-    asked = 5 + 1 + sum(map(ROWS[name], players))
+    asked = 5 + sum(map(ROWS[name], players))
     assert sum(run.count for run in plan.runs) == asked
     assert sum(sum(run.blocks) for run in plan.runs) == asked
     assert all(0 < plan.cost(run) <= 1.5 for run in plan.runs)

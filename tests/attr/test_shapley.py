@@ -499,6 +499,7 @@ def test_more_players_than_a_word_has_bits():
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.usefixtures("independent_rows")
 def test_the_number_of_model_rows():
     x = randn(3, 6)
     for n_samples, most in ((10, 10), (11, 11), (30, 30), (64, 64), (1000, 64)):
@@ -526,6 +527,7 @@ def test_designs_by_name():
     assert not torch.allclose(found["hadamard"], found["leverage"])
 
 
+@pytest.mark.usefixtures("independent_rows")
 @pytest.mark.parametrize("fits", [1, 2, 5])
 @pytest.mark.parametrize("method", METHODS)
 def test_out_of_memory_halves_and_loses_nothing(method, fits):

@@ -101,6 +101,7 @@ def test_masks_float32_and_answers_for_the_batch():
 
 
 class TestDefault:
+    @pytest.mark.usefixtures("independent_rows")
     def test_a_small_model_is_not_worth_it_and_is_not_asked_about_its_work(self, products):
         found = KernelShap(products).explain(randn(1, 12), target=0, n_samples=84)
         assert found.tier == "fast"
@@ -111,6 +112,7 @@ class TestDefault:
         assert torch.equal(fast.values, same.values)
         assert sum(products.log) == 3 * 84
 
+    @pytest.mark.usefixtures("independent_rows")
     def test_a_large_model_is_asked_about_its_work_once(self):
         model = Products(work=4000).eval()
         shap, x = KernelShap(model, affine_prefix=False), randn(2, 12)
@@ -118,6 +120,7 @@ class TestDefault:
         assert [f.tier for f in found] == ["accurate"] * 2
         assert sum(model.log) == 2 * 2 * 60 + 1
 
+    @pytest.mark.usefixtures("independent_rows")
     @pytest.mark.parametrize(("work", "tier"), [(0, "fast"), (4000, "accurate")])
     def test_a_function_is_counted_like_the_module_that_it_calls(self, work, tier):
         model, log = Products(work=work).eval(), []
@@ -151,6 +154,7 @@ class TestDefault:
         assert found.tier == ("accurate" if n_samples == 29 else "fast")
 
 
+@pytest.mark.usefixtures("independent_rows")
 @TIERS
 def test_by_tolerance(tier):
     """Rows leave one by one; the samples of earlier rounds serve later ones."""

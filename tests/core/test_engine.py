@@ -14,6 +14,8 @@ from fastxai.core.rows import Given, Path
 
 from ..models import Logged, mlp
 
+pytestmark = pytest.mark.usefixtures("independent_rows")  # these count calls
+
 
 def path(batch: int = 6, steps: int = 10, features: int = 7) -> Path:
     torch.manual_seed(0)

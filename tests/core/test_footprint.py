@@ -200,6 +200,7 @@ def test_frozen_weights_are_cut_alike(name, monkeypatch):
     assert calls(lambda *x: frozen(*x), ask) == of_function
 
 
+@pytest.mark.usefixtures("independent_rows")
 def test_what_leaves_torch_gets_large_blocks():
     logged = Logged(lambda x: torch.from_numpy(x.double().numpy().sum(1)))
     background = rows(50, 20)
@@ -241,6 +242,7 @@ def test_the_users_own_error_is_told():
         FeatureAblation(score).attribute(rows(3000, 5))
 
 
+@pytest.mark.usefixtures("independent_rows")
 def test_inputs_are_cut_when_memory_runs_out():
     error = torch.OutOfMemoryError("out of memory")
     logged = Logged(net(), fail_above=100, error=error)

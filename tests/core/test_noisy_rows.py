@@ -9,6 +9,8 @@ from fastxai.core.rows import Noisy
 
 from ..models import Logged
 
+pytestmark = pytest.mark.usefixtures("independent_rows")  # these count calls
+
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 

@@ -204,6 +204,7 @@ def test_rows_keep_their_target_and_arguments_in_any_blocks():
         torch.testing.assert_close(measured(slice(None), limit), apart, **EXACT)
 
 
+@pytest.mark.usefixtures("independent_rows")
 def test_calls_are_few_and_never_larger_than_asked_for():
     x = torch.randn(4, 7)
     values = Saliency(mlp()).attribute(x, 0)
@@ -221,6 +222,7 @@ def test_calls_are_few_and_never_larger_than_asked_for():
         assert sum(logged.rows) == 4 + 160 and max(logged.rows) == largest
 
 
+@pytest.mark.usefixtures("independent_rows")
 def test_calls_do_not_grow_with_the_number_of_samples():
     x, largest = torch.randn(4, 7), []
     for count in (2000, 20_000):
@@ -231,6 +233,7 @@ def test_calls_do_not_grow_with_the_number_of_samples():
     assert max(largest) < 20_000
 
 
+@pytest.mark.usefixtures("independent_rows")
 def test_out_of_memory_makes_smaller_calls():
     x = randn(4, 7)
     values = Saliency(mlp().double()).attribute(x, 0)

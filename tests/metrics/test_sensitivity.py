@@ -75,6 +75,7 @@ def test_nuc_is_the_euclidean_norm_of_a_row():
     torch.testing.assert_close(found, sensitivity_max(explain, x, bent, target=1), rtol=0, atol=0)
 
 
+@pytest.mark.usefixtures("independent_rows")
 @pytest.mark.parametrize("radius", [0, 0.02, 3.0])
 def test_default_perturbations_fill_the_ball(radius):
     x, seen = torch.randn(3, 2, 4), []
@@ -249,6 +250,7 @@ def test_half_precision(dtype):
     torch.testing.assert_close(found, expected, rtol=0.2, atol=0.02)
 
 
+@pytest.mark.usefixtures("independent_rows")
 def test_calls_are_few_and_never_larger_than_asked_for():
     x = torch.randn(4, 7)
     for limit, sizes in ((None, [4, 40]), (8, [4, *[8] * 5]), (2, [4] * 11)):
@@ -257,6 +259,7 @@ def test_calls_are_few_and_never_larger_than_asked_for():
         assert logged.rows == sizes
 
 
+@pytest.mark.usefixtures("independent_rows")
 def test_out_of_memory_makes_smaller_calls():
     x = randn(4, 7)
     error = torch.OutOfMemoryError("CUDA out of memory")

@@ -1,0 +1,322 @@
+"""Rows that influence one another: every copy of the batch in a call of its own."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from fastxai.attr import (
+    DeepLift,
+    FeatureAblation,
+    GradientShap,
+    InputXGradient,
+    IntegratedGradients,
+    KernelShap,
+    LayerIntegratedGradients,
+    Lime,
+    NoiseTunnel,
+    Occlusion,
+    Saliency,
+    ShapleyValues,
+    ShapleyValueSampling,
+)
+from fastxai.attr.lime import ExpKernel
+from fastxai.core.affine import modules_of
+from fastxai.core.independence import is_row_by_row as of_chain
+from fastxai.core.inputs import ArgumentError
+from fastxai.core.linear_fits import LeastSquares
+
+from ..models import Logged, mlp
+
+NODES, FEATURES = 7, 4
+CLOSE = {"rtol": 1e-9, "atol": 1e-9}
+
+
+class Graph(nn.Module):
+    """Rows are nodes, which exchange messages along edges that are an extra argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(FEATURES, 8).double(), nn.Linear(8, 3).double()
+        self.calls: list[int] = []
+
+    def spread(self, x, edges):
+        return x + torch.zeros_like(x).index_add(0, edges[1], x[edges[0]])
+
+    def forward(self, x, edges):
+        self.calls.append(len(x))
+        return self.last(self.spread(torch.tanh(self.first(self.spread(x, edges))), edges))
+
+
+class Centred(nn.Module):
+    """The mean over the batch comes into every output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.first, self.last = nn.Linear(FEATURES, 8).double(), nn.Linear(8, 3).double()
+        self.calls: list[int] = []
+
+    def forward(self, x):
+        self.calls.append(len(x))
+        h = self.first(x)
+        return self.last(torch.tanh(h - h.mean(0)))
+
+
+class Attends(Centred):
+    """Every row attends to all rows, as in a transformer over sets."""
+
+    def forward(self, x):
+        self.calls.append(len(x))
+        h = self.first(x)
+        return self.last((h @ h.T).softmax(1) @ h)
+
+
+def randn(*shape: int, seed: int = 2) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+X = randn(NODES, FEATURES)
+EDGES = torch.randint(0, NODES, (2, 20), generator=torch.Generator().manual_seed(3))
+MODELS = {
+    "graph": (Graph, (EDGES,)),
+    "mean": (Centred, ()),
+    "attention": (Attends, ()),
+}
+
+
+@pytest.fixture(params=MODELS)
+def case(request):
+    make, extra = MODELS[request.param]
+    model = make().eval()
+    return model, {"target": 1, "additional_forward_args": extra or None}, extra
+
+
+def game(model, extra, x=X):
+    """v(columns): output 1 of every row where all rows have only these columns."""
+
+    def value(columns):
+        y = torch.zeros_like(x)
+        y[:, list(columns)] = x[:, list(columns)]
+        return model(y, *extra)[:, 1].detach()
+
+    return value
+
+
+def shapley(value):
+    everyone, found = range(FEATURES), torch.zeros(NODES, FEATURES, dtype=torch.float64)
+    for j in everyone:
+        rest = [k for k in everyone if k != j]
+        for size in range(FEATURES):
+            weight = math.factorial(size) * math.factorial(FEATURES - size - 1)
+            for group in itertools.combinations(rest, size):
+                gain = value([*group, j]) - value(group)
+                found[:, j] += weight / math.factorial(FEATURES) * gain
+    return found
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        (ShapleyValues, {}),
+        (KernelShap, {"n_samples": 16}),
+        (KernelShap, {"n_samples": 16, "background": torch.zeros(2, FEATURES).double()}),
+        (KernelShap, {"n_samples": "auto", "seed": 0}),
+    ],
+)
+def test_shapley_values_of_interacting_rows(case, method, options):
+    model, asked, extra = case
+    expected = shapley(game(model, extra))
+    model.calls.clear()
+    found = method(model).attribute(X, **asked, **options)
+    torch.testing.assert_close(found, expected, **CLOSE)
+    # But for the call that found out, every call had every row once.
+    assert sum(n != NODES for n in model.calls) <= 2
+
+
+def test_shapley_sampling_adds_up(case):
+    model, asked, extra = case
+    value = game(model, extra)
+    found = ShapleyValueSampling(model).attribute(X, n_samples=6, seed=0, **asked)
+    torch.testing.assert_close(found.sum(1), value(range(FEATURES)) - value([]), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"), [(FeatureAblation, {}), (Occlusion, {"sliding_window_shapes": (1,)})]
+)
+@pytest.mark.parametrize("limit", [None, 1, 3])
+def test_drops_of_interacting_rows(case, method, options, limit):
+    model, asked, extra = case
+    value, everyone = game(model, extra), range(FEATURES)
+    drops = [value(everyone) - value([k for k in everyone if k != j]) for j in everyone]
+    found = method(model).attribute(X, perturbations_per_eval=limit, **asked, **options)
+    torch.testing.assert_close(found, torch.stack(drops, 1), **CLOSE)
+
+
+def test_features_that_do_nothing_do_not_part_rows_that_interact(case):
+    model, asked, extra = case
+    x = X.clone()
+    x[2, 1] = x[5, :3] = 0
+    value, everyone = game(model, extra, x), range(FEATURES)
+    drops = [value(everyone) - value([k for k in everyone if k != j]) for j in everyone]
+    found = FeatureAblation(model).attribute(x, **asked)
+    torch.testing.assert_close(found, torch.stack(drops, 1), **CLOSE)
+
+
+def test_lime_of_interacting_rows(case):
+    model, asked, extra = case
+    # All coalitions, of nearly the same weight: least squares are differences of means.
+    value, columns = game(model, extra), range(FEATURES)
+    means = torch.zeros(NODES, FEATURES, dtype=torch.float64)
+    for coins in itertools.product((0, 1), repeat=FEATURES):
+        y = value([k for k in columns if coins[k]])
+        for k in columns:
+            means[:, k] += (2 * coins[k] - 1) * y / 2 ** (FEATURES - 1)
+    kernel = ExpKernel("euclidean", 1e4)
+    found = Lime(model, LeastSquares(), kernel).attribute(X, n_samples=16, seed=0, **asked)
+    torch.testing.assert_close(found, means, rtol=1e-6, atol=1e-6)
+    mine = Lime(model, LeastSquares(), lambda *args, **kwargs: 1.0)
+    with pytest.raises(ArgumentError, match=r"^similarity_func: .*rows that do not influence"):
+        mine.attribute(X, n_samples=16, seed=0, **asked)
+
+
+def gradients(model, x, extra):
+    leaf = x.clone().requires_grad_()
+    return torch.autograd.grad(model(leaf, *extra)[:, 1].sum(), leaf)[0]
+
+
+def test_paths_of_interacting_rows(case):
+    model, asked, extra = case
+    steps = (torch.arange(10).double() + 0.5) / 10
+    mean = torch.stack([gradients(model, a * X, extra) for a in steps]).mean(0)
+    ig = IntegratedGradients(model)
+    model.calls.clear()
+    found = ig.attribute(X, n_steps=10, method="riemann_middle", **asked)
+    torch.testing.assert_close(found, X * mean, **CLOSE)
+    assert sum(n != NODES for n in model.calls) == 1
+    if extra:  # the first layer sees the rows after an exchange of messages
+        return
+    found = LayerIntegratedGradients(model, model.first).attribute(
+        X, n_steps=10, method="riemann_middle", attribute_to_layer_input=True, **asked
+    )
+    torch.testing.assert_close(found, X * mean, **CLOSE)
+
+
+def test_gradients_of_interacting_rows(case):
+    model, asked, extra = case
+    expected = gradients(model, X, extra)
+    found = Saliency(model).attribute(X, abs=False, **asked)
+    torch.testing.assert_close(found, expected, **CLOSE)
+    torch.testing.assert_close(InputXGradient(model).attribute(X, **asked), X * expected, **CLOSE)
+    tunnel = NoiseTunnel(Saliency(model))
+    found = tunnel.attribute(X, nt_samples=5, stdevs=0.0, abs=False, **asked)
+    torch.testing.assert_close(found, expected, **CLOSE)
+    zero = torch.zeros(1, FEATURES).double()
+    shap = GradientShap(model).attribute(X, zero, n_samples=5, stdevs=0.0, seed=0, **asked)
+    assert shap.isfinite().all()
+
+
+def test_many_rows_that_interact_come_in_one_call():
+    torch.manual_seed(0)
+    x, edges = randn(3000, FEATURES), torch.randint(0, 3000, (2, 9000))
+    model, asked = Graph().eval(), {"target": 1, "additional_forward_args": (edges,)}
+    expected = gradients(model, x, (edges,))
+    found = Saliency(model).attribute(x, abs=False, **asked)
+    torch.testing.assert_close(found, expected, **CLOSE)
+    total = (model(x, edges) - model(0 * x, edges))[:, 1].sum()
+    torch.testing.assert_close(DeepLift(model).attribute(x, **asked).sum(), total, **CLOSE)
+
+
+def test_the_decision_is_of_the_call():
+    graph, rows = Graph().eval(), mlp().double()
+    model = lambda x, edges: graph(x, edges) if edges is not None else rows(x.repeat(1, 2)[:, :7])  # noqa: E731
+    explainer = KernelShap(model)
+    alone = explainer.attribute(X, target=1, additional_forward_args=(None,), n_samples=16)
+    explainer.attribute(X, target=1, additional_forward_args=(EDGES,), n_samples=16)
+    again = explainer.attribute(X, target=1, additional_forward_args=(None,), n_samples=16)
+    assert torch.equal(alone, again)
+
+
+class OneAtATime(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(FEATURES, 3).double()
+
+    def forward(self, x):
+        if len(x) != 1:
+            raise RuntimeError("one row at a time")
+        return torch.tanh(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        (FeatureAblation, {}),
+        (ShapleyValues, {}),
+        (KernelShap, {"n_samples": 12, "seed": 0}),
+        (Lime, {"n_samples": 12, "seed": 0}),
+        (IntegratedGradients, {}),
+        (NoiseTunnel, {"seed": 0}),
+    ],
+)
+def test_a_model_of_one_row(method, options):
+    model, x = OneAtATime(), X[:1]
+    free = lambda z: torch.tanh(model.layer(z))  # noqa: E731
+    of = lambda f: NoiseTunnel(Saliency(f)) if method is NoiseTunnel else method(f)  # noqa: E731
+    found = of(model).attribute(x, target=1, **options)
+    torch.testing.assert_close(found, of(free).attribute(x, target=1, **options), **CLOSE)
+
+
+def test_the_users_own_error():
+    def model(x):
+        raise KeyError("mine")
+
+    for method in (FeatureAblation(model), IntegratedGradients(model)):
+        with pytest.raises(KeyError, match="mine"):
+            method.attribute(X, target=1)
+
+
+def test_independent_rows_are_stacked():
+    logged = Logged(mlp().double())
+    FeatureAblation(logged).attribute(randn(5, 7), target=1)
+    assert logged.rows == [5, 10, 35]  # the inputs, without one feature before them, without each
+
+
+def is_row_by_row(forward_func):
+    return of_chain(forward_func, modules_of(forward_func), ())
+
+
+class TestProof:
+    def test_chains_of_known_layers(self):
+        layers = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)
+        chain = nn.Sequential(nn.Sequential(*layers[:3]), *layers[3:], nn.Dropout(), nn.Softmax(-1))
+        assert is_row_by_row(chain.eval()) and is_row_by_row(nn.Linear(2, 2))
+        assert not is_row_by_row(chain.train())
+
+    @pytest.mark.parametrize(
+        "layer",
+        [
+            nn.Flatten(0),
+            nn.Softmax(0),
+            nn.Softmax(),
+            Centred(),
+            nn.LSTM(2, 2),
+            nn.BatchNorm1d(2, track_running_stats=False).eval(),
+            nn.Dropout().train(),
+            type("Mine", (nn.Linear,), {})(2, 2),
+        ],
+    )
+    def test_others_are_not_known(self, layer):
+        assert not is_row_by_row(nn.Sequential(nn.Linear(2, 2), layer))
+
+    def test_hooks_and_other_forwards_are_not_known(self):
+        hooked = nn.Sequential(nn.Linear(2, 2))
+        hooked[0].register_forward_hook(lambda module, args, output: output - output.mean(0))
+        assert not is_row_by_row(hooked)
+        replaced = nn.Sequential(nn.Linear(2, 2))
+        replaced[0].forward = lambda x: x - x.mean(0)
+        assert not is_row_by_row(replaced)
+        assert not is_row_by_row(lambda x: x)
