@@ -186,6 +186,7 @@ class Attribution:
     attribute: Callable[..., Any]
     _differentiates = False  # whether it takes gradients
     _of_inputs = True  # with respect to the inputs, which must then be floating-point
+    _row_by_row = True  # whether each row must have an output of its own
     _draws_baselines = False  # whether baselines are rows for all examples to draw from
 
     def __init__(self, forward_func: Callable[..., Any], *, affine_prefix: bool = True):
@@ -334,7 +335,7 @@ class Attribution:
             checked.batch,
             target,
             forward_args,
-            row_by_row=self._differentiates,
+            row_by_row=self._row_by_row,
             prefix=Prefix(self._affine_prefix),
         )
         return Query(checked, checked_baselines, model)
@@ -402,6 +403,8 @@ class PerturbationAttribution(Attribution):
 
     The forward function may give one number a row, many, or one answer for the batch as a whole.
     """
+
+    _row_by_row = False
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -566,4 +569,6 @@ def convergence_delta(
     values: tuple[Tensor, ...], outputs: Tensor, baseline_outputs: Tensor
 ) -> Tensor:
     total = torch.stack([v.detach().flatten(1).sum(1) if v.dim() > 1 else v for v in values]).sum(0)
+    if len(outputs) == 1:  # it may be the batch's
+        total = total.sum(0, keepdim=True)
     return total - (outputs.to(total.dtype) - baseline_outputs.to(total.dtype))

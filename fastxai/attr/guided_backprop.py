@@ -15,6 +15,7 @@ from .saliency import gradient
 
 
 class _RectifiedGradient(GradientAttribution):
+    _row_by_row = False
     _gate: bool
 
     def __init__(self, model: Callable[..., Any]):

@@ -33,6 +33,8 @@ class IntegratedGradients(GradientAttribution):
             rounding.
     """
 
+    _row_by_row = False
+
     def __init__(
         self,
         forward_func: Callable[..., Any],

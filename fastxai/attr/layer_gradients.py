@@ -89,6 +89,8 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
         memory_efficient: whether to multiply on, and return on, the CPU.
     """
 
+    _row_by_row = False
+
     def __init__(
         self,
         forward_func: Callable[..., Any],

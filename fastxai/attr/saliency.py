@@ -15,6 +15,8 @@ from ._base import GradientAttribution, Query, captum_compatible
 class OfGradient(GradientAttribution):
     """An attribution method that is a function of gradient and input, feature by feature."""
 
+    _row_by_row = False
+
     def _values(self, query: Query, **options: Any) -> tuple[Tensor, ...]:
         pairs = zip(gradient(query), query.inputs.tensors, strict=True)
         return tuple(self.of_gradient(g, x, **options) for g, x in pairs)

@@ -370,7 +370,7 @@ def gradient_sum(
         shortcut = Shortcut(model, rows, blocks.size, gathers)
         if gathers is None:
             model.affine_prefix = False
-        blocks.visit(run, shortcut.run)
+        _visit(model, blocks, run, shortcut.run)
         gathered = shortcut.sums()
         if totals and gathered:
             return tuple(one + other for one, other in zip(totals, gathered, strict=True))
@@ -403,7 +403,7 @@ def gradients_inside(
     run = Run(rows.kind, model.batch)
     model.runs.append(run)
     with torch.inference_mode(False), torch.no_grad(), model.statistics_kept():
-        Blocks(model, rows).visit(visit, run)
+        _visit(model, Blocks(model, rows), visit, run)
     return gradients
 
 
@@ -438,7 +438,7 @@ def gradients(model: Model, rows: Rows) -> list[Tensor]:
 
     with torch.inference_mode(False), torch.no_grad(), model.statistics_kept():
         _settle(model, rows, differentiable=True)
-        Blocks(model, rows).visit(look, run)
+        _visit(model, Blocks(model, rows), look, run)
     return out or [x.new_zeros(rows.repeats, rows.batch, *x.shape[1:]) for x in rows.inputs]
 
 
@@ -455,6 +455,19 @@ def multiplications(model: Model, inputs: tuple[Tensor, ...]) -> int:  # each [B
         except Exception:
             return 0
     return int(counter.get_total_flops()) // 2
+
+
+def _visit(
+    model: Model, blocks: Blocks, run: Callable[[slice, slice, bool], bool], record: Run
+) -> None:
+    """Runs all blocks; again from the start where the first answer turns out to be the batch's."""
+    try:
+        blocks.visit(run, record)
+    except NotRowByRow as error:
+        if record.blocks:
+            raise
+        model.take_for_whole_batch(error)
+        blocks.visit(run, record)
 
 
 def _zeros(rows: Rows) -> list[Tensor]:

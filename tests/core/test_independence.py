@@ -11,9 +11,11 @@ from fastxai.attr import (
     DeepLift,
     FeatureAblation,
     GradientShap,
+    GuidedBackprop,
     InputXGradient,
     IntegratedGradients,
     KernelShap,
+    LayerGradientXActivation,
     LayerIntegratedGradients,
     Lime,
     NoiseTunnel,
@@ -320,3 +322,52 @@ class TestProof:
         replaced[0].forward = lambda x: x - x.mean(0)
         assert not is_row_by_row(replaced)
         assert not is_row_by_row(lambda x: x)
+
+
+BAGS = {
+    "[1, C]": (lambda y: y, 1),
+    "[1]": (lambda y: y[:, 1], None),
+    "[]": (lambda y: y[0, 1], None),
+}
+
+
+class Bag(nn.Module):
+    """One output for a bag of rows, in one of the forms that people return it in."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.weigh, self.judge = nn.Linear(FEATURES, 1).double(), nn.Linear(FEATURES, 2).double()
+        self.form, self.target = BAGS[form]
+
+    def forward(self, x):
+        return self.form(self.judge((self.weigh(x).softmax(0) * x).sum(0, keepdim=True)))
+
+
+@pytest.mark.parametrize("form", BAGS)
+@pytest.mark.parametrize("rows", [1, 2, NODES])
+def test_gradients_of_one_output_for_a_bag(form, rows):
+    bag, x = Bag(form), X[:rows]
+    asked = {"target": bag.target}
+
+    def gradient(at):
+        leaf = at.clone().requires_grad_()
+        return torch.autograd.grad(bag(leaf).reshape(-1)[-1], leaf)[0]
+
+    expected = gradient(x)
+    close = lambda found, truth: torch.testing.assert_close(found, truth, **CLOSE)  # noqa: E731
+    close(Saliency(bag).attribute(x, abs=False, **asked), expected)
+    close(InputXGradient(bag).attribute(x, **asked), x * expected)
+    close(GuidedBackprop(bag).attribute(x, **asked), expected)
+    tunnel = NoiseTunnel(Saliency(bag))
+    close(tunnel.attribute(x, nt_samples=5, stdevs=0.0, abs=False, **asked), expected)
+    at_layer = LayerGradientXActivation(bag, bag.judge).attribute(x, **asked)
+    close(at_layer.sum(), bag(x).reshape(-1)[-1].detach())
+    steps = (torch.arange(10).double() + 0.5) / 10
+    mean = torch.stack([gradient(a * x) for a in steps]).mean(0)
+    found, delta = IntegratedGradients(bag).attribute(
+        x, n_steps=10, method="riemann_middle", return_convergence_delta=True, **asked
+    )
+    close(found, x * mean)
+    change = (bag(x) - bag(0 * x)).reshape(-1)[-1].detach()
+    close(delta.sum() if rows > 1 else delta[0], found.sum() - change)
