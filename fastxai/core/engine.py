@@ -233,7 +233,7 @@ def _settle(
         model: the bound model.
         rows: R × B rows.
         limit: rows a call at most; None for no limit.
-        differentiable: whether inputs are to require gradients, as the model may take some itself.
+        differentiable: whether inputs may require gradients, for models that take some themselves.
     """
     if not model.is_unsettled or rows.repeats < 2 or rows.batch == 0:
         return
@@ -243,11 +243,11 @@ def _settle(
         return
     if limit is not None and limit < 2 * rows.batch:  # each copy comes by itself
         return
-    every, repeats = slice(0, rows.batch), rows.repeats
+    every, repeats, records = slice(0, rows.batch), rows.repeats, False
 
     def ask(tensors: tuple[Tensor, ...], copies: int) -> Tensor:
-        with torch.set_grad_enabled(differentiable):
-            if differentiable:
+        with torch.set_grad_enabled(records):
+            if records:
                 tensors = tuple(map(_on_leaf, tensors))
             return model(tensors, copies, every).detach()
 
@@ -257,7 +257,13 @@ def _settle(
                 first, alone = model.alone
             else:
                 first = rows.block(slice(0, 1), every)
-                alone = ask(tuple(t.clone() for t in first), 1)
+                try:
+                    alone = ask(tuple(t.clone() for t in first), 1)
+                except Exception as error:
+                    if not differentiable or is_out_of_memory(error):
+                        raise
+                    records = True
+                    alone = ask(first, 1)
             last = rows.block(slice(repeats - 1, repeats), every)
             pairs = zip(last, first, strict=True)
             both = tuple(torch.cat([t, x.to(t.dtype)]) for t, x in pairs)

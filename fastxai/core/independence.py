@@ -55,8 +55,13 @@ def differ(one: Tensor, other: Tensor) -> bool:  # [n, *C], [n, *C] or [n]
     other = other.reshape(one.shape)
     if not (one.is_floating_point() or one.is_complex()):
         return not torch.equal(one, other)
-    size = one.abs().nan_to_num(posinf=0.0).max() if one.numel() else 0.0
-    tolerance = math.sqrt(torch.finfo(one.dtype).eps) * float(size)
+    if one.numel() == 0:
+        return False
+    share = math.sqrt(torch.finfo(one.dtype).eps)
+    if float((one - other).abs().max()) <= share * float(one.abs().max()) < math.inf:
+        return False
+    # What is not finite must be so in both, and is no measure for the rest.
+    tolerance = share * float(one.abs().nan_to_num(posinf=0.0).max())
     return not torch.allclose(one, other, rtol=0.0, atol=tolerance, equal_nan=True)
 
 

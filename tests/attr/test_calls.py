@@ -56,30 +56,30 @@ FEW = {"nt_samples": 3, "seed": 0}
 # The explainer, its model, inputs and arguments; then what may be beside one pass of the model,
 # forward and for methods of gradients backward: operations of torch, and functions of fastxai.
 TABLE = {
-    "Saliency": (fastxai.Saliency(RELU), RELU, ROWS, {}, 17, 71),
-    "InputXGradient": (fastxai.InputXGradient(RELU), RELU, ROWS, {}, 17, 71),
-    "GuidedBackprop": (fastxai.GuidedBackprop(RELU), RELU, ROWS, {}, 16, 93),
-    "Deconvolution": (fastxai.Deconvolution(RELU), RELU, ROWS, {}, 12, 93),
-    "DeepLift, ReLU": (fastxai.DeepLift(RELU), RELU, ROWS, {}, 40, 173),
-    "DeepLift, SELU": (fastxai.DeepLift(SELU), SELU, ROWS, {}, 50, 175),
-    "DeepLift, attention": (fastxai.DeepLift(TEXT[1:]), TEXT[1:], TEXT[0](IDS), {}, 281, 600),
-    "DeepLiftShap": (fastxai.DeepLiftShap(SELU), SELU, ROWS, {"baselines": ROWS[:2] / 2}, 86, 189),
-    "IntegratedGradients": (fastxai.IntegratedGradients(SELU), SELU, ROWS, {}, 22, 102),
-    "NoiseTunnel": (fastxai.NoiseTunnel(fastxai.Saliency(SELU)), SELU, ROWS, FEW, 29, 117),
+    "Saliency": (fastxai.Saliency(RELU), RELU, ROWS, {}, 17, 72),
+    "InputXGradient": (fastxai.InputXGradient(RELU), RELU, ROWS, {}, 17, 72),
+    "GuidedBackprop": (fastxai.GuidedBackprop(RELU), RELU, ROWS, {}, 16, 94),
+    "Deconvolution": (fastxai.Deconvolution(RELU), RELU, ROWS, {}, 12, 94),
+    "DeepLift, ReLU": (fastxai.DeepLift(RELU), RELU, ROWS, {}, 40, 174),
+    "DeepLift, SELU": (fastxai.DeepLift(SELU), SELU, ROWS, {}, 50, 176),
+    "DeepLift, attention": (fastxai.DeepLift(TEXT[1:]), TEXT[1:], TEXT[0](IDS), {}, 281, 601),
+    "DeepLiftShap": (fastxai.DeepLiftShap(SELU), SELU, ROWS, {"baselines": ROWS[:2] / 2}, 86, 190),
+    "IntegratedGradients": (fastxai.IntegratedGradients(SELU), SELU, ROWS, {}, 22, 103),
+    "NoiseTunnel": (fastxai.NoiseTunnel(fastxai.Saliency(SELU)), SELU, ROWS, FEW, 29, 118),
     "LayerActivation": (fastxai.LayerActivation(SELU, SELU[2]), SELU, ROWS, None, 10, 110),
     "LayerGradientXActivation": (
-        fastxai.LayerGradientXActivation(SELU, SELU[2]), SELU, ROWS, {}, 13, 109,
+        fastxai.LayerGradientXActivation(SELU, SELU[2]), SELU, ROWS, {}, 13, 110,
     ),
-    "LayerGradCam": (fastxai.LayerGradCam(IMAGE, IMAGE[0]), IMAGE, IMAGES, {}, 19, 115),
-    "GuidedGradCam": (fastxai.GuidedGradCam(IMAGE, IMAGE[0]), IMAGE, IMAGES, {}, 48, 199),
+    "LayerGradCam": (fastxai.LayerGradCam(IMAGE, IMAGE[0]), IMAGE, IMAGES, {}, 19, 116),
+    "GuidedGradCam": (fastxai.GuidedGradCam(IMAGE, IMAGE[0]), IMAGE, IMAGES, {}, 48, 201),
     "LayerIntegratedGradients": (
-        fastxai.LayerIntegratedGradients(TEXT, TEXT[0]), TEXT, IDS, {"n_steps": 5}, 239, 364,
+        fastxai.LayerIntegratedGradients(TEXT, TEXT[0]), TEXT, IDS, {"n_steps": 5}, 193, 364,
     ),
     "KernelShap": (
         fastxai.KernelShap(SELU), SELU, ROWS, {"n_samples": 80, "seed": 0}, 108, 247,
     ),
     "FeatureAblation": (
-        fastxai.FeatureAblation(LSTM), LSTM, SERIES, {"feature_mask": TIMES}, 82, 224,
+        fastxai.FeatureAblation(LSTM), LSTM, SERIES, {"feature_mask": TIMES}, 84, 224,
     ),
 }  # fmt: skip
 
