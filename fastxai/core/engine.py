@@ -259,8 +259,8 @@ def _settle(
                 first = rows.block(slice(0, 1), every)
                 try:
                     alone = ask(tuple(t.clone() for t in first), 1)
-                except Exception as error:
-                    if not differentiable or is_out_of_memory(error):
+                except RuntimeError as error:
+                    if not (differentiable and "grad" in str(error)):
                         raise
                     records = True
                     alone = ask(first, 1)
@@ -402,7 +402,7 @@ def gradients_inside(
     def visit(repeats: slice, examples: slice, learn: bool) -> bool:
         nonlocal gradients
         with torch.enable_grad():
-            output = scalars(model(rows.block(repeats, examples), 1, examples))
+            output = _numbers(model, model(rows.block(repeats, examples), 1, examples))
         gradients = _gradients(output, points())
         return True
 
@@ -463,6 +463,11 @@ def multiplications(model: Model, inputs: tuple[Tensor, ...]) -> int:  # each [B
     return int(counter.get_total_flops()) // 2
 
 
+def _numbers(model: Model, output: Tensor) -> Tensor:
+    """One number a row, or one for the batch."""
+    return scalars(output.reshape(1, -1) if model.whole_batch else output)
+
+
 def _visit(
     model: Model, blocks: Blocks, run: Callable[[slice, slice, bool], bool], record: Run
 ) -> None:
@@ -503,13 +508,13 @@ def _recorded(
 ) -> Tensor:  # [r * b]
     if not model.writes_to_rows:
         try:
-            return scalars(model(leaves, repeats, examples))
+            return _numbers(model, model(leaves, repeats, examples))
         except RuntimeError as error:
             if "leaf Variable that requires grad" not in str(error):
                 raise
         model.writes_to_rows = True
     # The model writes to its input. That is allowed to anything but a leaf of the graph.
-    return scalars(model(tuple(leaf.clone() for leaf in leaves), repeats, examples))
+    return _numbers(model, model(tuple(leaf.clone() for leaf in leaves), repeats, examples))
 
 
 def _gradients(
