@@ -31,13 +31,14 @@ export TORCH_CUDA_ARCH_LIST ?= 9.0
 
 CXX_SOURCES = $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: help env build test test-all demo demo-text bench accuracy lint cuda-symbols gpu-check clean
+.PHONY: help env build test test-all demo demo-text bench tables accuracy lint cuda-symbols gpu-check clean
 
 help:
 	@echo "make demo          train three models, explain them, draw pictures, print timings"
 	@echo "make test          tests, with the native library and without"
 	@echo "make test-all      those that take too long for every run as well"
-	@echo "make bench         all benchmarks, and the README's table from them"
+	@echo "make bench         all benchmarks, and tables from them"
+	@echo "make tables        docs/benchmarks.md from benchmarks/results"
 	@echo "make accuracy      errors of Shapley values per evaluation, beside shap's and Captum's"
 	@echo "make lint          formatting, lint, types, compiler warnings as errors"
 	@echo "make build         compile fastxai/_C.so in place (incremental)"
@@ -96,6 +97,9 @@ bench: build | $(VENV)/.tools
 	mkdir -p build
 	$(RUN) -m pytest benchmarks/bench_*.py --benchmark-json=build/benchmarks.json
 	$(RUN) benchmarks/compare.py build/benchmarks.json
+
+tables: | $(VENV)/.ready
+	$(RUN) benchmarks/compare.py --page benchmarks/results/*.json > docs/benchmarks.md
 
 accuracy: build | $(VENV)/.tools
 	$(RUN) benchmarks/bench_accuracy.py

@@ -1,6 +1,7 @@
-"""Turns a benchmark run's JSON into the README's tables.
+"""Turns the JSON of benchmark runs into tables.
 
-``python benchmarks/compare.py benchmarks/results/integrated_gradients.json``
+``python benchmarks/compare.py benchmarks/results/integrated_gradients.json``; ``make tables``
+writes those of all committed runs to docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -11,6 +12,20 @@ from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+
+PAGE = """\
+# Benchmarks
+
+Times are multiples of **bare**: the model's own forward (or forward and backward) passes over the
+same number of rows, in its best chunk. "Captum tuned" is Captum with its best chunk. All results
+are compared before they are timed; every competitor runs once a round, in random order, and the
+tables show medians. Weights are frozen (`requires_grad_(False)`), as in production, except in the
+rows that say that they require grad. Models of `bench_unseen.py` are those that nothing was tuned
+to. Cases that fastxai loses stay in the tables.
+
+Each table ends with the machine, the versions and the command. `make tables` writes this page from
+the JSON in benchmarks/results.
+"""
 
 
 def markdown(rows: Iterable[Iterable[str]]) -> str:
@@ -87,5 +102,9 @@ def report(run: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("json", type=Path, help="what pytest --benchmark-json wrote")
-    print(report(json.loads(parser.parse_args().json.read_text())))
+    parser.add_argument("json", type=Path, nargs="+", help="what pytest --benchmark-json wrote")
+    parser.add_argument("--page", action="store_true", help="as docs/benchmarks.md, with its head")
+    options = parser.parse_args()
+    runs = [json.loads(path.read_text()) for path in options.json]
+    tables = "\n\n".join(report(run) for run in runs if "benchmarks" in run)
+    print(f"{PAGE}\n{tables}" if options.page else tables)
