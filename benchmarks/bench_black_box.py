@@ -39,6 +39,7 @@ def compare(
     inputs: Tensor,  # [B, 30]
     background: Tensor,  # [K, 30]
     n_samples: int,
+    tolerance: float = 1e-1,  # two samples of the same least squares problem
 ) -> None:
     """Bare, shap and fastxai; all outputs are explained."""
     import shap
@@ -76,7 +77,7 @@ def compare(
         case=case,
         target=fastxai_name(),
         reference="bare",
-        tolerance=1e-1,  # two samples of the same least squares problem
+        tolerance=tolerance,
     )
 
 
@@ -123,6 +124,6 @@ def fitted(name: str) -> tuple[Function, Tensor]:
 )
 def test_trees(benchmark: BenchmarkFixture, name: str) -> None:
     predict, x = fitted(name)
-    compare(
-        benchmark, f"{name}, 4 rows", predict, by_torch(predict), x[100:104], x[::11][:50], 2108
-    )
+    rows, background = x[100:104], x[::11][:50]
+    # Trees jump: samples of this problem differ more.
+    compare(benchmark, f"{name}, 4 rows", predict, by_torch(predict), rows, background, 2108, 2e-1)
