@@ -78,9 +78,11 @@ class ExpKernel:
     ) -> float:
         x, p = _flat(original), _flat(perturbed)
         if self.distance_mode == "cosine":
-            distance = _cosine_distance(x @ p, x @ x, p @ p)
+            distance = _cosine_distance(
+                *(_products(a, b).sum() for a, b in ((x, p), (x, x), (p, p)))
+            )
         else:
-            distance = (x - p).norm()
+            distance = _squares(x - p).sum().sqrt()
         return float(self.of_distance(distance))
 
     def of_distance(self, distance: Tensor) -> Tensor:
@@ -260,7 +262,7 @@ class LimeBase(PerturbationAttribution):
             while block := list(itertools.islice(samples, at_once)):
                 rows = _Perturbed(query.inputs, [sample for sample, _, _ in block])
                 outputs = engine.values(query.model, rows, limit)
-                check_numbers(outputs, 0, query.rows)
+                check_numbers(outputs, 0, query)
                 values.append(outputs.reshape(len(block), -1).to(rows.device))
                 interpretable += [z for _, z, _ in block]
                 weights += [weight for _, _, weight in block]
@@ -698,17 +700,18 @@ def _weigher(
             query.inputs.batch, groups.count, dtype=torch.float64
         )
         for x, b, mask in zip(query.inputs.tensors, query.baselines, groups.masks, strict=True):
-            values = product(x.to(torch.float64), b.to(torch.float64)).expand(x.shape)
+            values = product(_wide(x), _wide(b)).expand(x.shape)
             rows = (len(x), x.shape[1:].numel())
             players = mask.long().reshape(len(mask), rows[1]).expand(rows)
             total.scatter_add_(1, players, values.reshape(rows))
         return total.sum(0, keepdim=True) if query.model.whole_batch else total
 
     if kernel.distance_mode == "euclidean":
-        apart = sums(lambda x, b: (x - b).square())
+        apart = sums(lambda x, b: _squares(x - b))
         return lambda z, p: kernel.of_distance(((1 - z) @ apart[p].T).sqrt())
 
-    xx, xb, bb = sums(lambda x, b: x * x), sums(lambda x, b: x * b), sums(lambda x, b: b * b)
+    xx, bb = sums(lambda x, b: _squares(x)), sums(lambda x, b: _squares(b))
+    xb = sums(_products)
 
     def weigh(z: Tensor, p: slice) -> Tensor:
         product = z @ (xx - xb)[p].T + xb[p].sum(1)
@@ -725,9 +728,26 @@ def _cosine_distance(product: Tensor, square: Tensor, other_square: Tensor) -> T
 
 
 def _flat(tensors: TensorOrTuple) -> Tensor:
-    """[*] float64."""
+    """[*] float64, or complex128 if one is complex."""
     parts = tensors if isinstance(tensors, tuple) else (tensors,)
-    return torch.cat([p.detach().flatten().to(torch.float64) for p in parts])
+    return torch.cat([_wide(p.detach().flatten()) for p in parts])
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.complex128 if x.is_complex() else torch.float64)
+
+
+# Terms of squared distances and of inner products. A complex number is a point of the plane; what
+# is NaN, which models take for missing, is left out.
+
+
+def _squares(x: Tensor) -> Tensor:
+    return _products(x, x)
+
+
+def _products(x: Tensor, other: Tensor) -> Tensor:
+    product = (x * other.conj()).real if x.is_complex() else x * other
+    return torch.where(x.isnan() | other.isnan(), 0, product)
 
 
 def _shifted_ids(groups: FeatureGroups, device: torch.device) -> Tensor:  # [M] int64

@@ -414,10 +414,10 @@ def _warn_unless_finite(tensor: Tensor, name: str, index: int = 0, in_tuple: boo
     if rows:
         name = name_of(name, index, in_tuple)
         warn(
-            f"{name}: NaN or infinite values in rows {_short(rows)}; their attributions may not be"
-            " finite, other rows are not affected"
+            f"{name}: NaN or infinite values in rows {short_list(rows)}; their attributions may not"
+            " be finite, other rows are not affected"
         )
 
 
-def _short(rows: list[int]) -> str:
+def short_list(rows: list[int]) -> str:
     return ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
