@@ -111,7 +111,7 @@ class Found:
     form: Callable[[Sequence[Tensor]], Any] | None = None  # of what is returned, if not the inputs'
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no truth value to compare by
 class Explanation:
     """What :meth:`Attribution.explain` found.
 

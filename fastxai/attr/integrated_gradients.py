@@ -97,7 +97,7 @@ class IntegratedGradients(GradientAttribution):
         x, baselines = query.inputs.tensors, query.baselines
         alphas, weights = quadrature.rule(method, n_steps, x[0].device)
         if internal_batch_size is not None:
-            check_count(internal_batch_size, "internal_batch_size")
+            check_count(internal_batch_size, "internal_batch_size", below=None)
         path = Path(x, baselines, alphas)
         mean = engine.gradient_sum(query.model, path, weights, internal_batch_size)
         if not self._multiply_by_inputs:

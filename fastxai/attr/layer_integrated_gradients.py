@@ -124,7 +124,7 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
         alphas, weights = quadrature.rule(method, n_steps, query.inputs.tensors[0].device)
         limit = internal_batch_size
         if limit is not None:
-            check_count(limit, "internal_batch_size")
+            check_count(limit, "internal_batch_size", below=None)
         check_grad_kwargs(grad_kwargs)
         layers = self._layers(query, attribute_to_layer_input)
         watched = Watched(query.model.forward_func, layers)

@@ -116,7 +116,8 @@ class LimeBase(PerturbationAttribution):
         perturb_func: takes (inputs, **kwargs), returns one sample, or a generator of samples.
         perturb_interpretable_space: whether samples are interpretable, [1, M], or model inputs.
         from_interp_rep_transform: takes (interpretable sample, inputs, **kwargs), returns the model
-            inputs it stands for. Needed for samples in the interpretable space.
+            inputs it stands for, which may have other lengths than the inputs but as many rows.
+            Needed for samples in the interpretable space.
         to_interp_rep_transform: takes (perturbed inputs, inputs, **kwargs), returns their
             interpretable form [1, M]. Needed for samples of model inputs.
         affine_prefix: whether affine operations at the model's beginning may be done on a row
@@ -260,10 +261,12 @@ class LimeBase(PerturbationAttribution):
         with torch.no_grad():
             samples = itertools.islice(self._draw(query.inputs, perturb, kwargs), n)
             while block := list(itertools.islice(samples, at_once)):
-                rows = _Perturbed(query.inputs, [sample for sample, _, _ in block])
-                outputs = engine.values(query.model, rows, limit)
-                check_numbers(outputs, 0, query)
-                values.append(outputs.reshape(len(block), -1).to(rows.device))
+                # Samples of one shape after another go into one call.
+                for _, alike in itertools.groupby((rows for rows, _, _ in block), _shapes):
+                    perturbed = _Perturbed(query.inputs, list(alike))
+                    outputs = engine.values(query.model, perturbed, limit)
+                    check_numbers(outputs, 0, query)
+                    values.append(outputs.reshape(perturbed.repeats, -1).to(perturbed.device))
                 interpretable += [z for _, z, _ in block]
                 weights += [weight for _, _, weight in block]
                 advance(len(block) * batch)
@@ -771,11 +774,19 @@ def _endless(
     return itertools.chain((first,), (function(inputs, **kwargs) for _ in itertools.count()))
 
 
+def _shapes(rows: tuple[Tensor, ...]) -> list[torch.Size]:
+    return [x.shape for x in rows]
+
+
 def _check_perturbed(perturbed: Any, inputs: Inputs, source: str) -> tuple[Tensor, ...]:
+    """Model inputs with as many rows; these may be of other shapes, as where words are left out."""
     tensors = perturbed if isinstance(perturbed, tuple) else (perturbed,)
-    wanted = [tuple(x.shape) for x in inputs.tensors]
     got = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in tensors]
-    check(got == wanted, source, "model inputs of shapes {}", got, wanted)
+    wanted, batch = len(inputs.tensors), inputs.batch
+    fine = len(tensors) == wanted and all(
+        isinstance(t, Tensor) and t.shape[:1] == (batch,) for t in tensors
+    )
+    check(fine, source, "{} model inputs of {} rows", got, wanted, batch)
     return tuple(t.detach() for t in tensors)
 
 

@@ -121,7 +121,7 @@ class NoiseTunnel(Attribution):
         samples = _Samples(inputs, nt_samples, stdevs, draw_baseline_from_distrib, seed, kwargs)
         limit = nt_samples_batch_size
         if limit is not None:
-            check_count(limit, "nt_samples_batch_size")
+            check_count(limit, "nt_samples_batch_size", below=None)
         with torch.inference_mode(False), torch.no_grad():
             if isinstance(self.attribution_method, OfGradient) and samples.batch > 0:
                 return self._streamed(self.attribution_method, samples, nt_type, limit)

@@ -174,8 +174,7 @@ def check_baselines(baselines: Any, inputs: Inputs) -> tuple[Tensor, ...]:
 def _check_baseline(baseline: Any, x: Tensor, name: str) -> Tensor:
     one_row = (1, *x.shape[1:])
     if isinstance(baseline, numbers.Number | np.generic):
-        number: Any = baseline.item() if isinstance(baseline, np.generic) else baseline
-        return torch.full(one_row, number, dtype=_dtype_for(number, x), device=x.device)
+        return _check_number(baseline, x, name).expand(one_row).clone()
     check(isinstance(baseline, Tensor), name, "a number or a torch.Tensor", type(baseline).__name__)
     check(baseline.device == x.device, name, "the input's device, {}", baseline.device, x.device)
     check_not_inference(baseline, name)
@@ -189,9 +188,33 @@ def _check_baseline(baseline: Any, x: Tensor, name: str) -> Tensor:
         tuple(x.shape),
         one_row,
     )
+    _check_real(baseline, x, name)
     baseline = baseline.detach().reshape(shape).expand(shape[0], *x.shape[1:])
     _warn_unless_finite(baseline, name)
     return baseline.to(_dtype_for(baseline, x))
+
+
+def _check_number(number: Any, x: Tensor, name: str) -> Tensor:
+    """A number as a tensor without dimensions."""
+    if isinstance(number, np.generic):
+        number = number.item()
+    if isinstance(number, numbers.Integral) and not isinstance(number, bool | int):
+        number = int(number)
+    try:
+        if isinstance(number, int) and not isinstance(number, bool) and x.is_floating_point():
+            number = float(number)  # torch takes integers of 64 bits only
+        return torch.full((), number, dtype=_dtype_for(number, x), device=x.device)
+    except (OverflowError, RuntimeError, TypeError, ValueError) as error:
+        dtype = str(x.dtype).removeprefix("torch.")
+        raise ArgumentError(
+            f"{name}: expected a number that {dtype} can hold, got {number!r}"
+        ) from error
+
+
+def _check_real(values: Tensor, x: Tensor, name: str) -> None:
+    """Complex numbers can stand for complex numbers, not for real ones."""
+    fits = not (values.is_complex() and x.is_floating_point())
+    check(fits, name, "real values, as the input's", values.dtype)
 
 
 def _dtype_for(baseline: Any, x: Tensor) -> torch.dtype:
@@ -254,7 +277,7 @@ def check_feature_mask(feature_mask: Any, inputs: Inputs) -> FeatureGroups:
     """Brings a feature mask into one form; without one, every feature is a group.
 
     Args:
-        feature_mask: None, an integer tensor that broadcasts to the input, with one row for all or
+        feature_mask: None, a tensor of integers that broadcasts to the input, with one row for all or
             one for each, or a tuple of them, one for each input. Features with the same id belong
             together, across the tensors of a tuple too; ids may have gaps.
         inputs: the checked inputs.
@@ -296,13 +319,18 @@ def _each_feature(inputs: Inputs) -> FeatureGroups:
 
 def _check_mask(mask: Any, x: Tensor, name: str) -> Tensor:
     check(isinstance(mask, Tensor), name, "an integer torch.Tensor", type(mask).__name__)
-    fractional = mask.is_floating_point() or mask.is_complex() or mask.dtype == torch.bool
-    check(not fractional, name, "integer ids", mask.dtype)
+    check(not mask.is_complex() and mask.dtype != torch.bool, name, "integer ids", mask.dtype)
     lead = x.dim() - mask.dim()
     shape = (*[1] * lead, *mask.shape)
     fits = lead >= 0 and all(m in (1, n) for m, n in zip(shape, x.shape, strict=True))
     check(fits, name, "a shape that broadcasts to the input's, {}", mask.shape, tuple(x.shape))
-    mask = mask.detach().to(x.device, torch.int64).reshape(shape)
+    mask = mask.detach()
+    if mask.is_floating_point():  # as zeros_like makes one of an input
+        whole = mask.isfinite().all() and bool((mask == mask.round()).all())
+        small = mask.numel() == 0 or bool(mask.abs().max() < 2**31)
+        check(bool(whole), name, "whole numbers", "others")
+        check(small, name, "ids below 2**31", "greater ones")
+    mask = mask.to(x.device, torch.int64).reshape(shape)
     if mask.numel() > 0:
         least, greatest = (int(i) for i in mask.aminmax())
         check(least >= 0, name, "ids of at least 0", least)
@@ -331,6 +359,7 @@ def check_background(
         name = name_of(argument, i, in_tuple)
         check(isinstance(rows, Tensor), name, "a torch.Tensor", type(rows).__name__)
         check(rows.device == x.device, name, "the input's device, {}", rows.device, x.device)
+        _check_real(rows, x, name)
         k = tensors[0].shape[0] if tensors[0].dim() > 0 else 0
         wide = rows.dim() > 0 and rows.shape[1:] == x.shape[1:] and rows.shape[0] == k and k > 0
         shape = tuple(x.shape[1:])
@@ -353,19 +382,28 @@ def check_forward_args(additional_forward_args: Any, differentiable: bool) -> tu
     return tuple(arguments)
 
 
-def check_count(value: Any, argument: str, at_least: int = 1) -> int:
-    """Checks a number of steps, rows or samples."""
+def check_count(value: Any, argument: str, at_least: int = 1, below: int | None = 2**31) -> int:
+    """Checks a number of steps, rows or samples; one that is but a limit may be of any size."""
     is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     fine = is_integer and value >= at_least
-    check(fine, argument, "an integer of at least {}", value, at_least)
+    check(fine, argument, "an integer of at least {}", _in_words(value), at_least)
+    check(below is None or value < below, argument, "an integer below {:,}", value, below)
     return int(value)
+
+
+def _in_words(value: Any) -> Any:
+    """What a message says was got: of a tensor not its numbers."""
+    if isinstance(value, Tensor | np.ndarray):
+        return f"a {type(value).__name__} of shape {tuple(value.shape)}"
+    return repr(value) if isinstance(value, str) else value
 
 
 def check_limit(perturbations_per_eval: Any, batch: int = 1) -> int | None:
     """Rows a call at most, if each perturbation is of so many rows; None for None."""
     if perturbations_per_eval is None:
         return None
-    return check_count(perturbations_per_eval, "perturbations_per_eval") * max(1, batch)
+    limit = check_count(perturbations_per_eval, "perturbations_per_eval", below=None)
+    return limit * max(1, batch)
 
 
 def check_stdevs(stdevs: Any, inputs: Inputs) -> tuple[float, ...]:

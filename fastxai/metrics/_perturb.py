@@ -67,4 +67,4 @@ def check_sizes(n_perturb_samples: Any, max_examples_per_batch: Any) -> tuple[in
     count = check_count(n_perturb_samples, "n_perturb_samples")
     if max_examples_per_batch is None:
         return count, None
-    return count, check_count(max_examples_per_batch, "max_examples_per_batch")
+    return count, check_count(max_examples_per_batch, "max_examples_per_batch", below=None)

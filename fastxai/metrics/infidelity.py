@@ -207,4 +207,5 @@ def _products(perturbations: Tensor, phi: Tensor) -> Tensor:  # [B * r, *F], [B,
     repeats = perturbations.shape[0] // batch
     wide = torch.promote_types(torch.promote_types(perturbations.dtype, phi.dtype), torch.float32)
     changes = perturbations.reshape(batch, repeats, features).to(wide)
-    return torch.bmm(changes, phi.reshape(batch, features, 1).to(wide))[..., 0].T.double()
+    with torch.autocast(phi.device.type, enabled=False):  # which is for the user's model
+        return torch.bmm(changes, phi.reshape(batch, features, 1).to(wide))[..., 0].T.double()

@@ -778,16 +778,16 @@ BASES = {
     ),
     "outputs": (base(bend), randn(1, 7), {}, r"target: expected one that leaves one number a samp"),
     "shape": (
-        base(bend, perturb=lambda inputs: inputs[:, :3]),
+        base(bend, perturb=lambda inputs: inputs.expand(2, 7)),
         randn(1, 7),
         {"target": 0},
-        r"perturb_func: expected model inputs of shapes \[\(1, 7\)\], got \[\(1, 3\)\]",
+        r"perturb_func: expected 1 model inputs of 1 rows, got \[\(2, 7\)\]",
     ),
     "kind": (
         base(bend, perturb=lambda inputs: None),
         randn(1, 7),
         {"target": 0},
-        r"perturb_func: expected model inputs .* got \['NoneType'\]",
+        r"perturb_func: expected 1 model inputs .* got \['NoneType'\]",
     ),
     "form": (
         base(bend, to=lambda sample, inputs: sample[0]),
