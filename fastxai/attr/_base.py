@@ -23,6 +23,7 @@ from ..core.inputs import (
     TensorOrTuple,
     check,
     check_baselines,
+    check_dense,
     check_forward_args,
     check_inputs,
     short_list,
@@ -396,7 +397,11 @@ class GradientAttribution(Attribution):
         """
         query = Attribution._query(self, end_point, start_point, target, additional_forward_args)
         values = tuple(tree_leaves(attributions))
+        check(len(values) > 0, "attributions", "at least one tensor", attributions)
         for i, value in enumerate(values):
+            is_tensor = isinstance(value, Tensor)
+            check(is_tensor, f"attributions[{i}]", "a torch.Tensor", type(value).__name__)
+            check_dense(value, f"attributions[{i}]")
             check(
                 value.dim() > 0 and value.shape[0] == query.inputs.batch,
                 f"attributions[{i}]",

@@ -22,9 +22,11 @@ from ..core.inputs import (
     Inputs,
     TensorOrTuple,
     check,
+    check_choice,
     check_count,
     check_feature_mask,
     check_limit,
+    check_number,
     check_seed,
     warn,
 )
@@ -69,9 +71,9 @@ class ExpKernel:
     kernel_width: float = 1.0
 
     def __post_init__(self) -> None:
-        modes = ("cosine", "euclidean")
-        check(self.distance_mode in modes, "distance_mode", "one of {}", self.distance_mode, modes)
-        check(self.kernel_width > 0, "kernel_width", "a width above 0", self.kernel_width)
+        check_choice(self.distance_mode, "distance_mode", ("cosine", "euclidean"))
+        width = check_number(self.kernel_width, "kernel_width", "a width above 0", positive=True)
+        object.__setattr__(self, "kernel_width", width)
 
     def __call__(
         self, original: TensorOrTuple, perturbed: TensorOrTuple, interpretable: Any, **kwargs: Any

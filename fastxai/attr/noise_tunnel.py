@@ -19,8 +19,10 @@ from ..core.inputs import (
     TensorOrTuple,
     check,
     check_background,
+    check_choice,
     check_count,
     check_inputs,
+    check_limit,
     check_seed,
     check_stdevs,
 )
@@ -116,12 +118,9 @@ class NoiseTunnel(Attribution):
             ArgumentError: an argument is not as above; the message names it.
             Exception: what the method raises.
         """
-        fine = isinstance(nt_type, str) and nt_type in _TYPES
-        check(fine, "nt_type", f"one of {', '.join(_TYPES)}", repr(nt_type))
+        check_choice(nt_type, "nt_type", _TYPES)
         samples = _Samples(inputs, nt_samples, stdevs, draw_baseline_from_distrib, seed, kwargs)
-        limit = nt_samples_batch_size
-        if limit is not None:
-            check_count(limit, "nt_samples_batch_size", below=None)
+        limit = check_limit(nt_samples_batch_size, argument="nt_samples_batch_size")
         with torch.inference_mode(False), torch.no_grad():
             if isinstance(self.attribution_method, OfGradient) and samples.batch > 0:
                 return self._streamed(self.attribution_method, samples, nt_type, limit)

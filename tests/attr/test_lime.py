@@ -686,7 +686,7 @@ CONSTRUCTED = {
         lambda: LimeBase(mlp(), Lasso(), weight, noise, False, identity, None),
         r"to_interp_rep_transform: expected a callable, got None",
     ),
-    "mode": (lambda: exp_kernel("manhattan"), r"distance_mode: expected one of .* got manhattan"),
+    "mode": (lambda: exp_kernel("manhattan"), r"distance_mode: expected one of .* got 'manhattan'"),
     "width": (lambda: exp_kernel("cosine", 0), r"kernel_width: expected a width above 0, got 0"),
     "width NaN": (lambda: exp_kernel("cosine", math.nan), r"kernel_width: expected a width"),
 }
