@@ -55,7 +55,7 @@ def captum_compatible(attribute: F) -> F:
     def wrapper(self: Attribution, *args: Any, **kwargs: Any) -> Any:
         found = attribute(self, *args, **kwargs)
         if self._of_gradients:
-            _warn_unless_finite(self.get_name(), found)
+            _warn_unless_finite(self, found)
         return found
 
     return wrapper  # type: ignore[return-value]
@@ -223,7 +223,7 @@ class Attribution:
         found = self._find(query, detailed=True, **options)
         seconds = time.perf_counter() - started
         if self._of_gradients:
-            _warn_unless_finite(self.get_name(), found.values)
+            _warn_unless_finite(self, found.values)
 
         outputs, at_baselines, delta = (
             found.outputs,
@@ -569,9 +569,11 @@ def check_numbers(
     query: Query | None = None,
 ) -> None:
     """An error that names the row if an output is NaN; a warning if one is infinite."""
-    check(not outputs.is_complex(), "forward_func", "real outputs", outputs.dtype)
+    if not outputs.is_floating_point():
+        check(not outputs.is_complex(), "forward_func", "real outputs", outputs.dtype)
+        return
     # Only where looking is free: on an accelerator it would make every block wait for the device.
-    if outputs.device.type != "cpu" or not outputs.is_floating_point():
+    if outputs.device.type != "cpu":
         return
     # Sums of halves would often be infinite themselves.
     wide = torch.float32 if outputs.dtype.itemsize < 4 else None
@@ -604,7 +606,9 @@ def _tell(rows: list[int], are_nan: bool, query: Query | None) -> None:
         )
 
 
-def _warn_unless_finite(name: str, values: Any) -> None:  # each [B, *F_i], by layer perhaps
+def _warn_unless_finite(
+    method: Attribution, values: Any
+) -> None:  # each [B, *F_i], by layer perhaps
     """That the attributions of some rows are NaN or infinite."""
     found = [values] if isinstance(values, Tensor) else tree_leaves(values)
     # As check_numbers, only where looking is free.
@@ -617,8 +621,8 @@ def _warn_unless_finite(name: str, values: Any) -> None:  # each [B, *F_i], by l
     rows = torch.stack(odd).any(0).nonzero()[:, 0].tolist() if odd else []
     if rows:
         warn(
-            f"{name}: NaN or infinite attributions in rows {short_list(rows)}, as the output or "
-            "its gradient is there; other rows are not affected"
+            f"{method.get_name()}: NaN or infinite attributions in rows {short_list(rows)}, as the "
+            "output or its gradient is there; other rows are not affected"
         )
 
 
