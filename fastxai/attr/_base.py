@@ -6,7 +6,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,8 +23,11 @@ from ..core.inputs import (
     TensorOrTuple,
     check,
     check_baselines,
+    check_dense,
     check_forward_args,
     check_inputs,
+    short_list,
+    warn,
 )
 from ..core.model import Model, scalars
 from ..core.plan import Plan, together
@@ -43,11 +46,17 @@ _QUESTION = ("inputs", "baselines", "target", "additional_forward_args", "backgr
 
 
 def captum_compatible(attribute: F) -> F:
-    """Gives ``attribute`` the ``__wrapped__`` that Captum's NoiseTunnel calls."""
+    """Gives ``attribute`` the ``__wrapped__`` that Captum's NoiseTunnel calls.
+
+    Around it, methods that compare no outputs tell the rows whose attributions are no numbers.
+    """
 
     @functools.wraps(attribute)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return attribute(*args, **kwargs)
+    def wrapper(self: Attribution, *args: Any, **kwargs: Any) -> Any:
+        found = attribute(self, *args, **kwargs)
+        if self._of_gradients:
+            _warn_unless_finite(self, found)
+        return found
 
     return wrapper  # type: ignore[return-value]
 
@@ -61,6 +70,7 @@ class Query:
     model: Model
     background: tuple[Tensor, ...] | None = None  # each [K, *F_i], in place of the baselines
     rows: Tensor | None = None  # [B] int64: which of the user's rows they are; None for all of them
+    infinite: set[int] = field(default_factory=set)  # rows whose infinite outputs were warned of
 
     @property
     def is_indivisible(self) -> bool:
@@ -102,7 +112,7 @@ class Found:
     form: Callable[[Sequence[Tensor]], Any] | None = None  # of what is returned, if not the inputs'
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no truth value to compare by
 class Explanation:
     """What :meth:`Attribution.explain` found.
 
@@ -185,6 +195,7 @@ class Attribution:
 
     attribute: Callable[..., Any]
     _differentiates = False  # whether it takes gradients
+    _of_gradients = False  # whether its attributions come from gradients, and are checked as such
     _of_inputs = True  # with respect to the inputs, which must then be floating-point
     _row_by_row = True  # whether each row must have an output of its own
     _draws_baselines = False  # whether baselines are rows for all examples to draw from
@@ -211,6 +222,8 @@ class Attribution:
         started = time.perf_counter()
         found = self._find(query, detailed=True, **options)
         seconds = time.perf_counter() - started
+        if self._of_gradients:
+            _warn_unless_finite(self, found.values)
 
         outputs, at_baselines, delta = (
             found.outputs,
@@ -354,6 +367,7 @@ class GradientAttribution(Attribution):
     """An attribution method that differentiates the model: it writes ``_values``."""
 
     _differentiates = True
+    _of_gradients = True
 
     def _find(self, query: Query, detailed: bool, **options: Any) -> Found:
         return Found(self._values(query, **options))
@@ -383,7 +397,11 @@ class GradientAttribution(Attribution):
         """
         query = Attribution._query(self, end_point, start_point, target, additional_forward_args)
         values = tuple(tree_leaves(attributions))
+        check(len(values) > 0, "attributions", "at least one tensor", attributions)
         for i, value in enumerate(values):
+            is_tensor = isinstance(value, Tensor)
+            check(is_tensor, f"attributions[{i}]", "a torch.Tensor", type(value).__name__)
+            check_dense(value, f"attributions[{i}]")
             check(
                 value.dim() > 0 and value.shape[0] == query.inputs.batch,
                 f"attributions[{i}]",
@@ -429,7 +447,7 @@ class PerturbationAttribution(Attribution):
         at_least_two = None if limit is None else max(2, limit)  # or it would not be told
         given = Given(query.inputs.tensors, query.inputs.batch)
         outputs = engine.values(query.model, given, at_least_two, to_come=to_come)[0]
-        check_numbers(outputs[None], 0)
+        check_numbers(outputs[None], 0, query)
         if divided:
             engine.settle_parts(query.model)
         return outputs
@@ -464,7 +482,7 @@ class PerturbationAttribution(Attribution):
         def look(outputs: Tensor, repeats: slice, examples: slice) -> None:
             if query.model.whole_batch:  # its answer's first dimension stands for the examples
                 examples = slice(0, outputs.shape[1])
-            check_numbers(outputs, examples.start, query.rows)
+            check_numbers(outputs, examples.start, query)
             if not outputs.is_floating_point():
                 outputs = outputs.to(torch.float64)
             visit(outputs, repeats, examples)
@@ -480,7 +498,7 @@ class PerturbationAttribution(Attribution):
     ) -> Tensor:
         """The outputs for all rows, [R, B, *C]."""
         outputs = engine.values(query.model, rows, limit, progress)
-        check_numbers(outputs, 0, query.rows)
+        check_numbers(outputs, 0, query)
         return outputs
 
     def _at_baselines(self, query: Query, limit: int | None) -> Tensor:
@@ -548,17 +566,64 @@ def result_dtype(outputs: Tensor) -> torch.dtype:
 def check_numbers(
     outputs: Tensor,  # [r, b, *C], of the examples from start on
     start: int,
-    rows: Tensor | None = None,  # [B] int64: which rows of the user's the examples are
+    query: Query | None = None,
 ) -> None:
-    """That no output is NaN; an error that names the row otherwise."""
-    # Only where looking is free: on an accelerator it would make every block wait for the device.
-    if outputs.device.type != "cpu" or not math.isnan(outputs.sum()):
+    """An error that names the row if an output is NaN; a warning if one is infinite."""
+    if not outputs.is_floating_point():
+        check(not outputs.is_complex(), "forward_func", "real outputs", outputs.dtype)
         return
-    nan = outputs.isnan().reshape(*outputs.shape[:2], -1).any(2).any(0)
-    if nan.any():  # an infinite sum may be NaN without any
-        row = start + int(nan.nonzero()[0])
-        row = row if rows is None else int(rows[row])
-        raise ArgumentError(f"forward_func: expected numbers, got NaN for row {row} of the inputs")
+    # Only where looking is free: on an accelerator it would make every block wait for the device.
+    if outputs.device.type != "cpu":
+        return
+    # Sums of halves would often be infinite themselves.
+    wide = torch.float32 if outputs.dtype.itemsize < 4 else None
+    if math.isfinite(outputs.sum(dtype=wide)):
+        return
+    each = outputs.reshape(*outputs.shape[:2], -1).transpose(0, 1).flatten(1)
+    for odd, is_refused in ((each.isnan(), True), (each.isinf(), False)):
+        found = odd.any(1).nonzero()[:, 0] + start
+        if len(found) == 0:  # a sum of numbers may be infinite without any
+            continue
+        rows = found if query is None or query.rows is None else query.rows[found]
+        _tell(rows.tolist(), is_refused, query)
+
+
+def _tell(rows: list[int], are_nan: bool, query: Query | None) -> None:
+    """That the outputs for these rows are NaN, or infinite, once for each row of a question."""
+    whole = query is not None and query.model.whole_batch
+    if are_nan:
+        which = "the batch of inputs" if whole else f"row {rows[0]} of the inputs"
+        raise ArgumentError(f"forward_func: expected numbers, got NaN for {which}")
+    told = set() if query is None else query.infinite
+    new = [-1] if whole else rows
+    new = [row for row in new if row not in told]
+    told.update(new)
+    if new:
+        which = "the batch of inputs" if whole else f"rows {short_list(new)} of the inputs"
+        warn(
+            f"forward_func: infinite outputs for {which}; attributions that they have a part in "
+            "are not finite, others are not affected"
+        )
+
+
+def _warn_unless_finite(
+    method: Attribution, values: Any
+) -> None:  # each [B, *F_i], by layer perhaps
+    """That the attributions of some rows are NaN or infinite."""
+    found = [values] if isinstance(values, Tensor) else tree_leaves(values)
+    # As check_numbers, only where looking is free.
+    on_cpu = [v for v in found if v.device.type == "cpu" and v.is_floating_point() and v.dim()]
+    if all(math.isfinite(v.sum()) for v in on_cpu):
+        return
+    # A convergence delta may have a number for each sample.
+    of_rows = [v for v in on_cpu if len(v) == len(on_cpu[0])]
+    odd = [~v.isfinite().reshape(len(v), -1).all(1) for v in of_rows if v.numel()]
+    rows = torch.stack(odd).any(0).nonzero()[:, 0].tolist() if odd else []
+    if rows:
+        warn(
+            f"{method.get_name()}: NaN or infinite attributions in rows {short_list(rows)}, as the "
+            "output or its gradient is there; other rows are not affected"
+        )
 
 
 def _only(values: Sequence[Tensor]) -> Tensor:

@@ -86,7 +86,8 @@ class GuidedGradCam(GradientAttribution):
     ) -> tuple[Tensor, ...]:
         x = query.inputs.tensors
         modes = f"one of {', '.join(_MODES)}"
-        check(interpolate_mode in _MODES, "interpolate_mode", modes, repr(interpolate_mode))
+        known = isinstance(interpolate_mode, str) and interpolate_mode in _MODES
+        check(known, "interpolate_mode", modes, repr(interpolate_mode))
         places = _MODES[interpolate_mode]
         expected = f"a mode for inputs of shape {', '.join(str(tuple(t.shape)) for t in x)}"
         fitting = any(t.dim() in places for t in x)

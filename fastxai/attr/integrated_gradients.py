@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..core import engine, quadrature
-from ..core.inputs import TensorOrTuple, check_count
+from ..core.inputs import TensorOrTuple, check_limit
 from ..core.rows import Path
 from ._base import GradientAttribution, Query, captum_compatible
 
@@ -96,10 +96,9 @@ class IntegratedGradients(GradientAttribution):
     ) -> tuple[Tensor, ...]:
         x, baselines = query.inputs.tensors, query.baselines
         alphas, weights = quadrature.rule(method, n_steps, x[0].device)
-        if internal_batch_size is not None:
-            check_count(internal_batch_size, "internal_batch_size")
+        limit = check_limit(internal_batch_size, argument="internal_batch_size")
         path = Path(x, baselines, alphas)
-        mean = engine.gradient_sum(query.model, path, weights, internal_batch_size)
+        mean = engine.gradient_sum(query.model, path, weights, limit)
         if not self._multiply_by_inputs:
             return mean
         return tuple(

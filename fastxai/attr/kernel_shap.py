@@ -199,6 +199,7 @@ class KernelShap(PerturbationAttribution):
         if budget.is_open:
             check(design is None, "design", "None with samples by tolerance", repr(design))
         if design is not None:
+            check(isinstance(design, str), "design", "the name of a design", type(design).__name__)
             regression(groups.count, design, budget.most)  # that it exists
         varies = groups_that_vary(query, groups)
 

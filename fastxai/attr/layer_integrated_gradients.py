@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..core import engine, quadrature
-from ..core.inputs import TensorOrTuple, check_count
+from ..core.inputs import TensorOrTuple, check_limit
 from ..core.layers import Replaced, Watched
 from ..core.rows import Path
 from ._base import Found, GradientAttribution, Query, captum_compatible, convergence_delta
@@ -122,9 +122,7 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
         grad_kwargs: dict[str, Any] | None,
     ) -> Found:
         alphas, weights = quadrature.rule(method, n_steps, query.inputs.tensors[0].device)
-        limit = internal_batch_size
-        if limit is not None:
-            check_count(limit, "internal_batch_size")
+        limit = check_limit(internal_batch_size, argument="internal_batch_size")
         check_grad_kwargs(grad_kwargs)
         layers = self._layers(query, attribute_to_layer_input)
         watched = Watched(query.model.forward_func, layers)

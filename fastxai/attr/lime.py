@@ -22,9 +22,11 @@ from ..core.inputs import (
     Inputs,
     TensorOrTuple,
     check,
+    check_choice,
     check_count,
     check_feature_mask,
     check_limit,
+    check_number,
     check_seed,
     warn,
 )
@@ -69,18 +71,20 @@ class ExpKernel:
     kernel_width: float = 1.0
 
     def __post_init__(self) -> None:
-        modes = ("cosine", "euclidean")
-        check(self.distance_mode in modes, "distance_mode", "one of {}", self.distance_mode, modes)
-        check(self.kernel_width > 0, "kernel_width", "a width above 0", self.kernel_width)
+        check_choice(self.distance_mode, "distance_mode", ("cosine", "euclidean"))
+        width = check_number(self.kernel_width, "kernel_width", "a width above 0", positive=True)
+        object.__setattr__(self, "kernel_width", width)
 
     def __call__(
         self, original: TensorOrTuple, perturbed: TensorOrTuple, interpretable: Any, **kwargs: Any
     ) -> float:
         x, p = _flat(original), _flat(perturbed)
         if self.distance_mode == "cosine":
-            distance = _cosine_distance(x @ p, x @ x, p @ p)
+            distance = _cosine_distance(
+                *(_products(a, b).sum() for a, b in ((x, p), (x, x), (p, p)))
+            )
         else:
-            distance = (x - p).norm()
+            distance = _squares(x - p).sum().sqrt()
         return float(self.of_distance(distance))
 
     def of_distance(self, distance: Tensor) -> Tensor:
@@ -114,7 +118,8 @@ class LimeBase(PerturbationAttribution):
         perturb_func: takes (inputs, **kwargs), returns one sample, or a generator of samples.
         perturb_interpretable_space: whether samples are interpretable, [1, M], or model inputs.
         from_interp_rep_transform: takes (interpretable sample, inputs, **kwargs), returns the model
-            inputs it stands for. Needed for samples in the interpretable space.
+            inputs it stands for, which may have other lengths than the inputs but as many rows.
+            Needed for samples in the interpretable space.
         to_interp_rep_transform: takes (perturbed inputs, inputs, **kwargs), returns their
             interpretable form [1, M]. Needed for samples of model inputs.
         affine_prefix: whether affine operations at the model's beginning may be done on a row
@@ -258,10 +263,12 @@ class LimeBase(PerturbationAttribution):
         with torch.no_grad():
             samples = itertools.islice(self._draw(query.inputs, perturb, kwargs), n)
             while block := list(itertools.islice(samples, at_once)):
-                rows = _Perturbed(query.inputs, [sample for sample, _, _ in block])
-                outputs = engine.values(query.model, rows, limit)
-                check_numbers(outputs, 0, query.rows)
-                values.append(outputs.reshape(len(block), -1).to(rows.device))
+                # Samples of one shape after another go into one call.
+                for _, alike in itertools.groupby((rows for rows, _, _ in block), _shapes):
+                    perturbed = _Perturbed(query.inputs, list(alike))
+                    outputs = engine.values(query.model, perturbed, limit)
+                    check_numbers(outputs, 0, query)
+                    values.append(outputs.reshape(perturbed.repeats, -1).to(perturbed.device))
                 interpretable += [z for _, z, _ in block]
                 weights += [weight for _, _, weight in block]
                 advance(len(block) * batch)
@@ -698,17 +705,18 @@ def _weigher(
             query.inputs.batch, groups.count, dtype=torch.float64
         )
         for x, b, mask in zip(query.inputs.tensors, query.baselines, groups.masks, strict=True):
-            values = product(x.to(torch.float64), b.to(torch.float64)).expand(x.shape)
+            values = product(_wide(x), _wide(b)).expand(x.shape)
             rows = (len(x), x.shape[1:].numel())
             players = mask.long().reshape(len(mask), rows[1]).expand(rows)
             total.scatter_add_(1, players, values.reshape(rows))
         return total.sum(0, keepdim=True) if query.model.whole_batch else total
 
     if kernel.distance_mode == "euclidean":
-        apart = sums(lambda x, b: (x - b).square())
+        apart = sums(lambda x, b: _squares(x - b))
         return lambda z, p: kernel.of_distance(((1 - z) @ apart[p].T).sqrt())
 
-    xx, xb, bb = sums(lambda x, b: x * x), sums(lambda x, b: x * b), sums(lambda x, b: b * b)
+    xx, bb = sums(lambda x, b: _squares(x)), sums(lambda x, b: _squares(b))
+    xb = sums(_products)
 
     def weigh(z: Tensor, p: slice) -> Tensor:
         product = z @ (xx - xb)[p].T + xb[p].sum(1)
@@ -725,9 +733,26 @@ def _cosine_distance(product: Tensor, square: Tensor, other_square: Tensor) -> T
 
 
 def _flat(tensors: TensorOrTuple) -> Tensor:
-    """[*] float64."""
+    """[*] float64, or complex128 if one is complex."""
     parts = tensors if isinstance(tensors, tuple) else (tensors,)
-    return torch.cat([p.detach().flatten().to(torch.float64) for p in parts])
+    return torch.cat([_wide(p.detach().flatten()) for p in parts])
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.complex128 if x.is_complex() else torch.float64)
+
+
+# Terms of squared distances and of inner products. A complex number is a point of the plane; what
+# is NaN, which models take for missing, is left out.
+
+
+def _squares(x: Tensor) -> Tensor:
+    return _products(x, x)
+
+
+def _products(x: Tensor, other: Tensor) -> Tensor:
+    product = (x * other.conj()).real if x.is_complex() else x * other
+    return torch.where(x.isnan() | other.isnan(), 0, product)
 
 
 def _shifted_ids(groups: FeatureGroups, device: torch.device) -> Tensor:  # [M] int64
@@ -751,11 +776,19 @@ def _endless(
     return itertools.chain((first,), (function(inputs, **kwargs) for _ in itertools.count()))
 
 
+def _shapes(rows: tuple[Tensor, ...]) -> list[torch.Size]:
+    return [x.shape for x in rows]
+
+
 def _check_perturbed(perturbed: Any, inputs: Inputs, source: str) -> tuple[Tensor, ...]:
+    """Model inputs with as many rows; these may be of other shapes, as where words are left out."""
     tensors = perturbed if isinstance(perturbed, tuple) else (perturbed,)
-    wanted = [tuple(x.shape) for x in inputs.tensors]
     got = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in tensors]
-    check(got == wanted, source, "model inputs of shapes {}", got, wanted)
+    wanted, batch = len(inputs.tensors), inputs.batch
+    fine = len(tensors) == wanted and all(
+        isinstance(t, Tensor) and t.shape[:1] == (batch,) for t in tensors
+    )
+    check(fine, source, "{} model inputs of {} rows", got, wanted, batch)
     return tuple(t.detach() for t in tensors)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from .. import ops
 from ..core import engine
@@ -17,8 +19,10 @@ from ..core.inputs import (
     TensorOrTuple,
     check,
     check_background,
+    check_choice,
     check_count,
     check_inputs,
+    check_limit,
     check_seed,
     check_stdevs,
 )
@@ -58,6 +62,8 @@ class NoiseTunnel(Attribution):
     Raises:
         ArgumentError: if it is not an attribution method.
     """
+
+    _of_gradients = True  # or of what method it may be
 
     def __init__(self, attribution_method: Any):
         is_method = callable(getattr(attribution_method, "attribute", None))
@@ -112,11 +118,9 @@ class NoiseTunnel(Attribution):
             ArgumentError: an argument is not as above; the message names it.
             Exception: what the method raises.
         """
-        check(nt_type in _TYPES, "nt_type", f"one of {', '.join(_TYPES)}", repr(nt_type))
+        check_choice(nt_type, "nt_type", _TYPES)
         samples = _Samples(inputs, nt_samples, stdevs, draw_baseline_from_distrib, seed, kwargs)
-        limit = nt_samples_batch_size
-        if limit is not None:
-            check_count(limit, "nt_samples_batch_size")
+        limit = check_limit(nt_samples_batch_size, argument="nt_samples_batch_size")
         with torch.inference_mode(False), torch.no_grad():
             if isinstance(self.attribution_method, OfGradient) and samples.batch > 0:
                 return self._streamed(self.attribution_method, samples, nt_type, limit)
@@ -191,29 +195,32 @@ class NoiseTunnel(Attribution):
         smoothing: _Smoothing | None = None
         sums: list[Tensor] = []
         deltas: list[Tensor] = []
-        in_tuple, first = False, 0
+        # What methods return: a tensor, a tuple, or for several layers a list of either.
+        form: TreeSpec | None = None
+        attribute = getattr(method.attribute, "__wrapped__", None)  # which warns of no rows
+        attribute = method.attribute if attribute is None else partial(attribute, method)
+        first = 0
         while first < samples.count:
             span = slice(first, min(first + size, samples.count))
             x, arguments = samples.block(span, method)
-            found = method.attribute(x, **arguments)
+            found = attribute(x, **arguments)
             values, delta = found if has_delta else (found, None)
-            in_tuple = isinstance(values, tuple)
-            each = [v.detach() for v in (values if in_tuple else (values,))]
+            leaves, form = tree_flatten(values)
+            each = [v.detach() for v in leaves]
             rows = samples.batch * length(span)
             if size > 1 and any(v.shape[0] % max(1, rows) for v in each):
                 size = 1  # the model answers for the batch as a whole
                 continue
             by_sample = [_by_sample(v, samples.batch, length(span)) for v in each]
-            everyone = slice(0, by_sample[0].shape[1])
+            everyone = slice(0, max(v.shape[1] for v in by_sample))
             smoothing = smoothing or _Smoothing(nt_type, everyone.stop)
             sums = smoothing.add(sums, by_sample, everyone, first == 0)
             if delta is not None:
                 shape = samples.batch, length(span), delta.numel() // max(1, rows)
                 deltas.append(delta.detach().reshape(shape))
             first = span.stop
-        assert smoothing is not None
-        smoothed = smoothing.result(sums, samples.count)
-        result = smoothed if in_tuple else smoothed[0]
+        assert smoothing is not None and form is not None
+        result = tree_unflatten(smoothing.result(sums, samples.count), form)
         return (result, torch.cat(deltas, 1).flatten()) if has_delta else result
 
     def has_convergence_delta(self) -> bool:
@@ -304,7 +311,10 @@ class _Smoothing:
             wide = [v.square() for v in wide]
         if self.nt_type == "vargrad":
             if not self.shifts:
-                self.shifts = [v.new_empty(self.rows, *v.shape[2:]) for v in wide]
+                # An empty tensor may stand for what has no attributions.
+                rows_of = [self.rows if v.numel() else v.shape[1] for v in wide]
+                pairs = zip(wide, rows_of, strict=True)
+                self.shifts = [v.new_empty(count, *v.shape[2:]) for v, count in pairs]
             for shift, v in zip(self.shifts, wide, strict=True):
                 if begins:
                     shift[rows] = v[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..core.inputs import check_count
+from ..core.inputs import ArgumentError, check_count
 
 
 class TokenReferenceBase:
@@ -32,4 +32,9 @@ class TokenReferenceBase:
             ArgumentError: the length is not an integer of at least 0.
         """
         length = check_count(sequence_length, "sequence_length", 0)
+        try:
+            device = None if device is None else torch.device(device)
+        except (RuntimeError, TypeError, ValueError) as error:
+            expected = "a torch.device, its name or None"
+            raise ArgumentError(f"device: expected {expected}, got {device!r}") from error
         return torch.full((length,), self.reference_token_idx, dtype=torch.int64, device=device)

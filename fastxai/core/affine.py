@@ -842,7 +842,8 @@ def _matrices(module: torch.nn.Module) -> list[Tensor]:
 
 def _places(inputs: tuple[Tensor, ...]) -> int:
     """At how many places of a row a weight may be used."""
-    return max(x.shape[1:].numel() // max(1, min(x.shape[1], x.shape[-1])) for x in inputs)
+    sizes = [x.shape[1:] for x in inputs if x.dim() > 1]
+    return max((s.numel() // max(1, min(s[0], s[-1])) for s in sizes), default=1)
 
 
 def modules_of(forward_func: Callable[..., Any]) -> list[torch.nn.Module]:

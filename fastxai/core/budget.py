@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .inputs import check, check_count
+from .inputs import check, check_count, check_number
 
 AUTO = "auto"
 
@@ -69,9 +68,7 @@ def check_budget(
         return Budget(check_count(n_samples, "n_samples", at_least))
     expected = "an integer of at least {} or {!r}"
     check(n_samples == AUTO, "n_samples", expected, repr(n_samples), at_least, AUTO)
-    is_number = isinstance(tolerance, numbers.Real) and not isinstance(tolerance, bool)
-    fine = is_number and 0 < tolerance < math.inf
-    check(fine, "tolerance", "a finite number above 0", tolerance)
+    tolerance = check_number(tolerance, "tolerance", "a finite number above 0", positive=True)
     most = default if max_samples is None else check_count(max_samples, "max_samples", at_least)
     return Budget(most, float(tolerance))
 

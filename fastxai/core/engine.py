@@ -64,8 +64,9 @@ class Unused(RuntimeError):
 
     def __init__(self, position: int):
         super().__init__(
-            f"inputs[{position}]: forward_func's output does not depend on it; if that is meant, "
-            "pass it in additional_forward_args"
+            f"inputs[{position}]: forward_func's output does not depend on it in a way that can be "
+            "differentiated, as there are no derivatives of quantised layers, rounding or detached "
+            "tensors; if it is not to depend on it, pass it in additional_forward_args"
         )
         self.position = position
 

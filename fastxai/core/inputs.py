@@ -6,7 +6,7 @@ import math
 import numbers
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 TensorOrTuple = Tensor | tuple[Tensor, ...]
 
+_NO_LIMIT = 1 << 62  # rows of a call: so many never are
 _OURS = ("fastxai.", "contextlib")  # modules between the user and a warning
 
 
@@ -96,7 +97,7 @@ def check_inputs(inputs: TensorOrTuple, differentiable: bool, floating: bool = T
 def _are_fine(tensors: tuple[Any, ...], differentiable: bool, floating: bool) -> bool:
     """What :func:`_check_each` checks, at once."""
     for x in tensors:
-        if not isinstance(x, Tensor) or x.layout != torch.strided or x.dim() == 0:
+        if not isinstance(x, Tensor) or not _is_plain(x) or x.dim() == 0:
             return False
         if x.shape[0] != tensors[0].shape[0] or x.device != tensors[0].device:
             return False
@@ -113,7 +114,7 @@ def _check_each(
         if not isinstance(x, Tensor):
             expected = "a torch.Tensor" if in_tuple else "a torch.Tensor or a tuple of them"
             raise ArgumentError(f"{name}: expected {expected}, got a {type(x).__name__}")
-        check(x.layout == torch.strided, name, "a dense tensor", x.layout)
+        check_dense(x, name)
         check(x.dim() > 0, name, "a batch dimension first", "a tensor without dimensions")
         check(
             x.shape[0] == tensors[0].shape[0],
@@ -129,6 +130,7 @@ def _check_each(
             x.device,
             tensors[0].device,
         )
+        check(not x.is_meta, name, "a tensor with values", "one on the meta device")
         if differentiable:
             check(
                 x.is_floating_point() or not floating,
@@ -138,6 +140,15 @@ def _check_each(
                 x.dtype,
             )
             check_not_inference(x, name)
+
+
+def _is_plain(x: Tensor) -> bool:
+    return x.layout == torch.strided and not (x.is_nested or x.is_quantized or x.is_meta)
+
+
+def check_dense(x: Tensor, name: str) -> None:
+    kind = "nested" if x.is_nested else "quantised" if x.is_quantized else x.layout
+    check(kind == torch.strided, name, "a dense tensor", kind)
 
 
 def check_baselines(baselines: Any, inputs: Inputs) -> tuple[Tensor, ...]:
@@ -174,9 +185,9 @@ def check_baselines(baselines: Any, inputs: Inputs) -> tuple[Tensor, ...]:
 def _check_baseline(baseline: Any, x: Tensor, name: str) -> Tensor:
     one_row = (1, *x.shape[1:])
     if isinstance(baseline, numbers.Number | np.generic):
-        number: Any = baseline.item() if isinstance(baseline, np.generic) else baseline
-        return torch.full(one_row, number, dtype=_dtype_for(number, x), device=x.device)
+        return _check_number(baseline, x, name).expand(one_row).clone()
     check(isinstance(baseline, Tensor), name, "a number or a torch.Tensor", type(baseline).__name__)
+    check_dense(baseline, name)
     check(baseline.device == x.device, name, "the input's device, {}", baseline.device, x.device)
     check_not_inference(baseline, name)
     lead = x.dim() - baseline.dim()
@@ -189,9 +200,33 @@ def _check_baseline(baseline: Any, x: Tensor, name: str) -> Tensor:
         tuple(x.shape),
         one_row,
     )
+    _check_real(baseline, x, name)
     baseline = baseline.detach().reshape(shape).expand(shape[0], *x.shape[1:])
     _warn_unless_finite(baseline, name)
     return baseline.to(_dtype_for(baseline, x))
+
+
+def _check_number(number: Any, x: Tensor, name: str) -> Tensor:
+    """A number as a tensor without dimensions."""
+    if isinstance(number, np.generic):
+        number = number.item()
+    if isinstance(number, numbers.Integral) and not isinstance(number, bool | int):
+        number = int(number)
+    try:
+        if isinstance(number, int) and not isinstance(number, bool) and x.is_floating_point():
+            number = float(number)  # torch takes integers of 64 bits only
+        return torch.full((), number, dtype=_dtype_for(number, x), device=x.device)
+    except (OverflowError, RuntimeError, TypeError, ValueError) as error:
+        dtype = str(x.dtype).removeprefix("torch.")
+        raise ArgumentError(
+            f"{name}: expected a number that {dtype} can hold, got {number!r}"
+        ) from error
+
+
+def _check_real(values: Tensor, x: Tensor, name: str) -> None:
+    """Complex numbers can stand for complex numbers, not for real ones."""
+    fits = not (values.is_complex() and x.is_floating_point())
+    check(fits, name, "real values, as the input's", values.dtype)
 
 
 def _dtype_for(baseline: Any, x: Tensor) -> torch.dtype:
@@ -254,9 +289,9 @@ def check_feature_mask(feature_mask: Any, inputs: Inputs) -> FeatureGroups:
     """Brings a feature mask into one form; without one, every feature is a group.
 
     Args:
-        feature_mask: None, an integer tensor that broadcasts to the input, with one row for all or
-            one for each, or a tuple of them, one for each input. Features with the same id belong
-            together, across the tensors of a tuple too; ids may have gaps.
+        feature_mask: None, a tensor of whole numbers that broadcasts to the input, with one row for
+            all or one for each, or a tuple of them, one for each input. Features with the same id
+            belong together, across the tensors of a tuple too; ids may have gaps.
         inputs: the checked inputs.
 
     Raises:
@@ -296,13 +331,20 @@ def _each_feature(inputs: Inputs) -> FeatureGroups:
 
 def _check_mask(mask: Any, x: Tensor, name: str) -> Tensor:
     check(isinstance(mask, Tensor), name, "an integer torch.Tensor", type(mask).__name__)
-    fractional = mask.is_floating_point() or mask.is_complex() or mask.dtype == torch.bool
-    check(not fractional, name, "integer ids", mask.dtype)
+    check_dense(mask, name)
+    check(not mask.is_meta, name, "a tensor with values", "one on the meta device")
+    check(not mask.is_complex() and mask.dtype != torch.bool, name, "integer ids", mask.dtype)
     lead = x.dim() - mask.dim()
     shape = (*[1] * lead, *mask.shape)
     fits = lead >= 0 and all(m in (1, n) for m, n in zip(shape, x.shape, strict=True))
     check(fits, name, "a shape that broadcasts to the input's, {}", mask.shape, tuple(x.shape))
-    mask = mask.detach().to(x.device, torch.int64).reshape(shape)
+    mask = mask.detach()
+    if mask.is_floating_point():  # as zeros_like makes one of an input
+        whole = mask.isfinite().all() and bool((mask == mask.round()).all())
+        small = mask.numel() == 0 or bool(mask.abs().max() < 2**31)
+        check(bool(whole), name, "whole numbers", "others")
+        check(small, name, "ids below 2**31", "greater ones")
+    mask = mask.to(x.device, torch.int64).reshape(shape)
     if mask.numel() > 0:
         least, greatest = (int(i) for i in mask.aminmax())
         check(least >= 0, name, "ids of at least 0", least)
@@ -330,7 +372,9 @@ def check_background(
     for i, (rows, x) in enumerate(zip(tensors, inputs.tensors, strict=True)):
         name = name_of(argument, i, in_tuple)
         check(isinstance(rows, Tensor), name, "a torch.Tensor", type(rows).__name__)
+        check_dense(rows, name)
         check(rows.device == x.device, name, "the input's device, {}", rows.device, x.device)
+        _check_real(rows, x, name)
         k = tensors[0].shape[0] if tensors[0].dim() > 0 else 0
         wide = rows.dim() > 0 and rows.shape[1:] == x.shape[1:] and rows.shape[0] == k and k > 0
         shape = tuple(x.shape[1:])
@@ -353,19 +397,43 @@ def check_forward_args(additional_forward_args: Any, differentiable: bool) -> tu
     return tuple(arguments)
 
 
-def check_count(value: Any, argument: str, at_least: int = 1) -> int:
-    """Checks a number of steps, rows or samples."""
+def check_count(value: Any, argument: str, at_least: int = 1, below: int | None = 2**31) -> int:
+    """Checks a number of steps, rows or samples; one that is but a limit may be of any size."""
     is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     fine = is_integer and value >= at_least
-    check(fine, argument, "an integer of at least {}", value, at_least)
+    check(fine, argument, "an integer of at least {}", _in_words(value), at_least)
+    check(below is None or value < below, argument, "an integer below {:,}", value, below)
     return int(value)
 
 
-def check_limit(perturbations_per_eval: Any, batch: int = 1) -> int | None:
-    """Rows a call at most, if each perturbation is of so many rows; None for None."""
-    if perturbations_per_eval is None:
+def check_number(value: Any, argument: str, expected: str, *, positive: bool = False) -> float:
+    """Checks a finite number of at least 0, or above 0 if it is to be positive."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    fine = is_number and 0 <= value <= sys.float_info.max and not (positive and value == 0)
+    check(fine, argument, expected, _in_words(value))
+    return float(value)
+
+
+def check_choice(value: Any, argument: str, choices: Iterable[str]) -> str:
+    """Checks one of some words."""
+    known = list(choices)
+    fine = isinstance(value, str) and value in known
+    check(fine, argument, "one of {}", _in_words(value), ", ".join(known))
+    return str(value)
+
+
+def _in_words(value: Any) -> Any:
+    """What a message says was got: of a tensor not its numbers."""
+    if isinstance(value, Tensor | np.ndarray):
+        return f"a {type(value).__name__}"
+    return repr(value) if isinstance(value, str) else value
+
+
+def check_limit(value: Any, batch: int = 1, argument: str = "perturbations_per_eval") -> int | None:
+    """Rows a call at most, if what is counted is of so many rows; None for None."""
+    if value is None:
         return None
-    return check_count(perturbations_per_eval, "perturbations_per_eval") * max(1, batch)
+    return min(check_count(value, argument, below=None), _NO_LIMIT) * max(1, batch)
 
 
 def check_stdevs(stdevs: Any, inputs: Inputs) -> tuple[float, ...]:
@@ -379,9 +447,7 @@ def check_stdevs(stdevs: Any, inputs: Inputs) -> tuple[float, ...]:
     wanted = len(inputs.tensors)
     check(len(each) == wanted, "stdevs", "one for each of the {} inputs", len(each), wanted)
     for i, stdev in enumerate(each):
-        is_number = isinstance(stdev, numbers.Real) and not isinstance(stdev, bool)
-        fine = is_number and 0 <= stdev < math.inf
-        check(fine, name_of("stdevs", i, in_tuple), "a finite number of at least 0", stdev)
+        check_number(stdev, name_of("stdevs", i, in_tuple), "a finite number of at least 0")
     return tuple(map(float, each))
 
 
@@ -414,10 +480,10 @@ def _warn_unless_finite(tensor: Tensor, name: str, index: int = 0, in_tuple: boo
     if rows:
         name = name_of(name, index, in_tuple)
         warn(
-            f"{name}: NaN or infinite values in rows {_short(rows)}; their attributions may not be"
-            " finite, other rows are not affected"
+            f"{name}: NaN or infinite values in rows {short_list(rows)}; their attributions may not"
+            " be finite, other rows are not affected"
         )
 
 
-def _short(rows: list[int]) -> str:
+def short_list(rows: list[int]) -> str:
     return ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")

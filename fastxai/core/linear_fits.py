@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from .. import ops
 from .designs import unpack
-from .inputs import ArgumentError, check
+from .inputs import ArgumentError, check_number
 from .rows import length
 
 # Of a Gram matrix: eigenvalues this much smaller than the largest count as zero.
@@ -74,7 +73,7 @@ class Ridge(LinearFit):
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_penalty(self.alpha)
+        object.__setattr__(self, "alpha", _penalty(self.alpha))
 
     def solve(self, normal: NormalEquations) -> Tensor:
         return _least_norm(self.penalised(normal.gram), normal.rhs)
@@ -104,7 +103,7 @@ class Lasso(LinearFit):
     alpha: float = 0.01
 
     def __post_init__(self) -> None:
-        _check_penalty(self.alpha)
+        object.__setattr__(self, "alpha", _penalty(self.alpha))
 
     def solve(self, normal: NormalEquations) -> Tensor:
         if self.alpha == 0:
@@ -566,5 +565,5 @@ def _check_weights(
         )
 
 
-def _check_penalty(alpha: float) -> None:
-    check(0 <= alpha < math.inf, "alpha", "a finite number of at least 0", alpha)
+def _penalty(alpha: float) -> float:
+    return check_number(alpha, "alpha", "a finite number of at least 0")

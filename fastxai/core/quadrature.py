@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .inputs import check, check_count
+from .inputs import check_choice, check_count
 
 METHODS = (
     "gausslegendre",
@@ -35,7 +35,7 @@ def rule(method: str, n_steps: int, device: torch.device) -> tuple[Tensor, Tenso
     Raises:
         ArgumentError: for an unknown method or too few steps.
     """
-    check(method in METHODS, "method", "one of {}", repr(method), ", ".join(METHODS))
+    check_choice(method, "method", METHODS)
     n_steps = check_count(n_steps, "n_steps", at_least=2 if method == "riemann_trapezoid" else 1)
     return _cached(method, n_steps, device)
 

@@ -68,8 +68,9 @@ class Windows:
     def any(self, features: Tensor) -> Tensor:  # [B, *F] bool
         """Whether any of a window's features is true, [B, windows]."""
         found = features.to(torch.float32)
-        for cover in self._covers(found):  # each dimension goes from the front to the back
-            found = torch.tensordot(found, cover, dims=([1], [1]))
+        with torch.autocast(found.device.type, enabled=False):  # which is for the user's model
+            for cover in self._covers(found):  # each dimension goes from the front to the back
+                found = torch.tensordot(found, cover, dims=([1], [1]))
         found = found.permute(0, *range(found.dim() - 1, 0, -1))
         return found.reshape(len(features), self.count) > 0
 
@@ -79,8 +80,9 @@ class Windows:
         lead = values.shape[:-1]
         total = values.reshape(*lead, *reversed(self.counts))
         total = total.permute(*range(len(lead)), *range(total.dim() - 1, len(lead) - 1, -1))
-        for cover in self._covers(values):  # each dimension goes from the front to the back
-            total = torch.tensordot(total, cover / cover.sum(0), dims=([len(lead)], [0]))
+        with torch.autocast(values.device.type, enabled=False):
+            for cover in self._covers(values):  # each dimension goes from the front to the back
+                total = torch.tensordot(total, cover / cover.sum(0), dims=([len(lead)], [0]))
         return total
 
     def _covers(self, values: Tensor) -> list[Tensor]:

@@ -139,8 +139,7 @@ def export(
     program, manifest = _prepared(
         explainer, example_inputs, attribute_arguments, standard_errors, format
     )
-    _write(program, manifest, file)
-    return file_digest(file)
+    return _write(program, manifest, file)
 
 
 def _prepared(
@@ -170,6 +169,7 @@ def _prepared(
         options={k: _in_words(v) for k, v in attribute_arguments.items()},
         arguments=call.arguments,
         results=traced.results,
+        magnitude=traced.magnitude,
         inputs_in_tuple=call.inputs.in_tuple,
         fingerprint=fingerprint(module),
         needs_library=_calls_our_ops(traced.program),
@@ -214,7 +214,8 @@ def _check_path(path: str | os.PathLike[str]) -> Path:
     file = Path(path)
     check(file.suffix == ".pt2", "path", "a name that ends in .pt2", repr(str(path)))
     check(file.parent.is_dir(), "path", "a directory that exists", repr(str(file.parent)))
-    fine = os.access(file if file.exists() else file.parent, os.W_OK) and not file.is_dir()
+    writable = os.access(file.parent, os.W_OK) and (not file.exists() or os.access(file, os.W_OK))
+    fine = writable and not file.is_dir()
     check(fine, "path", "a file that can be written", repr(str(path)))
     return file
 
@@ -751,15 +752,18 @@ _PROGRAMS: dict[type, Callable[..., Program]] = {
 class _Traced:
     program: torch.export.ExportedProgram
     results: tuple[Argument, ...]
+    magnitude: bool
 
 
 def _trace(program: Program, call: _Call) -> _Traced:
     names: list[str] = []
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
-        named = _named_results(program(call.question(tensors)), call.inputs)
+        answer = program(call.question(tensors))
+        named = _named_results(answer, call.inputs)
         names[:] = named
-        return tuple(named.values())
+        more = () if answer.magnitude is None else (answer.magnitude,)
+        return (*named.values(), *more)
 
     batch = torch.export.Dim("batch", min=1)
     shapes = None
@@ -784,8 +788,8 @@ def _trace(program: Program, call: _Call) -> _Traced:
             f"{type(error).__name__}: "
             f"{str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         ) from error
-    described = (_described(n, r, call.rows) for n, r in zip(names, results, strict=True))
-    return _Traced(exported, tuple(described))
+    described = [_described(n, r, call.rows) for n, r in zip(names, results, strict=False)]
+    return _Traced(exported, tuple(described), len(results) > len(names))
 
 
 def _graph(run: Callable[..., Any], examples: list[Tensor], fixed: bool) -> torch.fx.GraphModule:
@@ -850,18 +854,18 @@ def _named_results(answer: Answer, inputs: Inputs) -> dict[str, Tensor]:
     }
 
 
-def _write(program: torch.export.ExportedProgram, manifest: Manifest, file: Path) -> None:
-    """Writes beside the file first, so that it is never there in part."""
-    draft = file.with_name(f".{file.stem}.{os.getpid()}.pt2")
+def _write(program: torch.export.ExportedProgram, manifest: Manifest, file: Path) -> str:
+    """Writes beside the file first, so that it is never there in part; tells the SHA-256."""
     extra = {ENTRY: manifest.to_json()}
-    try:
+    with TemporaryDirectory(prefix=".fastxai-", dir=file.parent) as folder:
+        draft = Path(folder, file.name)
         if manifest.format == "torch":
             torch.export.save(program, draft, extra_files=extra)
         else:
             _compile(program, draft, extra)
+        sha256 = file_digest(draft)  # the file's may be another's by the time that it is there
         os.replace(draft, file)
-    finally:
-        draft.unlink(missing_ok=True)
+    return sha256
 
 
 def _compile(program: torch.export.ExportedProgram, file: Path, extra: dict[str, str]) -> None:

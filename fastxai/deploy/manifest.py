@@ -6,7 +6,6 @@ import hashlib
 import json
 import platform
 import re
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import native, reference
+from . import archive, schema
 
 FORMATS = ("aoti", "torch")
 ENTRY = "fastxai.json"  # among the archive's extra files
-_VERSION = 1  # of what is in it
+_VERSION = 2  # of what is in it
 _EXTENSIONS = re.compile(r"(sse|ssse|avx|amx|fma|bmi|f16c|abm|popcnt|movbe|adx|v?aes|sha|gfni)")
 
 
@@ -46,6 +46,9 @@ class Manifest:
         arguments: the tensors that the program takes, in order; each with the batch first, but for
             the seed.
         results: the tensors that it returns, in order.
+        magnitude: whether the program returns one more tensor after the results, [B]: the largest
+            magnitude of the outputs that it compared for each example, which is not finite where
+            one of them is not.
         inputs_in_tuple: whether inputs and attributions come in a tuple.
         outputs: how many numbers the model gives for each row, by dimension.
         fingerprint: of the model's weights, as :func:`fingerprint` makes it.
@@ -60,6 +63,7 @@ class Manifest:
     options: dict[str, str]
     arguments: tuple[Argument, ...]
     results: tuple[Argument, ...]
+    magnitude: bool
     inputs_in_tuple: bool
     fingerprint: str
     needs_library: bool
@@ -73,33 +77,32 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        fields = json.loads(text)
-        if fields.pop("fastxai_package") != _VERSION:
-            raise ValueError("another version of the manifest")
-        for name in ("arguments", "results"):
-            fields[name] = tuple(
-                Argument(**{**entry, "shape": tuple(entry["shape"])}) for entry in fields[name]
-            )
-        return cls(**fields)
+        """What :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: something else wrote it.
+        """
+        return cls(**schema.parsed(text, _VERSION, Argument))
 
     @classmethod
     def of_file(cls, path: Path) -> Manifest:
-        """Reads it from a package, of which nothing runs.
+        """Reads it from a package, of which nothing runs; every checksum of the file must hold.
 
         Raises:
-            PackageError: there is no package, or one that something else made.
+            PackageError: there is no package, or a damaged one, or one that something else made.
         """
         try:
-            with zipfile.ZipFile(path) as archive:
-                (name,) = (n for n in archive.namelist() if n.endswith(f"extra/{ENTRY}"))
-                return cls.from_json(archive.read(name).decode())
+            manifest = cls.from_json(archive.text_of(path, f"extra/{ENTRY}"))
         except OSError as error:
-            raise PackageError(f"{path}: cannot be read: {error}") from error
-        except (zipfile.BadZipFile, ValueError, KeyError, TypeError) as error:
+            raise PackageError(f"cannot be read: {error}") from error
+        except ValueError as error:
             raise PackageError(
-                f"{path}: expected a package that fastxai.export of this version wrote, "
+                "expected a package that fastxai.export of this version wrote, "
                 f"got something else: {error}"
             ) from error
+        if manifest.format not in FORMATS:
+            raise PackageError(f"{manifest.format!r} is not a format of files")
+        return manifest
 
     def check_runs_here(self) -> None:
         """Compares what the package was made for with what is here.

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import treespec_loads
 
-from ..attr import FeatureAblation, KernelShap, Lime, Occlusion
 from ..attr._base import check_numbers
-from ..core.inputs import ArgumentError, TensorOrTuple, check_seed
-from .manifest import Argument, Manifest, PackageError, file_digest
+from ..core.inputs import ArgumentError, TensorOrTuple, check, check_seed
+from .manifest import Argument, Manifest, PackageError
+from .schema import ARGUMENTS
 
 Run = Callable[[list[Tensor]], Sequence[Tensor]]  # a program: arguments to results
-
-# The methods that refuse a model's NaN. Others tell what its gradients are.
-_COMPARING = {kind.get_name() for kind in (FeatureAblation, KernelShap, Lime, Occlusion)}
-_ARGUMENTS = ("inputs", "target", "baselines", "additional_forward_args", "seed")
 
 
 class Explained(NamedTuple):
@@ -55,8 +55,7 @@ class Package:
         of_rows = [a for a in manifest.arguments if a.rows]  # which come first
         self._expected = [(a, a.shape, getattr(torch, a.dtype)) for a in of_rows]
         taken = [a.name.split("[")[0] for a in manifest.arguments]
-        self._counts = [(name, taken.count(name)) for name in _ARGUMENTS]
-        self._compares = manifest.method in _COMPARING
+        self._counts = [(name, taken.count(name)) for name in ARGUMENTS]
         self._draws = "seed" in taken
         self._places = _places([r.name.split("[")[0] for r in manifest.results], manifest)
 
@@ -85,8 +84,8 @@ class Package:
 
         Raises:
             ArgumentError: an argument is missing, is not taken, or is not as ``manifest`` says; or
-                the package is of a method that perturbs inputs, on a CPU, and an output at the
-                inputs is NaN. What the model says of perturbed rows is not looked at.
+                the package is of a method that compares outputs, on a CPU, and one is NaN. One
+                that is infinite is a warning. Both name the row.
         """
         tensors: list[Tensor] = []
         drawn_by = torch.tensor(check_seed(seed)) if self._draws or seed is not None else None
@@ -118,8 +117,8 @@ class Package:
             results = [result[:0] for result in self._run(ones)]
         else:
             results = list(self._run(tensors))
-        if self._compares:
-            check_numbers(results[0][None], 0)
+        if self.manifest.magnitude:
+            check_numbers(results.pop()[None], 0)
         return Explained(*[_at(results, place) for place in self._places])
 
     @staticmethod
@@ -186,40 +185,91 @@ def load(path: str | os.PathLike[str], *, sha256: str | None = None) -> Package:
     A package is native code (in the format "torch", a program): load only what you have built, or
     what has the ``sha256`` that :func:`export` told where it was built.
 
+    The file is read once, into a temporary directory of this process, where it is checked and
+    loaded: what replaces it meanwhile changes nothing.
+
     Args:
         path: the file.
         sha256: the file's SHA-256 in hexadecimal digits, compared before anything else.
 
     Raises:
+        ArgumentError: an argument is not as above.
         PackageError: the file is missing, damaged, another than ``sha256`` says, or was made for
             another torch, processor or device. Nothing of it has run then.
     """
+    check(isinstance(path, str | os.PathLike), "path", "a path", type(path).__name__)
+    fine = sha256 is None or (
+        isinstance(sha256, str) and re.fullmatch(r"[0-9a-fA-F]{64}", sha256) is not None
+    )
+    check(fine, "sha256", "64 hexadecimal digits or None", repr(sha256))
     file = Path(path)
-    if not file.is_file():
-        raise PackageError(f"{file}: there is no such file")
-    if sha256 is not None:
-        found = file_digest(file)
-        if found != sha256.lower():
-            raise PackageError(f"{file}: its SHA-256 is {found}, expected {sha256}")
-    manifest = Manifest.of_file(file)
+    with TemporaryDirectory(prefix="fastxai-") as folder:
+        try:
+            return _load(Path(folder, "package.pt2"), file, sha256)
+        except PackageError as error:
+            raise PackageError(f"{file}: {error}") from error
+
+
+def _load(copy: Path, file: Path, sha256: str | None) -> Package:
+    """The package in a copy of the file that is to be made there."""
+    found = _copy(file, copy)
+    if sha256 is not None and found != sha256.lower():
+        raise PackageError(f"its SHA-256 is {found}, expected {sha256}")
+    manifest = Manifest.of_file(copy)
     manifest.check_runs_here()
-    return Package(manifest, _native(file) if manifest.format == "aoti" else _program(file))
+    try:
+        run = _native(copy, manifest) if manifest.format == "aoti" else _program(copy, manifest)
+    except (PackageError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise PackageError(f"its program cannot be loaded: {error}") from error
+    return Package(manifest, run)
 
 
-def _native(path: Path) -> Run:
+def _copy(file: Path, to: Path) -> str:
+    """Copies a file and tells its SHA-256."""
+    if not file.is_file():
+        raise PackageError("there is no such file")
+    digest = hashlib.sha256()
+    try:
+        with file.open("rb") as source, to.open("xb") as target:
+            while block := source.read(1 << 20):
+                digest.update(block)
+                target.write(block)
+    except OSError as error:
+        raise PackageError(f"cannot be read: {error}") from error
+    return digest.hexdigest()
+
+
+def _native(path: Path, manifest: Manifest) -> Run:
     # As torch._inductor.aoti_load_package, whose import of the compiler takes seconds.
     from torch._C import _aoti
 
     single_threaded, runners, device = False, 1, -1
     loader = _aoti.AOTIModelPackageLoader(str(path), "model", single_threaded, runners, device)
+    taken, returned = (treespec_loads(spec).num_leaves for spec in loader.get_call_spec())
+    _check_counts(manifest, taken, returned)
     return loader.run
 
 
-def _program(path: Path) -> Run:
-    module = torch.export.load(path).module()
+def _program(path: Path, manifest: Manifest) -> Run:
+    program = torch.export.load(path)
+    signature = program.graph_signature
+    _check_counts(manifest, len(signature.user_inputs), len(signature.user_outputs))
+    module = program.module()
 
     @torch.no_grad()
     def run(tensors: list[Tensor]) -> Sequence[Tensor]:
         return module(*tensors)
 
     return run
+
+
+def _check_counts(manifest: Manifest, taken: int, returned: int) -> None:
+    """Native code that is called with too few tensors would read what is not there."""
+    results = len(manifest.results) + manifest.magnitude
+    if (taken, returned) != (len(manifest.arguments), results):
+        raise PackageError(
+            f"its program takes {taken} tensors and returns {returned}; its manifest tells of "
+            f"{len(manifest.arguments)} and {results}"
+        )

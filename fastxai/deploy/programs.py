@@ -19,7 +19,8 @@ from .. import ops
 from ..attr._base import result_dtype
 from ..attr.ablation import flatten_outputs
 from ..attr.deep_lift import Combine
-from ..attr.lime import ExpKernel, _cosine_distance
+from ..attr.lime import ExpKernel, _cosine_distance, _products, _squares
+from ..attr.lime import _wide as _float64
 from ..attr.noise_tunnel import _ANOTHER
 from ..core.affine import (
     AffineRows,
@@ -143,6 +144,9 @@ class Answer:
     attributions: tuple[Tensor, ...]
     convergence_delta: Tensor | None = None  # [B], or [B * n] for n samples of each example
     standard_errors: tuple[Tensor, ...] | None = None  # as the attributions
+    # [B]: the largest of the compared outputs of an example, by magnitude; not finite where one of
+    # them is not. None for a method that compares none.
+    magnitude: Tensor | None = None
 
 
 Program = Callable[[Question], Answer]
@@ -304,7 +308,10 @@ def noise_tunnel(
     answer = method(question.of_samples(samples, rows, drawn, outputs))
     each = (a.unflatten(0, (question.batch, samples)) for a in answer.attributions)
     smoothed = tuple(_smoothed(nt_type, a) for a in each)
-    return Answer(outputs, smoothed, answer.convergence_delta)
+    magnitude = answer.magnitude
+    if magnitude is not None:
+        magnitude = magnitude.unflatten(0, (question.batch, samples)).amax(1)
+    return Answer(outputs, smoothed, answer.convergence_delta, magnitude=magnitude)
 
 
 def _smoothed(nt_type: str, values: Tensor) -> Tensor:  # [B, N, *F] -> [B, *F]
@@ -386,7 +393,8 @@ def feature_ablation(
 ) -> Answer:
     """f(x) − f(x without a group), for every group."""
     outputs, values = _values(question, rows)
-    return Answer(outputs, flatten_outputs(groups.spread(_drops(values)), values[-1]))
+    found = flatten_outputs(groups.spread(_drops(values)), values[-1])
+    return Answer(outputs, found, magnitude=_magnitude(values))
 
 
 def occlusion(
@@ -398,7 +406,7 @@ def occlusion(
     outputs, values = _values(question, rows)
     drops = _drops(values).to(result_dtype(values)).split([w.count for w in windows], dim=-1)
     spread = tuple(w.spread(drop) for w, drop in zip(windows, drops, strict=True))
-    return Answer(outputs, flatten_outputs(spread, values[-1]))
+    return Answer(outputs, flatten_outputs(spread, values[-1]), magnitude=_magnitude(values))
 
 
 # From outputs for the empty coalition, those of a design, and the full one, [N + 2, K] float64, to
@@ -440,7 +448,10 @@ def kernel_shap(
         return spread(_by_output(found.movedim(0, -1), chosen))
 
     return Answer(
-        outputs, arrange(phi), standard_errors=arrange(errors) if errors.shape[0] else None
+        outputs,
+        arrange(phi),
+        standard_errors=arrange(errors) if errors.shape[0] else None,
+        magnitude=_magnitude(values),
     )
 
 
@@ -468,15 +479,16 @@ def lime(
     normal = NormalEquations(total, weighed @ centred, weighed @ y)
     found = _fitted(fit, normal)  # [B, M, C]
     coefficients = spread(_by_output(found.mT, values[-1]))
+    magnitude = _magnitude(values)
     if not standard_errors:
-        return Answer(outputs, coefficients)
+        return Answer(outputs, coefficients, magnitude=magnitude)
     residual = y - (share * y).sum(1, keepdim=True) - centred @ found  # [B, N, C]
     pairs = zip(residual.unbind(-1), found.unbind(-1), strict=True)
     variances = [
         pair_variance(centred, w, total, left, _sensitivity(fit, normal, b)) for left, b in pairs
     ]
     errors = _by_output(torch.stack(variances, 1).sqrt(), values[-1])  # [B, *C, M]
-    return Answer(outputs, coefficients, standard_errors=spread(errors))
+    return Answer(outputs, coefficients, standard_errors=spread(errors), magnitude=magnitude)
 
 
 def _by_output(found: Tensor, outputs: Tensor) -> Tensor:  # [B, C, M], [B, *C] -> [B, *C, M]
@@ -519,14 +531,15 @@ def _similarities(
         total = x.new_zeros(question.batch, groups.count)
         triples = zip(question.inputs, question.baselines, groups.masks, strict=True)
         for given, baseline, mask in triples:
-            values = product(given.to(torch.float64), baseline.to(torch.float64))
+            values = product(_float64(given), _float64(baseline))
             values = values.expand(given.shape).reshape(question.batch, -1)
             total = total.index_add(1, mask.flatten().long(), values)
         return total
 
     if kernel.distance_mode == "euclidean":
-        return kernel.of_distance((sums(lambda a, b: (a - b).square()) @ (1 - x).T).sqrt())
-    aa, ab, bb = sums(lambda a, b: a * a), sums(lambda a, b: a * b), sums(lambda a, b: b * b)
+        return kernel.of_distance((sums(lambda a, b: _squares(a - b)) @ (1 - x).T).sqrt())
+    aa, bb = sums(lambda a, b: _squares(a)), sums(lambda a, b: _squares(b))
+    ab = sums(_products)
     product = (aa - ab) @ x.T + ab.sum(1, keepdim=True)
     square = (aa - bb) @ x.T + bb.sum(1, keepdim=True)
     return kernel.of_distance(_cosine_distance(product, aa.sum(1, keepdim=True), square))
@@ -578,6 +591,13 @@ def _by_prefix(question: Question, rows: tuple[AffineRows, ...], passes: int) ->
     if passes * each < _WORTH[type(mixing)]:
         raise NotAffine
     return outputs
+
+
+def _magnitude(values: Tensor) -> Tensor:  # [N, B, *C] -> [B]
+    """The largest value of each example; NaN if one is."""
+    if not values.is_floating_point() or values.shape[2:].numel() == 0:  # always numbers
+        return values.new_zeros(values.shape[1], dtype=torch.float32)
+    return values.abs().transpose(0, 1).flatten(1).amax(1)
 
 
 def _drops(values: Tensor) -> Tensor:  # [N + 1, B, *C] -> [B, *C, N]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.inputs import check, check_count, name_of
+from ..core.inputs import check, check_count, check_dense, check_limit, name_of, short_list, warn
 
 
 def for_function(tensors: tuple[Any, ...]) -> Any:
@@ -56,15 +56,26 @@ def check_each(
         name = name_of(argument, i, wanted > 1)
         is_tensor = isinstance(tensor, Tensor)
         check(is_tensor, name, "{}, as tensors", type(tensor).__name__, what)
+        check_dense(tensor, name)
         fits = tensor.shape == x.shape or (one_row and tensor.shape == (1, *x.shape[1:]))
         check(fits, name, "{} of shape {}", tensor.shape, what, tuple(x.shape))
         same = tensor.device == x.device
         check(same, name, "{} on the input's device, {}", tensor.device, what, x.device)
 
 
+def warn_unless_finite(scores: Tensor, metric: str, of: str) -> None:  # [B]
+    """That there is no score for some rows."""
+    # Only where looking is free: on an accelerator it would make the call wait for the device.
+    if scores.device.type != "cpu" or scores.isfinite().all():
+        return
+    rows = (~scores.isfinite()).nonzero()[:, 0].tolist()
+    warn(
+        f"{metric}: NaN or infinite for rows {short_list(rows)}, as {of} are; other rows are not "
+        "affected"
+    )
+
+
 def check_sizes(n_perturb_samples: Any, max_examples_per_batch: Any) -> tuple[int, int | None]:
     """How many perturbations of each example, and how many rows in a call at most."""
     count = check_count(n_perturb_samples, "n_perturb_samples")
-    if max_examples_per_batch is None:
-        return count, None
-    return count, check_count(max_examples_per_batch, "max_examples_per_batch")
+    return count, check_limit(max_examples_per_batch, argument="max_examples_per_batch")

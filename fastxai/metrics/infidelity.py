@@ -27,6 +27,7 @@ from ._perturb import (
     check_sizes,
     for_function,
     interleaved,
+    warn_unless_finite,
 )
 
 
@@ -121,6 +122,7 @@ def infidelity(
         of_forecast, of_both, of_change = sums
         explained = of_both.square() / torch.where(of_forecast == 0, 1, of_forecast)
         error = (of_change - explained).clamp(min=0)
+    warn_unless_finite(error, "infidelity", "outputs or attributions")
     return (error / count).to(torch.float64 if exact else torch.float32)
 
 
@@ -202,9 +204,13 @@ def _along(baseline: Any, x: Tensor, repeats: int) -> Any:
 
 
 def _products(perturbations: Tensor, phi: Tensor) -> Tensor:  # [B * r, *F], [B, *F] -> [r, B]
-    """Iᵀφ of every row, in float64."""
+    """Iᵀφ of every row, in float64; a complex number is a point of the plane."""
     batch, features = phi.shape[0], phi.shape[1:].numel()
     repeats = perturbations.shape[0] // batch
     wide = torch.promote_types(torch.promote_types(perturbations.dtype, phi.dtype), torch.float32)
     changes = perturbations.reshape(batch, repeats, features).to(wide)
-    return torch.bmm(changes, phi.reshape(batch, features, 1).to(wide))[..., 0].T.double()
+    phi = phi.reshape(batch, features).to(wide)
+    if wide.is_complex:
+        changes, phi = (torch.view_as_real(t).flatten(-2) for t in (changes, phi))
+    with torch.autocast(phi.device.type, enabled=False):  # which is for the user's model
+        return torch.bmm(changes, phi[..., None])[..., 0].T.double()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import sys
 from collections.abc import Callable
 from inspect import signature
 from typing import Any
@@ -13,10 +14,25 @@ import torch
 from torch import Tensor
 
 from ..core import engine
-from ..core.inputs import Inputs, TensorOrTuple, check, check_inputs, check_seed, name_of
+from ..core.inputs import (
+    Inputs,
+    TensorOrTuple,
+    check,
+    check_inputs,
+    check_number,
+    check_seed,
+    name_of,
+)
 from ..core.model import Model
 from ..core.rows import Perturbed, length
-from ._perturb import by_repeat, check_perturbed, check_sizes, for_function, interleaved
+from ._perturb import (
+    by_repeat,
+    check_perturbed,
+    check_sizes,
+    for_function,
+    interleaved,
+    warn_unless_finite,
+)
 
 
 def sensitivity_max(
@@ -94,6 +110,7 @@ def sensitivity_max(
         worst = torch.maximum(worst, change.amax(0) / size)
 
     engine.stream(model, Perturbed(x.tensors, count, perturb), visit, limit)
+    warn_unless_finite(worst, "sensitivity_max", "explanations")
     return worst
 
 
@@ -167,13 +184,12 @@ class _InBall:
     """Rows uniform in the L∞ ball around the inputs: those of a repeat depend on the seed alone."""
 
     def __init__(self, inputs: Inputs, radius: Any, count: int, seed: int):
-        fine = isinstance(radius, numbers.Real) and 0 <= float(radius) < math.inf
-        check(fine, "perturb_radius", "a finite number of at least 0", radius)
+        radius = check_number(radius, "perturb_radius", "a finite number of at least 0")
         for i, x in enumerate(inputs.tensors):
             name = name_of("inputs", i, inputs.in_tuple)
             floating = "floating-point values to perturb (or a perturb_func of your own)"
             check(x.is_floating_point(), name, floating, x.dtype)
-        self.inputs, self.radius = inputs, float(radius)
+        self.inputs, self.radius = inputs, radius
         self.seeds = torch.randint(2**63 - 1, (count,), generator=_generator(seed), device="cpu")
 
     def __call__(self, repeats: slice) -> tuple[Tensor, ...]:
@@ -195,10 +211,11 @@ def _generator(seed: int) -> torch.Generator:
 
 
 def _order(norm_ord: Any) -> float:
-    if norm_ord in ("fro", "nuc"):
+    if isinstance(norm_ord, str) and norm_ord in ("fro", "nuc"):
         return 2.0
-    fine = isinstance(norm_ord, numbers.Real) and not math.isnan(norm_ord)
-    check(fine, "norm_ord", '"fro", "nuc" or a number', repr(norm_ord))
+    is_number = isinstance(norm_ord, numbers.Real) and not isinstance(norm_ord, bool)
+    held = is_number and (abs(norm_ord) == math.inf or abs(norm_ord) <= sys.float_info.max)
+    check(held, "norm_ord", '"fro", "nuc" or a number', repr(norm_ord))
     return float(norm_ord)
 
 

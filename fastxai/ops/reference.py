@@ -31,7 +31,8 @@ def path_reduce(
 ) -> Tensor:  # [B, *F]
     check_path_reduce(acc, grads, weights)
     dtype = accumulation_dtype(grads.dtype)
-    total = torch.tensordot(weights.to(dtype), grads.to(dtype), dims=1)
+    with torch.autocast(grads.device.type, enabled=False):  # which is for the user's model
+        total = torch.tensordot(weights.to(dtype), grads.to(dtype), dims=1)
     return total if acc is None else (acc + total).contiguous()
 
 

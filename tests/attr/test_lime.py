@@ -686,7 +686,7 @@ CONSTRUCTED = {
         lambda: LimeBase(mlp(), Lasso(), weight, noise, False, identity, None),
         r"to_interp_rep_transform: expected a callable, got None",
     ),
-    "mode": (lambda: exp_kernel("manhattan"), r"distance_mode: expected one of .* got manhattan"),
+    "mode": (lambda: exp_kernel("manhattan"), r"distance_mode: expected one of .* got 'manhattan'"),
     "width": (lambda: exp_kernel("cosine", 0), r"kernel_width: expected a width above 0, got 0"),
     "width NaN": (lambda: exp_kernel("cosine", math.nan), r"kernel_width: expected a width"),
 }
@@ -778,16 +778,16 @@ BASES = {
     ),
     "outputs": (base(bend), randn(1, 7), {}, r"target: expected one that leaves one number a samp"),
     "shape": (
-        base(bend, perturb=lambda inputs: inputs[:, :3]),
+        base(bend, perturb=lambda inputs: inputs.expand(2, 7)),
         randn(1, 7),
         {"target": 0},
-        r"perturb_func: expected model inputs of shapes \[\(1, 7\)\], got \[\(1, 3\)\]",
+        r"perturb_func: expected 1 model inputs of 1 rows, got \[\(2, 7\)\]",
     ),
     "kind": (
         base(bend, perturb=lambda inputs: None),
         randn(1, 7),
         {"target": 0},
-        r"perturb_func: expected model inputs .* got \['NoneType'\]",
+        r"perturb_func: expected 1 model inputs .* got \['NoneType'\]",
     ),
     "form": (
         base(bend, to=lambda sample, inputs: sample[0]),
