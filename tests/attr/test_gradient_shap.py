@@ -315,7 +315,7 @@ BAD = {
     "negative": ({"stdevs": -0.1}, "stdevs: expected a finite number of at least 0, got -0.1"),
     "nan": ({"stdevs": float("nan")}, "stdevs: expected a finite number"),
     "infinite": ({"stdevs": float("inf")}, "stdevs: expected a finite number"),
-    "text": ({"stdevs": "0.1"}, "stdevs: expected a finite number of at least 0, got 0.1"),
+    "text": ({"stdevs": "0.1"}, "stdevs: expected a finite number of at least 0, got '0.1'"),
     "bool": ({"stdevs": True}, "stdevs: expected a finite number of at least 0, got True"),
     "tensor": ({"stdevs": torch.tensor(0.1)}, "stdevs: expected a finite number"),
     "many": ({"stdevs": (0.1, 0.2)}, "stdevs: expected one for each of the 1 inputs, got 2"),
