@@ -32,6 +32,10 @@ _MOST_KEPT = (
 )
 
 
+# The innermost one of torch.func's that operations are in, by vmap say; None for none.
+transformation = torch._C._functorch.maybe_current_level
+
+
 class NotAffine(BaseException):
     """The model does something to its rows that these cannot follow.
 
@@ -435,7 +439,8 @@ class AffineRows(Tensor):
         if func in _DESCRIBES:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
-        if func in _REFUSED or "out" in kwargs:
+        # What is kept for later calls must not be of a transformation that has ended.
+        if func in _REFUSED or "out" in kwargs or transformation() is not None:
             raise NotAffine
         follow = _FOLLOWS.get(func)
         if follow is not None and not any(_is_written(a) for a in args):
@@ -793,7 +798,7 @@ def may_follow(forward_func: Callable[..., Any], modules: list[torch.nn.Module])
     """
     if torch.overrides._len_torch_function_stack() or is_watched():
         return False
-    if torch._C._functorch.maybe_current_level() is not None or torch.is_autocast_enabled():
+    if transformation() is not None or torch.is_autocast_enabled():
         return False
     if torch.is_autocast_enabled("cpu"):
         return False

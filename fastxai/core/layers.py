@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import BaseTorchFunctionMode
 
-from .affine import is_compiled_module
+from .affine import is_compiled_module, transformation
 from .inputs import ArgumentError, check
 from .model import Model
 
@@ -161,6 +161,8 @@ class Layers:
 
         def watcher(i: int, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             calls[i] += 1
+            if transformation() is not None:  # which hides dimensions of what the layer has
+                raise self._error(i, "a layer outside torch.func", ", called inside vmap or grad")
             if calls[i] > 1:
                 raise self._error(i, "a layer that forward_func calls once", ", called again")
             if self.of_inputs:

@@ -35,9 +35,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from .affine import transformation
 from .footprint import is_watched
 from .inputs import ArgumentError
-from .rules import Function, in_place, spellings
+from .rules import Function, Substituted, in_place, spellings
 
 _ROUNDING = 8  # units in the last place that equal values may differ by in calls of other sizes
 
@@ -231,10 +232,15 @@ class _AtInputs(_Watching):
             raise _Unlike(func.__name__)
         kept = self.kept.popleft()
         kept.check()
+        inside = transformation() is not None
         for x, reference in zip(operands, kept.operands, strict=True):
             if reference.shape != x.shape:
                 self._like(reference, x)  # or raises
-        if not (torch.is_grad_enabled() and any(x.requires_grad for x in operands)):
+            elif inside and _unwrapped(reference).shape != _unwrapped(x).shape:
+                raise _Unlike("an operation inside torch.func.vmap")
+        # Inside a transformation tensors do not tell whether a gradient is wanted outside of it.
+        wanted = inside or any(x.requires_grad for x in operands)
+        if not (torch.is_grad_enabled() and wanted):
             return func(*args, **kwargs)
         references, result = kept.operands, kept.result
         writes = in_place(func, args, kwargs)
@@ -256,8 +262,21 @@ class _AtInputs(_Watching):
         return reference if rows[0] == 1 else reference.repeat_interleave(self.each, dim)
 
 
+def _unwrapped(tensor: Tensor) -> Tensor:
+    """With the dimensions that torch.func.vmap hides."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
 class _Valued(torch.autograd.Function):
     """A value with the gradient of something else."""
+
+    @classmethod
+    def apply(cls, surrogate: Tensor, value: list[Tensor]) -> Any:
+        if transformation() is not None:
+            return Substituted.apply(surrogate, value[0])
+        return super().apply(surrogate, value)
 
     @staticmethod
     def forward(ctx: Any, surrogate: Tensor, value: list[Tensor]) -> Tensor:
@@ -301,18 +320,32 @@ def _rescale(call: _Call) -> tuple[Tensor, Tensor]:
     close = x.abs().mul_(_ROUNDING * torch.finfo(x.dtype).eps).clamp_(min=call.eps)
     is_close = apart.abs_() < close
     # A gradient that nobody needs is not taken where looking is free: no accelerator, no trace.
-    looks = x.device.type == "cpu" and not is_watched()
+    looks = x.device.type == "cpu" and not is_watched() and transformation() is None
     if not looks or is_close.any():
         multiplier = torch.where(is_close, _gradient_of(call, x), multiplier)
     return y, multiplier
 
 
 def _scaled_by(rule: Callable[[_Call], tuple[Tensor, Tensor]]) -> Callable[[_Call], Tensor]:
-    return lambda call: _Scaled.apply(call.operands[0], call, rule)
+    return lambda call: (
+        _Scaled.apply(call.operands[0], call, rule)
+        if transformation() is None
+        else _scaled_inside(call.operands[0], call, rule)
+    )
+
+
+def _scaled_inside(x: Tensor, call: _Call, rule: Callable[[_Call], tuple[Tensor, Tensor]]) -> Any:
+    """The same inside torch.func.vmap."""
+    with torch.no_grad():
+        value, multiplier = rule(call)
+    return Substituted.apply(x * multiplier, value)
 
 
 def _gradient_of(call: _Call, x: Tensor) -> Tensor:
     """The derivative of an operation of one number to one."""
+    if transformation() is not None:
+        y, pull, *_ = torch.func.vjp(lambda t: call.of(t.clone()), x.detach())
+        return pull(torch.ones_like(y))[0]
     leaf = x.detach().requires_grad_()
     with torch.enable_grad():
         y = call.of(leaf.clone())

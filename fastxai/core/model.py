@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import numbers
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from .affine import Prefix, modules_of
 from .footprint import RowCost
 from .independence import is_row_by_row
 from .inputs import ArgumentError, check
+from .state import LAYERS, Loans, State, modules_behind
 
 
 class Target:
@@ -179,6 +180,7 @@ class Model:
 
     Attributes:
         modules: those of the function.
+        behind: all modules that it may use, those behind closures and attributes too.
         mixes_rows: whether rows share statistics (batch norm in train mode).
         rows_interact: whether a row's outputs depend on which others are in the call, so that every
             call must have each example once; None if that is not known yet.
@@ -209,7 +211,10 @@ class Model:
         self.target = Target(target, batch)
         self.forward_args = forward_args
         self.modules = modules_of(forward_func)
-        norms = [module for module in self.modules if isinstance(module, _BatchNorm)]
+        own = [m for m in self.modules if not type(m).__module__.startswith(LAYERS)]
+        only_layers = bool(self.modules) and not own
+        self.behind = self.modules if only_layers else modules_behind(forward_func)
+        norms = [m for m in self.behind if isinstance(m, _NORMS)]
         self.mixes_rows = any(map(_uses_batch_statistics, norms))
         is_known = is_row_by_row(forward_func, self.modules, forward_args)
         self.rows_interact: bool | None = False if is_known else None
@@ -220,6 +225,8 @@ class Model:
         self.affine_prefix: bool | None = None
         self.runs: list[Run] = []
         self.writes_to_rows = False  # as far as is known
+        self._loans = Loans() if forward_args else None
+        self._state = State.of(self.behind)
         self._examples: slice | Tensor | None = None  # which of the batch it is asked about, or all
         self._row_shape: torch.Size | None = None  # of the raw output of a row, or of the batch
         self._batch_shape: torch.Size | None = None  # of the raw output for all examples, once
@@ -235,7 +242,9 @@ class Model:
         The whole answer, [*C], of a function that answers for the batch; a number is one of one.
         """
         which = examples if self._examples is None else _among(self._examples, examples)
-        extra = (self._repeat(a, repeats, which) for a in self.forward_args)
+        if self._state is not None:
+            self._state.restore()  # every call finds what the first one found
+        extra = [self._repeat(a, repeats, which) for a in self.forward_args]
         output = self.forward_func(*rows, *extra)
         if isinstance(output, numbers.Real):
             exact = torch.int64 if isinstance(output, numbers.Integral) else torch.float64
@@ -272,6 +281,7 @@ class Model:
         """The same question asked of a function that calls this one, with other arguments."""
         other = copy.copy(self)
         other.forward_func, other.forward_args, other.alone = forward_func, forward_args, None
+        other._loans = Loans() if forward_args else None
         return other
 
     @property
@@ -286,7 +296,17 @@ class Model:
 
     def through(self, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Model:
         """The same question to the function in a wrapper, which sees all rows as they are."""
-        other = self.calling(wrap(self.forward_func), self.forward_args)
+        function, count, state = self.forward_func, len(self.forward_args), self._state
+
+        def afresh(*args: Any) -> Any:
+            """For a wrapper that calls the function several times."""
+            if state is not None:
+                state.restore()
+            first = len(args) - count
+            return function(*args[:first], *map(Loans().of, args[first:]))
+
+        changes = count > 0 or state is not None
+        other = self.calling(wrap(afresh if changes else function), self.forward_args)
         other.prefix = Prefix(wanted=False)
         return other
 
@@ -310,26 +330,25 @@ class Model:
             )
 
     def _repeat(self, argument: Any, repeats: int, examples: slice | Tensor) -> Any:
+        """An extra argument for so many copies of these examples, which the model may write to."""
         of_examples = isinstance(argument, Tensor) and argument.dim() > 0
-        if not of_examples or argument.shape[0] != self.batch:
-            return argument
-        argument = argument[examples]
-        return argument.repeat(repeats, *[1] * (argument.dim() - 1)) if repeats > 1 else argument
+        assert self._loans is not None
+        if not of_examples or argument.size(0) != self.batch:
+            return self._loans.of(argument)
+        everyone = isinstance(examples, slice) and examples == slice(0, self.batch)
+        if everyone and repeats == 1:
+            return self._loans.of(argument)
+        if argument.is_nested:
+            raise RuntimeError("additional_forward_args: nested tensors are for whole batches only")
+        if argument.layout != torch.strided:
+            return _sparse_rows(argument, repeats, None if everyone else examples)
+        rows = argument[examples]
+        rows = rows.repeat(repeats, *[1] * (rows.dim() - 1)) if repeats > 1 else rows.clone()
+        return rows.requires_grad_() if argument.requires_grad else rows
 
-    @contextlib.contextmanager
-    def statistics_kept(self) -> Iterator[None]:
-        """Puts the running statistics of batch norms in train mode back as they were."""
-        if not self.mixes_rows:
-            yield
-            return
-        tracked = [m for m in self.modules if _uses_batch_statistics(m)]
-        before = [(b, b.clone()) for m in tracked for b in m.buffers(recurse=False)]
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for buffer, value in before:
-                    buffer.copy_(value)
+    def statistics_kept(self) -> contextlib.AbstractContextManager[None]:
+        """Puts what calls change in the model's modules back as it was: running statistics, say."""
+        return _NOTHING_CHANGES if self._state is None else self._state.kept()
 
 
 def scalars(output: Tensor) -> Tensor:
@@ -348,5 +367,23 @@ def _among(chosen: slice | Tensor, examples: slice) -> slice | Tensor:
     return slice(chosen.start + examples.start, chosen.start + examples.stop)
 
 
+_NORMS = (_BatchNorm, torch.jit.ScriptModule)
+_NOTHING_CHANGES = contextlib.nullcontext()
+
+
 def _uses_batch_statistics(module: torch.nn.Module) -> bool:
-    return isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
+    scripted = not isinstance(module, _BatchNorm)  # then it is not of its class any more
+    if scripted and not (hasattr(module, "running_mean") and "Batch" in str(module.original_name)):
+        return False
+    return bool(module.training) or module.running_mean is None
+
+
+def _sparse_rows(argument: Tensor, repeats: int, examples: slice | Tensor | None) -> Tensor:
+    """Some rows of a sparse tensor, or all, so many times."""
+    rows = argument.to_sparse_coo()
+    if examples is not None:
+        index = torch.arange(argument.size(0), device=argument.device)[examples]
+        rows = rows.index_select(0, index)
+    if repeats > 1:
+        rows = torch.cat([rows] * repeats)
+    return rows if argument.layout == torch.sparse_coo else rows.to_sparse(layout=argument.layout)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .affine import is_compiled_module
+from .affine import is_compiled_module, transformation
 from .inputs import ArgumentError, check
 
 Function = Callable[..., Any]
@@ -32,11 +32,11 @@ def spellings(*names: str) -> set[Function]:
 
 def check_eager(forward_func: Function, modules: list[torch.nn.Module]) -> None:
     """Scripted and compiled code does not tell what operations it does; nor in these modules."""
-    hidden = (torch.jit.ScriptModule, torch.nn.DataParallel)
     expected = "operations that can be seen one by one: the plain module"
     for module in modules:
         compiled = is_compiled_module(module)
-        if compiled or isinstance(module, hidden):
+        parallel = isinstance(module, torch.nn.DataParallel) and len(module.device_ids) > 1
+        if compiled or parallel or isinstance(module, torch.jit.ScriptModule):
             got = "one that torch.compile compiled" if compiled else type(module).__name__
             raise ArgumentError(f"forward_func: expected {expected}, got {got}")
     scripted = isinstance(forward_func, torch.jit.ScriptFunction)
@@ -74,7 +74,8 @@ class _Rectified(TorchFunctionMode):
         if func not in _RELUS:
             return func(*args, **kwargs)
         x = args[0] if args else kwargs["input"]
-        y = _Rectify.apply(x, self.gate)
+        rectify = _Rectify if transformation() is None else _RectifyInside
+        y = rectify.apply(x, self.gate)
         return x.copy_(y) if in_place(func, args, kwargs) else y
 
 
@@ -89,6 +90,43 @@ class _Rectify(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         positive = gradient.relu()
         return positive.mul_(*ctx.saved_tensors) if ctx.saved_tensors else positive, None
+
+
+class _RectifyInside(torch.autograd.Function):
+    """The same inside torch.func.vmap, a little slower."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, gate: bool) -> Tensor:
+        return x.relu()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, bool], output: Tensor) -> None:
+        ctx.save_for_backward(*([output > 0] if inputs[1] else []))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        positive = gradient.relu()
+        return positive * ctx.saved_tensors[0] if ctx.saved_tensors else positive, None
+
+
+class Substituted(torch.autograd.Function):
+    """A value with the gradient of something else, also inside torch.func.vmap."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(surrogate: Tensor, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
 
 
 _RELUS = spellings("relu")

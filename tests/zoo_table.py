@@ -1,0 +1,253 @@
+"""Every method asked about every kind of model in the zoo; ``python -m tests.zoo_table`` writes the
+table of docs/models.md from what comes back."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import fastxai
+from fastxai import metrics
+from fastxai.core.state import modules_behind
+
+from .oracles import brute_force, every_coalition
+from .zoo import PENDING, ZOO, CopyByCopy, Entry
+
+PAGE = Path(__file__).parent.parent / "docs" / "models.md"
+BEGIN, END = "<!-- made by python -m tests.zoo_table -->", "<!-- end -->"
+RIGHT, REFUSED, NONE = "yes", "error", "–"
+STEPS = 8
+
+
+def groups(entry: Entry) -> Tensor:  # [1, *F] int64
+    """A feature each, or a time step."""
+    shape = entry.inputs.shape[1:]
+    ids = torch.arange(shape[0]).reshape(1, -1, *[1] * (len(shape) - 1))
+    return ids.expand(1, *shape)
+
+
+def gradient(entry: Entry, x: Tensor) -> Tensor:
+    leaf = x.detach().clone().requires_grad_()
+    return torch.autograd.grad(entry.chosen(leaf).sum(), leaf)[0]
+
+
+def path_integral(entry: Entry) -> Tensor:
+    """Gauss and Legendre's rule from zeros, step by step."""
+    places, weights = np.polynomial.legendre.leggauss(STEPS)
+    steps = zip((places + 1) / 2, weights / 2, strict=True)
+    return entry.inputs * sum(float(w) * gradient(entry, float(a) * entry.inputs) for a, w in steps)
+
+
+@torch.no_grad()
+def one_off(entry: Entry, replacement: Tensor) -> Tensor:
+    """What the output loses, for each group that comes from elsewhere."""
+    x, mask = entry.inputs, groups(entry)
+    lost = torch.zeros(x.shape, dtype=entry.chosen(x).dtype)
+    for g in mask.unique():
+        drop = entry.chosen(x) - entry.chosen(torch.where(mask == g, replacement, x))
+        lost += (mask == g) * drop.reshape(-1, *[1] * (x.dim() - 1))
+    return lost
+
+
+@torch.no_grad()
+def shapley(entry: Entry) -> Tensor:
+    """By all coalitions, each with a call of its own."""
+    x, mask = entry.inputs, groups(entry)
+    coalitions = every_coalition(int(mask.max()) + 1)
+    outputs = torch.stack([entry.chosen(torch.where(z[mask], x, 0.0)) for z in coalitions])
+    return brute_force(outputs).T[:, mask[0]].expand(x.shape)
+
+
+def layer_of(function: Callable[..., Any]) -> nn.Module | None:
+    return next((m for m in modules_behind(function) if type(m) is nn.Linear), None)
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method is asked, ask(function, entry, options), and the right values.
+
+    Without ``truth`` they are the method's own values for the plain function, copy by copy.
+    """
+
+    ask: Callable[[Any, Entry, dict[str, Any]], Tensor]
+    truth: Callable[[Entry], Tensor] | None = None
+    of_gradients: bool = True
+    of_layers: bool = False
+
+
+def by(name: str, **fixed: Any) -> Callable[[Any, Entry, dict[str, Any]], Tensor]:
+    def ask(function: Any, entry: Entry, options: dict[str, Any]) -> Tensor:
+        made = {k: v(entry) if callable(v) else v for k, v in fixed.items()}
+        return getattr(fastxai, name)(function).attribute(entry.inputs, **made, **options)
+
+    return ask
+
+
+def by_layer(name: str, **fixed: Any) -> Callable[[Any, Entry, dict[str, Any]], Tensor]:
+    def ask(function: Any, entry: Entry, options: dict[str, Any]) -> Tensor:
+        plain = isinstance(function, CopyByCopy)
+        explainer = getattr(fastxai, name)(
+            function, layer_of(function.plain if plain else function)
+        )
+        if plain and name == "LayerIntegratedGradients":  # as a layer is called once a call
+            options = options | {"internal_batch_size": len(entry.inputs)}
+        if name == "LayerActivation":
+            options = {k: v for k, v in options.items() if k != "target"}
+        return explainer.attribute(entry.inputs, **fixed, **options)
+
+    return ask
+
+
+def noise_tunnel(function: Any, entry: Entry, options: dict[str, Any]) -> Tensor:
+    tunnel = fastxai.NoiseTunnel(fastxai.Saliency(function))
+    return tunnel.attribute(entry.inputs, nt_samples=3, stdevs=0.1, seed=0, **options)
+
+
+def permutation(function: Any, entry: Entry, options: dict[str, Any]) -> Tensor:
+    def roll(x: Tensor, mask: Tensor) -> Tensor:
+        return torch.where(mask, x.roll(1, 0), x)
+
+    explainer = fastxai.FeaturePermutation(function, roll)
+    return explainer.attribute(entry.inputs, feature_mask=groups(entry), **options)
+
+
+def infidelity(function: Any, entry: Entry, options: dict[str, Any]) -> Tensor:
+    def perturb(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        return 0.1 * torch.ones_like(x), x - 0.1
+
+    x = entry.inputs
+    return metrics.infidelity(function, perturb, x, x.clone(), n_perturb_samples=2, **options)
+
+
+def baselines(entry: Entry) -> Tensor:  # [2, *F]
+    return entry.inputs[:1].repeat(2, *[1] * (entry.inputs.dim() - 1)).flip(1).mul(
+        torch.tensor([0.5, -0.25]).reshape(2, *[1] * (entry.inputs.dim() - 1))
+    ).to(entry.inputs.dtype)  # fmt: skip
+
+
+def every(entry: Entry) -> int:
+    return int(2 ** (groups(entry).max() + 1))
+
+
+def window(entry: Entry) -> tuple[int, ...]:
+    return (1, *entry.inputs.shape[2:])
+
+
+GROUPED = {"feature_mask": groups}
+METHODS: dict[str, Method] = {
+    "Saliency": Method(by("Saliency", abs=False), lambda e: gradient(e, e.inputs)),
+    "InputXGradient": Method(by("InputXGradient"), lambda e: e.inputs * gradient(e, e.inputs)),
+    "IntegratedGradients": Method(by("IntegratedGradients", n_steps=STEPS), path_integral),
+    "GradientShap": Method(by("GradientShap", baselines=baselines, n_samples=4, seed=0)),
+    "DeepLift": Method(by("DeepLift")),
+    "DeepLiftShap": Method(by("DeepLiftShap", baselines=baselines)),
+    "GuidedBackprop": Method(by("GuidedBackprop")),
+    "Deconvolution": Method(by("Deconvolution")),
+    "NoiseTunnel": Method(noise_tunnel),
+    "LayerActivation": Method(by_layer("LayerActivation"), of_gradients=False, of_layers=True),
+    "LayerGradientXActivation": Method(by_layer("LayerGradientXActivation"), of_layers=True),
+    "LayerIntegratedGradients": Method(
+        by_layer("LayerIntegratedGradients", n_steps=STEPS), of_layers=True
+    ),
+    "FeatureAblation": Method(
+        by("FeatureAblation", **GROUPED), lambda e: one_off(e, torch.zeros_like(e.inputs)), False
+    ),
+    "Occlusion": Method(
+        by("Occlusion", sliding_window_shapes=window),
+        lambda e: one_off(e, torch.zeros_like(e.inputs)),
+        False,
+    ),
+    "FeaturePermutation": Method(permutation, lambda e: one_off(e, e.inputs.roll(1, 0)), False),
+    "ShapleyValues": Method(by("ShapleyValues", **GROUPED), shapley, False),
+    "KernelShap": Method(by("KernelShap", n_samples=every, seed=0, **GROUPED), shapley, False),
+    "ShapleyValueSampling": Method(
+        by("ShapleyValueSampling", n_samples=3, seed=0, **GROUPED), None, False
+    ),
+    "Lime": Method(by("Lime", n_samples=every, seed=0, **GROUPED), None, False),
+    "infidelity": Method(infidelity, None, False),
+}
+
+
+class Wrong(AssertionError):
+    """A number that is not right, or an error that does not say what is wrong."""
+
+
+def outcome(kind: str, name: str) -> str:
+    """Asks the method about the kind of model.
+
+    Raises:
+        Wrong: what came back is neither the right values nor a clear error.
+    """
+    entry, method = ZOO[kind](), METHODS[name]
+    given, extra = entry.inputs.clone(), entry.extra()
+    function = entry.of_layers if method.of_layers and entry.of_layers else entry.plain
+    if method.of_layers and None in (layer_of(entry.model), layer_of(function)):
+        return NONE
+    options = {} if entry.target is None else {"target": entry.target}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            got = method.ask(entry.model, entry, options | {"additional_forward_args": extra})
+        except Exception as error:
+            # It names the argument, or is about what torch itself says of these numbers.
+            if not re.match(r"[a-z_]+(\[\d+\])?: ", str(error)):
+                raise Wrong(f"{type(error).__name__}: {error}") from error
+            return REFUSED
+        if not torch.equal(entry.inputs, given):
+            raise Wrong("the inputs were written to")
+        if not entry.differentiable and method.of_gradients:
+            raise Wrong("there is no gradient")
+        plain = CopyByCopy(function, len(given))
+        try:
+            right = method.truth(entry) if method.truth else method.ask(plain, entry, options)
+        except Exception as error:  # there is none, so that there should have been no values
+            raise Wrong(f"values, where plain operations have none: {error}") from error
+    if got.shape not in (right.shape, right[:1].shape):
+        raise Wrong(f"shape {tuple(got.shape)} rather than {tuple(right.shape)}")
+    off = float((got - right).abs().max() / right.abs().max().clamp(min=1e-300))
+    if not off <= entry.tolerance:
+        raise Wrong(f"off by {off:.2g} of the largest value")
+    return RIGHT
+
+
+KINDS = [kind for kind in ZOO if kind not in PENDING]
+
+
+def committed() -> dict[tuple[str, str], str]:
+    """The table of the page, by kind and method."""
+    lines = PAGE.read_text().split(BEGIN)[1].split(END)[0].strip().splitlines()
+    cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines]
+    header = [h.strip("`") for h in cells[0][1:]]
+    return {
+        (row[0], name): cell
+        for row in cells[2:]
+        for name, cell in zip(header, row[1:], strict=True)
+    }
+
+
+def main() -> None:
+    lines = ["| | " + " | ".join(f"`{name}`" for name in METHODS) + " |"]
+    lines.append("| --- |" + " --- |" * len(METHODS))
+    for kind in KINDS:
+        row = []
+        for name in METHODS:
+            try:
+                row.append(outcome(kind, name))
+            except Wrong as error:
+                print(f"{kind}, {name}: {error}")
+                row.append("WRONG")
+        lines.append(f"| {kind} | " + " | ".join(row) + " |")
+    before, rest = PAGE.read_text().split(BEGIN)
+    PAGE.write_text(before + "\n".join([BEGIN, "", *lines, "", END]) + rest.split(END)[1])
+
+
+if __name__ == "__main__":
+    main()
