@@ -62,7 +62,7 @@ TABLE = {
     "Deconvolution": (fastxai.Deconvolution(RELU), RELU, ROWS, {}, 14, 99),
     "DeepLift, ReLU": (fastxai.DeepLift(RELU), RELU, ROWS, {}, 42, 179),
     "DeepLift, SELU": (fastxai.DeepLift(SELU), SELU, ROWS, {}, 52, 181),
-    "DeepLift, attention": (fastxai.DeepLift(TEXT[1:]), TEXT[1:], TEXT[0](IDS), {}, 283, 606),
+    "DeepLift, attention": (fastxai.DeepLift(TEXT[1:]), TEXT[1:], TEXT[0](IDS), {}, 283, 610),
     "DeepLiftShap": (fastxai.DeepLiftShap(SELU), SELU, ROWS, {"baselines": ROWS[:2] / 2}, 88, 199),
     "IntegratedGradients": (fastxai.IntegratedGradients(SELU), SELU, ROWS, {}, 24, 113),
     "NoiseTunnel": (fastxai.NoiseTunnel(fastxai.Saliency(SELU)), SELU, ROWS, FEW, 31, 131),
