@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core import engine
-from ..core.inputs import check, check_count
+from ..core.inputs import ArgumentError, check, check_count
 from ..core.layers import Layers, Recorded, Watched, check_layer
 from ..core.model import Model, scalars
 from ..core.rows import Given
@@ -47,7 +47,7 @@ class LayerAttribution(Attribution):
     ):
         super().__init__(forward_func, affine_prefix=affine_prefix)
         if not self._takes_list:
-            single = isinstance(layer, torch.nn.Module)
+            single = layer is None or isinstance(layer, torch.nn.Module)
             check(single, "layer", "one torch.nn.Module", type(layer).__name__)
         check_layer(layer)
         few = device_ids is None or len(device_ids) <= 1
@@ -86,13 +86,19 @@ class LayerAttribution(Attribution):
         return F.interpolate(layer_attribution, interpolate_dims, mode=interpolate_mode)
 
     def _layers(self, query: Query, of_inputs: bool) -> Layers:
-        one = query.inputs.batch > 0
-        check(one, "inputs", "at least one row, as a call tells the layer's shape", "none")
+        if not query.inputs.batch:
+            expected = "at least one row, as a call tells the layer's shape"
+            raise ArgumentError(f"inputs: expected {expected}, got none")
         return Layers(self.layer, of_inputs, query.model)
 
-    def _gradients(self, query: Query, of_inputs: bool) -> tuple[Recorded, tuple[Tensor, ...]]:
-        """What the layers have at the inputs, and the output's gradients with respect to it."""
-        recorded = Recorded(query.model.forward_func, self._layers(query, of_inputs))
+    def _gradients(
+        self, query: Query, of_inputs: bool, unused: bool
+    ) -> tuple[Recorded, tuple[Tensor, ...]]:
+        """What the layers have at the inputs, and the output's gradients with respect to it.
+
+        They are zeros for a layer that makes no difference if it may be unused.
+        """
+        recorded = Recorded(query.model.forward_func, self._layers(query, of_inputs), unused)
         model = query.model.calling(recorded, query.model.forward_args)
         try:
             gradients = engine.gradients_inside(
@@ -121,19 +127,28 @@ def activations(
         outputs = scalars(outputs.flatten(0, 1))
         count = len(outputs)
         for i, t in enumerate(watched.flat):
-            watched.layers.check_rows(watched.layer_of(i), t, count)
+            if t.shape[:1] not in ((1,), (count,)):
+                layer = watched.layer_of(i)
+                if len(watched.found[layer]) == 1:
+                    raise watched.layers.not_of_rows(layer, t, count)
         parts = (*watched.flat, outputs)
         if not whole:
-            whole.extend(t.new_empty(batch, *t.shape[1:]) for t in parts)
+            whole.extend(t.new_zeros(batch, *t.shape[1:]) for t in parts)
         for of_all, t in zip(whole, parts, strict=True):
-            of_all[examples] = t
+            if t.shape[:1] in ((1,), (count,)):  # others had better make no difference
+                of_all[examples] = t
 
     engine.stream(called, Given(tensors, batch), keep, limit, to_come=to_come)
     *found, outputs = whole
     return called, tuple(found), outputs
 
 
-def check_grad_kwargs(grad_kwargs: Any) -> None:
-    """Captum hands these on to torch.autograd.grad; there are none that we could."""
-    expected = "None, as gradients are taken in blocks of rows with arguments of our own"
-    check(not grad_kwargs, "grad_kwargs", expected, grad_kwargs)
+def may_be_unused(grad_kwargs: dict[str, Any] | None) -> bool:
+    """Whether layers that make no difference get zeros, as arguments of torch.autograd.grad ask."""
+    if grad_kwargs is None:
+        return False
+    expected = "None, or a dict of materialize_grads, allow_unused and retain_graph"
+    check(isinstance(grad_kwargs, dict), "grad_kwargs", expected, grad_kwargs)
+    known = {"materialize_grads", "allow_unused", "retain_graph"}
+    check(known.issuperset(grad_kwargs), "grad_kwargs", expected, grad_kwargs)
+    return bool(grad_kwargs.get("materialize_grads"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -12,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ..core import engine
+from ..core.completeness import Told
 from ..core.inputs import TensorOrTuple, check, check_background, check_not_inference
 from ..core.lift import Lifted
-from ..core.rows import Pairs
+from ..core.rows import Pairs, length
 from ..core.rules import check_eager
 from ._base import Found, GradientAttribution, Query, captum_compatible
 
@@ -32,10 +32,12 @@ class DeepLift(GradientAttribution):
 
     Operations are seen as the model does them, in the calling thread alone: functional calls,
     methods, in-place forms and modules that are used several times are all right, and nothing is
-    hooked to the model. They may be: linear ones; non-linearities of one number; max pooling;
-    products and quotients of activations; softmax and its logarithm; layer, group, instance and RMS
-    norms; attention, fused or written out. For these the attributions add up but for rounding. An
-    operation without a rule (a sort, a fused LSTM) keeps its gradient; the known ones warn.
+    hooked to the model. They may be: linear ones; functions of one number, or of several by
+    element, also gates and masks made of activations; products of any number of activations,
+    spectra; maxima, sorts and quantiles; softmax, norms, losses; attention, LSTM, GRU and RNN,
+    fused or written out. For these the attributions add up but for rounding. An operation without a
+    rule keeps its gradient. After every call the sum of the attributions is held against F(x) −
+    F(x'): where it is missed, a warning names the operations that had no rule.
 
     Numbers are Captum's but where those do not add up: Captum is off where one non-linear module
     directly follows another, as pooling a ReLU; in softmax, where rows depend on their neighbours
@@ -103,18 +105,42 @@ class DeepLift(GradientAttribution):
         x, baselines = query.inputs.tensors, query.baselines
         if any(b.shape[0] != 1 for b in baselines):  # then all come with their inputs
             baselines = tuple(b.expand(t.shape) for b, t in zip(baselines, x, strict=True))
-        multipliers = self._multipliers(query, Pairs(x, baselines, 1))
+        told, multipliers = self._multipliers(query, Pairs(x, baselines, 1))
         pairs = zip(baselines, x, strict=True)
-        return combine(
-            tuple(m[0] for m in multipliers), x, tuple(b.expand(t.shape) for b, t in pairs)
-        )
+        compared = x, tuple(b.expand(t.shape) for b, t in pairs)
+        of_inputs = tuple(m[0] for m in multipliers)
+        found = combine(of_inputs, *compared)
+        told(found if combine is _contributions else _contributions(of_inputs, *compared))
+        return found
 
-    def _multipliers(self, query: Query, pairs: Pairs) -> list[Tensor]:  # each [K, B, *F_i]
+    def _multipliers(
+        self, query: Query, pairs: Pairs
+    ) -> tuple[Callable[[tuple[Tensor, ...]], None], list[Tensor]]:
+        """What checks contributions, each [B · K, *F_i], and the multipliers, each [K, B, *F_i]."""
         check_eager(self.forward_func, query.model.modules)
         expected = "batch norms in eval mode, as each row is compared with its baseline alone"
         check(not query.model.mixes_rows, "forward_func", expected, "one in train mode")
-        lifted = partial(Lifted, count=len(pairs.inputs), eps=self.eps)
-        return engine.gradients(query.model.through(lifted), pairs)
+        changes: Tensor | None = None  # F(x) − F(x') of each pair, [K, B], or [B]
+
+        def note(change: Tensor) -> None:
+            nonlocal changes
+            repeats, examples = pairs.latest
+            if len(change) == pairs.batch and pairs.repeats == 1:
+                changes = change
+                return
+            block = change.view(length(repeats), length(examples))
+            if changes is None:
+                changes = block.new_empty(pairs.repeats, pairs.batch)
+            changes[repeats, examples] = block
+
+        lifted = Told(Lifted(query.model.forward_func, len(pairs.inputs), self.eps), note)
+        multipliers = engine.gradients(query.model.through(lambda function: lifted), pairs)
+
+        def check_sums(contributions: tuple[Tensor, ...]) -> None:  # each [B · K, *F_i]
+            if changes is not None:  # of an empty batch nothing is known
+                lifted.check(contributions, changes if changes.dim() == 1 else changes.T.flatten())
+
+        return check_sums, multipliers
 
     def _combination(self, custom: Combine | None) -> Combine:
         """How multipliers, inputs and baselines make attributions."""
@@ -231,12 +257,14 @@ class DeepLiftShap(DeepLift):
         x, baselines = query.inputs.tensors, query.background
         assert baselines is not None
         batch, count = query.inputs.batch, baselines[0].shape[0]
-        multipliers = self._multipliers(query, Pairs(x, baselines, count))
-        found = combine(
-            tuple(m.transpose(0, 1).flatten(0, 1) for m in multipliers),
+        told, multipliers = self._multipliers(query, Pairs(x, baselines, count))
+        of_pairs = tuple(m.transpose(0, 1).flatten(0, 1) for m in multipliers)
+        compared = (
             tuple(t.repeat_interleave(count, 0) for t in x),
             tuple(b.repeat(batch, *[1] * (b.dim() - 1)) for b in baselines),
         )
+        found = combine(of_pairs, *compared)
+        told(found if combine is _contributions else _contributions(of_pairs, *compared))
         return [a.reshape(batch, count, *a.shape[1:]) for a in found]
 
     def _at_baselines(self, query: Query) -> Tensor:  # [B, K]

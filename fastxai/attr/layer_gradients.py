@@ -13,7 +13,7 @@ from ..core.inputs import TensorOrTuple
 from ..core.layers import Answerless
 from ..core.rows import Given
 from ._base import Found, GradientAttribution, Query, captum_compatible
-from ._layer import LayerAttribution, check_grad_kwargs
+from ._layer import LayerAttribution, may_be_unused
 
 
 class LayerActivation(LayerAttribution):
@@ -82,7 +82,8 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
 
     Args:
         forward_func: a module or any callable that takes the inputs (then the extra arguments),
-            calls each layer once and returns one tensor with the rows first.
+            calls each layer and returns one tensor with the rows first. Of a layer that it calls
+            more than once, the last call is meant.
         layer: a module that forward_func calls, or a list of them.
         device_ids: accepted as in Captum, for models on one device.
         multiply_by_inputs: whether to multiply. Without it, the gradient is returned.
@@ -120,7 +121,7 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
             additional_forward_args: extra arguments, as for :class:`IntegratedGradients`.
             attribute_to_layer_input: whether to explain by the layer's positional inputs rather
                 than by its outputs.
-            grad_kwargs: None; there are none that could be handed on.
+            grad_kwargs: with ``materialize_grads`` a layer that makes no difference gets zeros.
 
         Returns:
             For a layer a tensor of the shape and dtype that it takes or gives, or a tuple of them
@@ -143,8 +144,8 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
         attribute_to_layer_input: bool,
         grad_kwargs: dict[str, Any] | None,
     ) -> Found:
-        check_grad_kwargs(grad_kwargs)
-        recorded, gradients = self._gradients(query, attribute_to_layer_input)
+        unused = may_be_unused(grad_kwargs)
+        recorded, gradients = self._gradients(query, attribute_to_layer_input, unused)
         values = recorded.flat
         if self._memory_efficient:
             values, gradients = (tuple(t.cpu() for t in ts) for ts in (values, gradients))
@@ -203,7 +204,7 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
                 than by its outputs.
             relu_attributions: whether to set what is negative to zero, as in the paper.
             attr_dim_summation: whether to add up the channels, dimension 1.
-            grad_kwargs: None; there are none that could be handed on.
+            grad_kwargs: with ``materialize_grads`` a layer that makes no difference gets zeros.
 
         Returns:
             [B, 1, *L] for a layer of C channels that takes or gives [B, C, *L]; [B, C, *L] without
@@ -236,8 +237,8 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
         attr_dim_summation: bool,
         grad_kwargs: dict[str, Any] | None,
     ) -> Found:
-        check_grad_kwargs(grad_kwargs)
-        recorded, gradients = self._gradients(query, attribute_to_layer_input)
+        unused = may_be_unused(grad_kwargs)
+        recorded, gradients = self._gradients(query, attribute_to_layer_input, unused)
         values = recorded.flat
         for y in values:
             recorded.layers.check_channels(0, y)

@@ -12,7 +12,7 @@ from ..core.inputs import TensorOrTuple, check_limit
 from ..core.layers import Replaced, Watched
 from ..core.rows import Path
 from ._base import Found, GradientAttribution, Query, captum_compatible, convergence_delta
-from ._layer import LayerAttribution, activations, check_grad_kwargs
+from ._layer import LayerAttribution, activations, may_be_unused
 
 
 class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
@@ -84,7 +84,7 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
             return_convergence_delta: whether to return the convergence delta as well.
             attribute_to_layer_input: whether to explain by the layer's positional inputs rather
                 than by its outputs.
-            grad_kwargs: None; there are none that could be handed on.
+            grad_kwargs: with ``materialize_grads`` a layer that makes no difference gets zeros.
 
         Returns:
             For a layer a tensor [B, *S] of the shape that it takes or gives, or a tuple of them
@@ -123,18 +123,21 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
     ) -> Found:
         alphas, weights = quadrature.rule(method, n_steps, query.inputs.tensors[0].device)
         limit = check_limit(internal_batch_size, argument="internal_batch_size")
-        check_grad_kwargs(grad_kwargs)
+        unused = may_be_unused(grad_kwargs)
         layers = self._layers(query, attribute_to_layer_input)
-        watched = Watched(query.model.forward_func, layers)
+        watched = Watched(query.model.forward_func, layers, again=False)
         x, extra = query.inputs.tensors, query.model.forward_args
 
         with torch.inference_mode(False):
             called, y, outputs = activations(query.model, watched, x, limit, n_steps)
             _, baseline, baseline_outputs = activations(called, watched, query.baselines, limit, 0)
             for i, (a, b) in enumerate(zip(y, baseline, strict=True)):
-                layers.check_floating(watched.layer_of(i), [a])
-                layers.check_shape(watched.layer_of(i), b.shape, a.shape)
-            model = called.calling(Replaced(watched), (*x, *extra))
+                layer = watched.layer_of(i)
+                layers.check_floating(layer, [a])
+                layers.check_shape(layer, b.shape, a.shape)
+            model = called.calling(Replaced(watched, unused), (*x, *extra))
+            if unused or max(map(len, watched.found)) > 1:
+                model.affine_prefix = False  # the graph tells what is used
             model.alone = baseline, baseline_outputs
             try:
                 path = Path(y, baseline, alphas)

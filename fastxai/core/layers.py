@@ -18,15 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import BaseTorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .affine import is_compiled_module, transformation
+from .checkpoints import without_checkpoints
 from .inputs import ArgumentError, check
 from .model import Model
 
 Watcher = Callable[..., Any]  # watcher(method, *args, **kwargs) calls the method in its own way
 
 _changing = threading.Lock()  # held while a layer is covered or uncovered
-_IN_TUPLES = (Tensor, bool, int, float, str, type(None))
+_BESIDE = (bool, int, float, str, type(None))  # what a layer may have beside tensors
 
 
 class _Covered:
@@ -120,11 +122,16 @@ class Layers:
     """
 
     def __init__(self, layer: Any, of_inputs: bool, model: Model):
+        if layer is None:
+            raise ArgumentError("layer: expected a layer of forward_func, as none was given")
         self.in_list = isinstance(layer, list | tuple)
+        if not isinstance(layer, nn.Module):
+            check_layer(layer)
         self.modules: list[nn.Module] = list(layer) if self.in_list else [layer]
         self.of_inputs, self.side = of_inputs, "input" if of_inputs else "output"
         self._function = model.forward_func
-        check(not _is_compiled(self._function), "forward_func", _AS_IT_IS, "a compiled function")
+        if _is_compiled(self._function):
+            raise ArgumentError(f"forward_func: expected {_AS_IT_IS}, got a compiled function")
         for module in (*self.modules, *model.modules):
             self._check_runs_in_python(module)
         for i, module in enumerate(self.modules):
@@ -149,6 +156,7 @@ class Layers:
         function: Callable[..., Any],
         args: tuple[Any, ...],
         look: Callable[[int, list[Tensor]], list[Tensor]],
+        again: bool = False,
     ) -> Any:
         """Calls the function, which calls the layers.
 
@@ -156,6 +164,7 @@ class Layers:
             function: the model.
             args: its arguments.
             look: is shown the tensors of layer i; what it returns takes their place.
+            again: whether the function may call a layer more than once.
         """
         calls = [0] * len(self.modules)
 
@@ -163,7 +172,7 @@ class Layers:
             calls[i] += 1
             if transformation() is not None:  # which hides dimensions of what the layer has
                 raise self._error(i, "a layer outside torch.func", ", called inside vmap or grad")
-            if calls[i] > 1:
+            if calls[i] > 1 and not again:
                 raise self._error(i, "a layer that forward_func calls once", ", called again")
             if self.of_inputs:
                 return method(*self._changed(i, args, look), **kwargs)
@@ -172,7 +181,7 @@ class Layers:
         # Outputs are those after the layer's own hooks, inputs those after the hooks before it.
         name = "forward" if self.of_inputs else "_call_impl"
         watchers = [functools.partial(watcher, i) for i in range(len(calls))]
-        with _watched(self.modules, name, watchers, self._may_be_left_out):
+        with without_checkpoints(), _watched(self.modules, name, watchers, self._may_be_left_out):
             output = function(*args)
         for i, count in enumerate(calls):
             if count == 0:
@@ -184,14 +193,14 @@ class Layers:
     ) -> Any:
         if isinstance(value, Tensor):
             return look(i, [value])[0]
-        plain = isinstance(value, tuple | list) and all(isinstance(v, _IN_TUPLES) for v in value)
-        tensors = [v for v in value if isinstance(v, Tensor)] if plain else []
+        leaves, form = tree_flatten(value)
+        plain = all(isinstance(v, (Tensor, *_BESIDE)) for v in leaves)
+        tensors = [v for v in leaves if isinstance(v, Tensor)] if plain else []
         if not tensors:
             expected = f"a layer whose {self.side} is a tensor or a tuple of them"
             raise self._error(i, expected, f" with {_kinds(value)}")
         new = iter(look(i, tensors))
-        values = [next(new) if isinstance(v, Tensor) else v for v in value]
-        return type(value)(*values) if hasattr(value, "_fields") else type(value)(values)
+        return tree_unflatten([next(new) if isinstance(v, Tensor) else v for v in leaves], form)
 
     def check_floating(self, i: int, tensors: list[Tensor]) -> None:
         for t in tensors:
@@ -201,11 +210,10 @@ class Layers:
                 )
                 raise self._error(i, expected, f" with {t.dtype}")
 
-    def check_rows(self, i: int, tensor: Tensor, count: int) -> None:
-        if tensor.shape[:1] != (count,):
-            rows = f"the {count} rows of forward_func's inputs"
-            expected = f"a layer whose {self.side} has {rows} first"
-            raise self._error(i, expected, f" with shape {tuple(tensor.shape)}")
+    def not_of_rows(self, i: int, tensor: Tensor, count: int) -> ArgumentError:
+        rows = f"the {count} rows of forward_func's inputs"
+        expected = f"a layer whose {self.side} has {rows} first"
+        return self._error(i, expected, f" with shape {tuple(tensor.shape)}")
 
     def check_shape(self, i: int, shape: torch.Size, expected: torch.Size) -> None:
         if shape != expected:
@@ -244,7 +252,9 @@ class Layers:
 
 
 def check_layer(layer: Any) -> None:
-    """Checks the form of the argument: a module, or a list of different ones."""
+    """Checks the form of the argument: a module, a list of different ones, or None for later."""
+    if layer is None or isinstance(layer, nn.Module):
+        return
     modules = layer if isinstance(layer, list | tuple) else [layer]
     check(len(modules) > 0, "layer", "at least one module", "an empty list")
     for module in modules:
@@ -259,15 +269,16 @@ class Watched:
     Args:
         function: the model.
         layers: which of its layers.
+        again: whether it may call a layer more than once; the last call counts.
     """
 
-    def __init__(self, function: Callable[..., Any], layers: Layers):
-        self.function, self.layers = function, layers
+    def __init__(self, function: Callable[..., Any], layers: Layers, again: bool = True):
+        self.function, self.layers, self.again = function, layers, again
         self.found: list[list[Tensor]] = []  # by layer
 
     def __call__(self, *args: Any) -> Any:
         self.found = [[] for _ in self.layers.modules]
-        return self.layers.call(self.function, args, self._look)
+        return self.layers.call(self.function, args, self._look, self.again)
 
     def _look(self, i: int, tensors: list[Tensor]) -> list[Tensor]:
         self.found[i] = [t.detach().clone() for t in tensors]  # the model may write to them
@@ -293,18 +304,37 @@ class Watched:
 class Recorded(Watched):
     """The same, with points of the graph that the output may be differentiated by.
 
-    The gradient is with respect to a tensor wherever the model uses it, at a later layer too.
+    The gradient is with respect to a tensor wherever the model uses it, at a later layer too. It is
+    zero for a tensor that makes no difference beside others of its layer that do.
+
+    Args:
+        function: the model.
+        layers: which of its layers.
+        unused: whether it is zero too for a layer that makes no difference at all.
     """
 
-    def __init__(self, function: Callable[..., Any], layers: Layers):
+    def __init__(self, function: Callable[..., Any], layers: Layers, unused: bool = False):
         super().__init__(function, layers)
+        self.unused = unused
         self.points: list[list[GradientEdge]] = []  # by layer
 
     def __call__(self, *args: Any) -> Any:
         self.points = [[] for _ in self.layers.modules]
         if self.layers.of_inputs:  # so that what the model does with them besides is on the graph
             args = tuple(map(_on_graph, args))
-        return super().__call__(*args)
+        output = super().__call__(*args)
+        several = max(map(len, self.points)) > 1
+        if not isinstance(output, Tensor) or not (several or self.unused):
+            return output
+        used = _reached(output)
+        for i, points in enumerate(self.points):
+            is_used = [(point.node, point.output_nr) in used for point in points]
+            if any(is_used) or self.unused:
+                for j in (j for j, is_one in enumerate(is_used) if not is_one):
+                    stand_in = self.found[i][j].detach().requires_grad_()
+                    output = _Beside.apply(output, stand_in)
+                    points[j] = get_gradient_edge(stand_in)
+        return output
 
     def _look(self, i: int, tensors: list[Tensor]) -> list[Tensor]:
         self.layers.check_floating(i, tensors)
@@ -330,24 +360,87 @@ class Answerless(Watched):
 class Replaced:
     """A forward function that takes the tensors of its layers first, then its own arguments.
 
+    A tensor of one row, which the layer has for all rows, is replaced by one with a row for each.
+
     Args:
         watched: the forward function, after a call that has shown what its layers have.
+        unused: whether layers may make no difference to the output.
     """
 
-    def __init__(self, watched: Watched):
-        self.function, self.layers = watched.function, watched.layers
+    def __init__(self, watched: Watched, unused: bool = False):
+        self.function, self.layers, self.unused = watched.function, watched.layers, unused
         self.counts = [len(tensors) for tensors in watched.found]
 
     def __call__(self, *args: Any) -> Any:
         rest = iter(args)
         given = [[next(rest) for _ in range(count)] for count in self.counts]
+        rows = len(given[0][0])
+        kept: list[tuple[int, Tensor, GradientEdge]] = []  # what has no row for each: not replaced
 
         def look(i: int, tensors: list[Tensor]) -> list[Tensor]:
+            new = []
             for before, now in zip(tensors, given[i], strict=True):
-                self.layers.check_shape(i, before.shape, now.shape)
-            return given[i]
+                is_one = before.shape[:1] == (1,)
+                if len(tensors) > 1 and before.shape != now.shape:
+                    # It had better not matter, which the graph tells.
+                    on_graph = _on_graph(before.detach())
+                    if on_graph.requires_grad:
+                        kept.append((i, before, get_gradient_edge(on_graph)))
+                    new.append(on_graph)
+                    continue
+                shape = torch.Size((rows, *before.shape[1:])) if is_one else before.shape
+                self.layers.check_shape(i, shape, now.shape)
+                new.append(now)
+            return new
 
-        return self.layers.call(self.function, tuple(rest), look)
+        output = self.layers.call(self.function, tuple(rest), look)
+        several = max(self.counts) > 1
+        if not isinstance(output, Tensor) or not (several or self.unused):
+            return output
+        used = _reached(output) if output.requires_grad else set()
+        for i, tensor, edge in kept:
+            if (edge.node, edge.output_nr) in used:
+                raise self.layers.not_of_rows(i, tensor, rows)
+        for tensors in given:
+            of_graph = [t for t in tensors if t.requires_grad]
+            edges = map(get_gradient_edge, of_graph)
+            unused = [
+                t
+                for t, edge in zip(of_graph, edges, strict=True)
+                if (edge.node, edge.output_nr) not in used
+            ]
+            if unused and (self.unused or len(unused) < len(of_graph)):
+                output = _Beside.apply(output, *unused)
+        return output
+
+
+class _Beside(torch.autograd.Function):
+    """An output, and tensors that make no difference to it: their gradient is zero."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(*tensors)
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return gradient, *map(torch.zeros_like, ctx.saved_tensors)
+
+
+def _reached(output: Tensor) -> set[tuple[Any, int]]:
+    """The points of the graph that the output depends on."""
+    if output.grad_fn is None:
+        return set()
+    found = {(output.grad_fn, output.output_nr)}
+    nodes, seen = [output.grad_fn], {output.grad_fn}
+    while nodes:
+        for before, number in nodes.pop().next_functions:
+            if before is not None:
+                found.add((before, number))
+                if before not in seen:
+                    seen.add(before)
+                    nodes.append(before)
+    return found
 
 
 _AS_IT_IS = "a layer of a model that is not compiled or scripted"

@@ -100,6 +100,10 @@ class Pairs:
     """Each example with each of K baselines: the inputs, then as many baselines as they need.
 
     Baseline r of a block belongs to the examples of repeat r; with one for each example, K is 1.
+    What it is made for copies the tensors before the model may write to them.
+
+    Attributes:
+        latest: which block was made last, repeats and examples.
     """
 
     kind = "inputs against baselines"
@@ -113,13 +117,16 @@ class Pairs:
     ):
         self.inputs, self.baselines, self.repeats = inputs, baselines, repeats
         self.batch = inputs[0].shape[0]
+        self.latest = slice(0, repeats), slice(0, self.batch)
         self.row_bytes, self.device = row_bytes(inputs), inputs[0].device
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
-        count = length(repeats)
-        rows = [part(x, examples).repeat(count, *[1] * (x.dim() - 1)) for x in self.inputs]
+        self.latest, count = (repeats, examples), length(repeats)
+        rows = [part(x, examples) for x in self.inputs]
+        if count > 1:
+            rows = [x.repeat(count, *[1] * (x.dim() - 1)) for x in rows]
         which = repeats if self.repeats > 1 else examples
-        return (*rows, *(part(baseline, which).clone() for baseline in self.baselines))
+        return (*rows, *(part(baseline, which) for baseline in self.baselines))
 
 
 class Path:

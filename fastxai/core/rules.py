@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .affine import is_compiled_module, transformation
-from .inputs import ArgumentError, check
+from .checkpoints import without_checkpoints
+from .inputs import ArgumentError
 
 Function = Callable[..., Any]
 
@@ -41,8 +42,9 @@ def check_eager(forward_func: Function, modules: list[torch.nn.Module]) -> None:
             raise ArgumentError(f"forward_func: expected {expected}, got {got}")
     scripted = isinstance(forward_func, torch.jit.ScriptFunction)
     compiled = hasattr(forward_func, "_torchdynamo_orig_callable")
-    check(not scripted, "forward_func", expected, "a scripted function")
-    check(not compiled, "forward_func", expected, "a compiled function")
+    if scripted or compiled:
+        kind = "scripted" if scripted else "compiled"
+        raise ArgumentError(f"forward_func: expected {expected}, got a {kind} function")
 
 
 class RectifiedBackward:
@@ -58,7 +60,7 @@ class RectifiedBackward:
         self.forward_func, self.gate = forward_func, gate
 
     def __call__(self, *args: Any) -> Any:
-        with _Rectified(self.gate):
+        with without_checkpoints(), _Rectified(self.gate):
             return self.forward_func(*args)
 
 

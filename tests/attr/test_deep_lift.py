@@ -336,3 +336,39 @@ def test_one_baseline_for_each_row_beside_one_for_all():
     found = DeepLift(model).attribute(inputs, (each, 0.5), 1)
     expected = DeepLift(model).attribute(inputs, (each, torch.full((3, 2, 3), 0.5)), 1)
     torch.testing.assert_close(found, expected)
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * ctx.saved_tensors[0] * gradient
+
+
+def misses(function, method=DeepLift):
+    x, w = randn(3, 6), randn(6, 6)
+    with pytest.warns(UserWarning) as said:
+        found = method(lambda x: function(x @ w).flatten(1)).attribute(x, randn(2, 6)[:1].repeat(
+            3, 1), target=0)  # fmt: skip
+    assert len(said) == 1 and found.shape == x.shape
+    return str(said[0].message)
+
+
+@pytest.mark.parametrize("method", [DeepLift, DeepLiftShap])
+def test_attributions_that_do_not_add_up_are_told_with_the_reason(method):
+    assert "no rule for logcumsumexp: " in misses(lambda h: h.logcumsumexp(1).flip(1), method)
+    assert "no rule for Doubled: " in misses(Doubled.apply, method)
+    assert "rows that influence" in misses(lambda h: h * h.exp().mean(0), method)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_rounding_is_not_told(dtype):
+    for build, shape, target in MODELS.values():
+        model, x = build().to(dtype), randn(*shape).to(dtype)
+        DeepLift(model).attribute(x, x.flip(0) + 1, target)
+        DeepLiftShap(model).attribute(x, randn(3, *shape[1:]).to(dtype), target)

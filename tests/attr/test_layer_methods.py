@@ -206,8 +206,64 @@ def test_tuples():
     assert mixed.shape == (1, 6, 4)
     taken = LayerActivation(model, model.attention).attribute(x, attribute_to_layer_input=True)
     assert len(taken) == 3
-    with pytest.raises(ArgumentError, match=r"^layer: .* tuple of them, got lstm \(LSTM\) with a"):
-        LayerActivation(model, model.lstm).attribute(x)
+    output, h, c = LayerActivation(model, model.lstm).attribute(x)
+    torch.testing.assert_close(output[:, -1], h[0])
+    assert c.shape == h.shape
+
+
+class Beside(nn.Module):
+    """A layer that is used twice, one with one row for all, and what makes no difference."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(8)
+        self.first, self.relu, self.behind = nn.Linear(5, 7), nn.ReLU(), nn.Identity()
+        self.places, self.lstm = nn.Embedding(6, 7), nn.LSTM(7, 7, batch_first=True)
+        self.after, self.unused, self.out = nn.Identity(), nn.Linear(5, 2), nn.Linear(7, 3)
+        self.double()
+
+    def forward(self, x):  # [N, 6, 5]
+        self.unused(x)
+        h = self.behind(self.relu(self.first(self.relu(x)))) + self.places(torch.arange(6)[None])
+        return self.out(torch.tanh(self.after(self.lstm(h)[0])).mean(1))
+
+
+def test_the_last_call_of_a_layer_counts():
+    model, x = Beside(), randn(3, 6, 5)
+    for method in (LayerActivation, LayerGradientXActivation, LayerGradCam):
+        options = {} if method is LayerActivation else {"target": 1}
+        expected = method(model, model.behind).attribute(x, **options)
+        found = method(model, model.relu).attribute(x, **options)
+        torch.testing.assert_close(found, expected, **EXACT)
+    with pytest.raises(ArgumentError, match=r"calls once, got relu \(ReLU\), called again"):
+        LayerIntegratedGradients(model, model.relu).attribute(x, target=1)
+
+
+def test_parts_that_make_no_difference_have_zeros():
+    model, x = Beside(), randn(3, 6, 5)
+    for method in (LayerGradientXActivation, LayerGradCam, LayerIntegratedGradients):
+        expected = method(model, model.after).attribute(x, target=1)
+        output, *states = method(model, model.lstm).attribute(x, target=1)
+        torch.testing.assert_close(output, expected, **EXACT)
+        assert len(states) == 2 and not any(s.any() for s in states)
+        explainer = method(model, None)
+        with pytest.raises(ArgumentError, match=r"^layer: expected .* as none was given"):
+            explainer.attribute(x, target=1)
+        explainer.layer = model.unused
+        with pytest.raises(RuntimeError, match="does not depend on the output of unused"):
+            explainer.attribute(x, target=1)
+        zeros = explainer.attribute(x, target=1, grad_kwargs={"materialize_grads": True})
+        assert zeros.shape[0] == 3 and not zeros.any()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_one_row_for_all(batch):
+    model, x = Beside(), randn(batch, 6, 5)
+    layers = [model.behind, model.places]
+    found, places = LayerIntegratedGradients(model, layers).attribute(x, target=1)
+    expected = LayerIntegratedGradients(model, model.behind).attribute(x, target=1)
+    torch.testing.assert_close(found, expected, **EXACT)
+    assert places.shape == (batch, 6, 7) and not places.any()
 
 
 def test_blocks_make_no_difference():
@@ -356,7 +412,7 @@ class Head(nn.Module):
 
     class Dict(nn.Module):
         def forward(self, x):
-            return {"x": x}
+            return {"x": x, "of": object()}
 
     def forward(self, x):
         self.unused(x)
@@ -377,7 +433,6 @@ def test_layers_that_cannot_be_explained(method):
         (model.forward, nn.Linear(7, 4), ArgumentError, "^layer: expected a layer of forward_func"),
         (logged, nn.Linear(7, 4), ArgumentError, "^layer: expected .* that forward_func calls, go"),
         (model, model.spare, ArgumentError, r"^layer: .* calls, got spare \(Linear\)$"),
-        (model, model.relu, ArgumentError, r"^layer: .* calls once, got relu \(ReLU\), called ag"),
         (model, model.whole, ArgumentError, r"^layer: .* got whole \(Dict\) with a dict"),
     ]
     if method is not LayerActivation:
@@ -421,7 +476,7 @@ def test_refused_at_once():
         ({"n_steps": 0}, "n_steps"),
         ({"method": "simpson"}, "method"),
         ({"internal_batch_size": 0}, "internal_batch_size"),
-        ({"grad_kwargs": {"retain_graph": True}}, "grad_kwargs: expected None"),
+        ({"grad_kwargs": {"create_graph": True}}, "grad_kwargs: expected None"),
         ({"baselines": x[:2]}, "baselines"),
         ({"target": "cat"}, "target"),
     ]:

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastxai import ArgumentError
-from fastxai.core import lift
 from fastxai.core.lift import Lifted
+from fastxai.core.multipliers import elementwise
 
 EXACT = {"rtol": 1e-9, "atol": 1e-10}
 
@@ -209,8 +209,8 @@ def test_values_are_those_before_the_model_writes_to_them(function):
 @pytest.mark.parametrize("close", [False, True])
 def test_gradients_are_taken_only_where_input_and_baseline_are_close(close, monkeypatch):
     taken = []
-    real = lift._gradient_of
-    monkeypatch.setattr(lift, "_gradient_of", lambda *a: taken.append(1) or real(*a))
+    real = elementwise.gradient_of
+    monkeypatch.setattr(elementwise, "gradient_of", lambda *a: taken.append(1) or real(*a))
     x, baseline = randn(4, 3).abs() + 1, torch.zeros(1, 3, dtype=torch.float64)
     expected = x.tanh() / x
     if close:
@@ -219,10 +219,14 @@ def test_gradients_are_taken_only_where_input_and_baseline_are_close(close, monk
     assert bool(taken) is close
 
 
-def test_what_has_no_rule_warns_and_keeps_its_gradient():
+def test_what_has_no_rule_is_told_and_keeps_its_gradient():
     x, baseline = randn(3, 4), randn(1, 4)
-    with pytest.warns(UserWarning, match="no rule for cumprod"):
-        found = multipliers(lambda x: x.cumprod(1), x, baseline)
     leaf = x.clone().requires_grad_()
-    (expected,) = torch.autograd.grad(leaf.cumprod(1).sum(), leaf)
-    torch.testing.assert_close(found, expected, **EXACT)
+    lifted = Lifted(lambda x: x.tanh().logcumsumexp(1), 1, 1e-10)
+    y = lifted(leaf, baseline)
+    assert [function.__name__ for function in lifted.unruled] == ["logcumsumexp"]
+    (found,) = torch.autograd.grad(y.sum(), leaf)
+    inner = x.tanh().requires_grad_()
+    (expected,) = torch.autograd.grad(inner.logcumsumexp(1).sum(), inner)
+    multiplier = (x.tanh() - baseline.tanh()) / (x - baseline)
+    torch.testing.assert_close(found, expected * multiplier, **EXACT)
