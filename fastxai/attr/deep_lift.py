@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -133,8 +133,12 @@ class DeepLift(GradientAttribution):
                 changes = block.new_empty(pairs.repeats, pairs.batch)
             changes[repeats, examples] = block
 
-        lifted = Told(Lifted(query.model.forward_func, len(pairs.inputs), self.eps), note)
-        multipliers = engine.gradients(query.model.through(lambda function: lifted), pairs)
+        def wrapped(function: Callable[..., Any]) -> Told:
+            return Told(Lifted(function, len(pairs.inputs), self.eps), note)
+
+        model = query.model.through(wrapped)
+        lifted = cast(Told, model.forward_func)
+        multipliers = engine.gradients(model, pairs)
 
         def check_sums(contributions: tuple[Tensor, ...]) -> None:  # each [B · K, *F_i]
             if changes is not None:  # of an empty batch nothing is known

@@ -137,8 +137,8 @@ def is_weight(tensor: Tensor) -> bool:
 def valued(surrogate: Tensor, value: Tensor) -> Tensor:
     """A value with the gradient of something else."""
     if transformation() is not None:
-        return Substituted.apply(surrogate, value)  # type: ignore[no-any-return]
-    return _Valued.apply(surrogate, [value])  # type: ignore[no-any-return]
+        return Substituted.apply(surrogate, value)
+    return _Valued.apply(surrogate, [value])
 
 
 class _Valued(torch.autograd.Function):
