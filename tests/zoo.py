@@ -479,13 +479,7 @@ ZOO: dict[str, Callable[[], Entry]] = {
 # here once it is mended, and run `python -m tests.zoo_table`.
 _PATHS = {"IntegratedGradients", "GradientShap", "NoiseTunnel", "LayerIntegratedGradients"}
 OPEN: dict[str, set[str]] = {
-    "checkpointed": {"DeepLift", "DeepLiftShap", "LayerIntegratedGradients"},
-    "checkpointed, reentrant": {
-        *("Saliency", "InputXGradient", "IntegratedGradients", "GradientShap", "NoiseTunnel"),
-        *("DeepLift", "DeepLiftShap", "GuidedBackprop", "Deconvolution"),
-    },
     "graph, CSR matrix": {"DeepLift", "DeepLiftShap"},
-    "batch mean": {"DeepLiftShap", "ShapleyValues"},
     # The rows of a path share their statistics, as in Captum: no copy stands for itself.
     "train-mode norm in a partial": _PATHS,
     "train-mode norm in a closure": _PATHS,

@@ -15,6 +15,7 @@ from .. import ops
 from .blocks import Blocks, fits_whole, is_out_of_memory
 from .footprint import Footprint
 from .independence import differ
+from .inputs import ArgumentError
 from .model import Model, NotRowByRow, Run, scalars
 from .prefix import Shortcut
 from .progress import Bar, bar
@@ -138,7 +139,7 @@ def stream(
     blocks = Blocks(model, rows, limit, to_come, forward_only=True)
     shortcut = Shortcut(model, rows, blocks.size)
     if model.affine_prefix is not False or model.alone is None:
-        _settle(model, rows, limit)
+        settle(model, rows, limit)
 
     def call(repeats: slice, examples: slice, learn: bool) -> Tensor | None:
         affine = shortcut.block(repeats, examples)
@@ -223,12 +224,13 @@ def _beside_inputs(
     return _compare(model, call, outputs)
 
 
-def _settle(
+def settle(
     model: Model, rows: Rows, limit: int | None = None, differentiable: bool = False
 ) -> None:
     """Finds out whether rows interact, unless that is known, before copies of them are stacked.
 
-    The first repeat is asked about alone, and then after the last one.
+    The inputs, or else the first repeat, are asked about alone, and then after another one. A copy
+    of the same rows would not do: a mean over the batch, say, would be the same.
 
     Args:
         model: the bound model.
@@ -265,8 +267,9 @@ def _settle(
                         raise
                     records = True
                     alone = ask(first, 1)
-            last = rows.block(slice(repeats - 1, repeats), every)
-            pairs = zip(last, first, strict=True)
+            ends = [rows.block(slice(r, r + 1), every) for r in {0, repeats - 1}]
+            others = max(ends, key=lambda end: _unequal(end, first))
+            pairs = zip(others, first, strict=True)
             both = tuple(torch.cat([t, x.to(t.dtype)]) for t, x in pairs)
             _compare(model, lambda: ask(both, 2), alone)
         except NotRowByRow as error:
@@ -275,6 +278,11 @@ def _settle(
             if not is_out_of_memory(error):
                 raise
             model.rows_interact = False  # they are cut in any case
+
+
+def _unequal(rows: tuple[Tensor, ...], others: tuple[Tensor, ...]) -> int:
+    """How many numbers of some rows differ from those of others."""
+    return sum(int((a != b).sum()) for a, b in zip(rows, others, strict=True))
 
 
 def _on_leaf(rows: Tensor) -> Tensor:
@@ -370,7 +378,7 @@ def gradient_sum(
         return True
 
     with torch.inference_mode(False), torch.no_grad(), model.statistics_kept():
-        _settle(model, rows, limit, differentiable=True)
+        settle(model, rows, limit, differentiable=True)
         # What wants to see each gradient sees every row.
         gathers = add.gather if isinstance(add, Weighted) else None
         blocks = Blocks(model, rows, limit)
@@ -444,7 +452,7 @@ def gradients(model: Model, rows: Rows) -> list[Tensor]:
         return True
 
     with torch.inference_mode(False), torch.no_grad(), model.statistics_kept():
-        _settle(model, rows, differentiable=True)
+        settle(model, rows, differentiable=True)
         _visit(model, Blocks(model, rows), look, run)
     return out or [x.new_zeros(rows.repeats, rows.batch, *x.shape[1:]) for x in rows.inputs]
 
@@ -480,6 +488,13 @@ def _visit(
             raise
         model.take_for_whole_batch(error)
         blocks.visit(run, record)
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        raise ArgumentError(
+            "forward_func: expected torch.utils.checkpoint with use_reentrant=False, as the other "
+            "kind has gradients for parameters alone, got use_reentrant=True"
+        ) from error
 
 
 def _zeros(rows: Rows) -> list[Tensor]:

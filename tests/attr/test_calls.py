@@ -56,30 +56,30 @@ FEW = {"nt_samples": 3, "seed": 0}
 # The explainer, its model, inputs and arguments; then what may be beside one pass of the model,
 # forward and for methods of gradients backward: operations of torch, and functions of fastxai.
 TABLE = {
-    "Saliency": (fastxai.Saliency(RELU), RELU, ROWS, {}, 19, 77),
-    "InputXGradient": (fastxai.InputXGradient(RELU), RELU, ROWS, {}, 19, 77),
-    "GuidedBackprop": (fastxai.GuidedBackprop(RELU), RELU, ROWS, {}, 18, 99),
-    "Deconvolution": (fastxai.Deconvolution(RELU), RELU, ROWS, {}, 14, 99),
-    "DeepLift, ReLU": (fastxai.DeepLift(RELU), RELU, ROWS, {}, 42, 179),
-    "DeepLift, SELU": (fastxai.DeepLift(SELU), SELU, ROWS, {}, 52, 181),
-    "DeepLift, attention": (fastxai.DeepLift(TEXT[1:]), TEXT[1:], TEXT[0](IDS), {}, 283, 610),
-    "DeepLiftShap": (fastxai.DeepLiftShap(SELU), SELU, ROWS, {"baselines": ROWS[:2] / 2}, 88, 199),
-    "IntegratedGradients": (fastxai.IntegratedGradients(SELU), SELU, ROWS, {}, 24, 113),
-    "NoiseTunnel": (fastxai.NoiseTunnel(fastxai.Saliency(SELU)), SELU, ROWS, FEW, 31, 131),
-    "LayerActivation": (fastxai.LayerActivation(SELU, SELU[2]), SELU, ROWS, None, 10, 111),
+    "Saliency": (fastxai.Saliency(RELU), RELU, ROWS, {}, 19, 76),
+    "InputXGradient": (fastxai.InputXGradient(RELU), RELU, ROWS, {}, 19, 76),
+    "GuidedBackprop": (fastxai.GuidedBackprop(RELU), RELU, ROWS, {}, 18, 98),
+    "Deconvolution": (fastxai.Deconvolution(RELU), RELU, ROWS, {}, 14, 98),
+    "DeepLift, ReLU": (fastxai.DeepLift(RELU), RELU, ROWS, {}, 48, 194),
+    "DeepLift, SELU": (fastxai.DeepLift(SELU), SELU, ROWS, {}, 58, 200),
+    "DeepLift, attention": (fastxai.DeepLift(TEXT[1:]), TEXT[1:], TEXT[0](IDS), {}, 299, 612),
+    "DeepLiftShap": (fastxai.DeepLiftShap(SELU), SELU, ROWS, {"baselines": ROWS[:2] / 2}, 107, 228),
+    "IntegratedGradients": (fastxai.IntegratedGradients(SELU), SELU, ROWS, {}, 24, 112),
+    "NoiseTunnel": (fastxai.NoiseTunnel(fastxai.Saliency(SELU)), SELU, ROWS, FEW, 31, 130),
+    "LayerActivation": (fastxai.LayerActivation(SELU, SELU[2]), SELU, ROWS, None, 10, 110),
     "LayerGradientXActivation": (
-        fastxai.LayerGradientXActivation(SELU, SELU[2]), SELU, ROWS, {}, 15, 115,
+        fastxai.LayerGradientXActivation(SELU, SELU[2]), SELU, ROWS, {}, 15, 113,
     ),
-    "LayerGradCam": (fastxai.LayerGradCam(IMAGE, IMAGE[0]), IMAGE, IMAGES, {}, 21, 121),
-    "GuidedGradCam": (fastxai.GuidedGradCam(IMAGE, IMAGE[0]), IMAGE, IMAGES, {}, 50, 207),
+    "LayerGradCam": (fastxai.LayerGradCam(IMAGE, IMAGE[0]), IMAGE, IMAGES, {}, 21, 119),
+    "GuidedGradCam": (fastxai.GuidedGradCam(IMAGE, IMAGE[0]), IMAGE, IMAGES, {}, 50, 203),
     "LayerIntegratedGradients": (
-        fastxai.LayerIntegratedGradients(TEXT, TEXT[0]), TEXT, IDS, {"n_steps": 5}, 195, 374,
+        fastxai.LayerIntegratedGradients(TEXT, TEXT[0]), TEXT, IDS, {"n_steps": 5}, 204, 383,
     ),
     "KernelShap": (
-        fastxai.KernelShap(SELU), SELU, ROWS, {"n_samples": 80, "seed": 0}, 108, 252,
+        fastxai.KernelShap(SELU), SELU, ROWS, {"n_samples": 80, "seed": 0}, 108, 249,
     ),
     "FeatureAblation": (
-        fastxai.FeatureAblation(LSTM), LSTM, SERIES, {"feature_mask": TIMES}, 84, 228,
+        fastxai.FeatureAblation(LSTM), LSTM, SERIES, {"feature_mask": TIMES}, 84, 227,
     ),
 }  # fmt: skip
 
