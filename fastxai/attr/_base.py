@@ -449,7 +449,10 @@ class PerturbationAttribution(Attribution):
         outputs = engine.values(query.model, given, at_least_two, to_come=to_come)[0]
         check_numbers(outputs[None], 0, query)
         if divided:
-            engine.settle_parts(query.model)
+            absent = query.baselines
+            if query.background is not None:
+                absent = tuple(rows[:1] for rows in query.background)
+            engine.settle_parts(query.model, absent, limit)
         return outputs
 
     def _multiplications(self, query: Query) -> float:

@@ -19,7 +19,7 @@ from .inputs import ArgumentError
 from .model import Model, NotRowByRow, Run, scalars
 from .prefix import Shortcut
 from .progress import Bar, bar
-from .rows import Given, Rows, length, part
+from .rows import Ends, Given, Rows, length, part
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,8 @@ def stream(
                 return shortcut.checked(model(affine, length(repeats), examples))
             return None
         r, b = length(repeats), length(examples)
-        if b < rows.batch and rows.repeats > 1:
-            settle_parts(model)
+        if b < rows.batch and rows.repeats > 1 and not rows.together:
+            settle(model, rows, limit)
             if model.rows_interact:
                 return None
         block = rows.block(repeats, examples)
@@ -187,10 +187,15 @@ def stream(
                 model.rows_interact = True
 
 
-def settle_parts(model: Model) -> None:
+def settle_parts(
+    model: Model,
+    baselines: tuple[Tensor, ...],  # each [B, *F_i] or [1, *F_i]
+    limit: int | None = None,
+) -> None:
     """Finds out whether examples may be asked about apart from each other, unless that is known.
 
-    The last few are, and must have the same outputs as among all.
+    The last few are, and must have the same outputs as among all; then it is seen whether copies
+    may be stacked.
     """
     if model.alone is None or not model.is_unsettled or model.batch < 2:
         return
@@ -203,6 +208,9 @@ def settle_parts(model: Model) -> None:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
+    if model.rows_interact is False:
+        model.rows_interact = None
+        settle(model, Ends(inputs, baselines), limit)
 
 
 def _beside_inputs(
@@ -213,15 +221,22 @@ def _beside_inputs(
 ) -> Tensor | None:  # [r * B, *C]
     """The outputs for the first block with several copies of the batch; None if rows interact.
 
-    They do if the outputs for the inputs, which come last, are others than those of the inputs
-    alone. (First, they could be right by being so: nodes 0 to B - 1 of a graph have its edges.)
+    They do if the outputs for the inputs, which come last, or for the copy in the middle are others
+    than in a call of their own. (First, they could be right by being so: nodes 0 to B - 1 of a
+    graph have its edges. The inputs alone would not show what later rows do to earlier ones.)
     """
     assert model.alone is not None
     inputs, outputs = model.alone
+    every, batch = slice(0, model.batch), model.batch
+    middle = slice(repeats // 2 * batch, (repeats // 2 + 1) * batch)
+    one = model(tuple(t[middle].clone() for t in block), 1, every)
     rows = tuple(torch.cat([t, x.to(t.dtype)]) for t, x in zip(block, inputs, strict=True))
-    asked = partial(model, rows, repeats + 1, slice(0, model.batch))
+    asked = partial(model, rows, repeats + 1, every)
     call = partial(_followed, asked, model, rows, len(rows[0]), learn)
-    return _compare(model, call, outputs)
+    found = _compare(model, call, outputs)
+    if found is not None and differ(one, found[middle]):
+        model.rows_interact = True
+    return None if model.rows_interact else found
 
 
 def settle(
@@ -229,8 +244,9 @@ def settle(
 ) -> None:
     """Finds out whether rows interact, unless that is known, before copies of them are stacked.
 
-    The inputs, or else the first repeat, are asked about alone, and then after another one. A copy
-    of the same rows would not do: a mean over the batch, say, would be the same.
+    The inputs, or else the first repeat, are asked about alone, and so is another one; both must be
+    the same in one call. A copy of the same rows would not do: a mean over the batch, say, would be
+    the same.
 
     Args:
         model: the bound model.
@@ -246,7 +262,7 @@ def settle(
         return
     if limit is not None and limit < 2 * rows.batch:  # each copy comes by itself
         return
-    every, repeats, records = slice(0, rows.batch), rows.repeats, False
+    every, records = slice(0, rows.batch), False
 
     def ask(tensors: tuple[Tensor, ...], copies: int) -> Tensor:
         with torch.set_grad_enabled(records):
@@ -267,11 +283,13 @@ def settle(
                         raise
                     records = True
                     alone = ask(first, 1)
-            ends = [rows.block(slice(r, r + 1), every) for r in {0, repeats - 1}]
-            others = max(ends, key=lambda end: _unequal(end, first))
-            pairs = zip(others, first, strict=True)
-            both = tuple(torch.cat([t, x.to(t.dtype)]) for t, x in pairs)
-            _compare(model, lambda: ask(both, 2), alone)
+            other = _another(rows, first)
+            of_other = ask(tuple(t.clone() for t in other), 1)
+            pairs = zip(first, other, strict=True)
+            both = tuple(torch.cat([x.to(t.dtype), t]) for x, t in pairs)
+            found = _compare(model, lambda: ask(both, 2), of_other)
+            if found is not None:
+                model.rows_interact = differ(alone, found)
         except NotRowByRow as error:
             model.take_for_whole_batch(error)
         except Exception as error:
@@ -280,9 +298,14 @@ def settle(
             model.rows_interact = False  # they are cut in any case
 
 
-def _unequal(rows: tuple[Tensor, ...], others: tuple[Tensor, ...]) -> int:
-    """How many numbers of some rows differ from those of others."""
-    return sum(int((a != b).sum()) for a, b in zip(rows, others, strict=True))
+def _another(rows: Rows, first: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A repeat that differs from the first: the middle one, or else the last or the first."""
+    every, other = slice(0, rows.batch), first
+    for r in (rows.repeats // 2, rows.repeats - 1, 0):
+        other = rows.block(slice(r, r + 1), every)
+        if not all(torch.equal(a.to(b.dtype), b) for a, b in zip(first, other, strict=True)):
+            break
+    return other
 
 
 def _on_leaf(rows: Tensor) -> Tensor:

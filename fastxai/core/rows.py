@@ -96,6 +96,30 @@ class Given:
         )
 
 
+class Ends:
+    """The inputs, and then the baselines."""
+
+    kind = "inputs and baselines"
+    repeats, together = 2, False
+
+    def __init__(
+        self,
+        inputs: tuple[Tensor, ...],  # each [B, *F_i]
+        baselines: tuple[Tensor, ...],  # each [B, *F_i] or [1, *F_i]
+    ):
+        self.inputs, self.batch = inputs, inputs[0].shape[0]
+        self.baselines = tuple(
+            b.to(x.dtype).expand(x.shape) for b, x in zip(baselines, inputs, strict=True)
+        )
+        self.row_bytes, self.device = row_bytes(inputs), inputs[0].device
+
+    def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
+        ends = (self.inputs, self.baselines)[repeats]
+        return tuple(
+            torch.cat([part(t, examples) for t in of_one]) for of_one in zip(*ends, strict=True)
+        )
+
+
 class Pairs:
     """Each example with each of K baselines: the inputs, then as many baselines as they need.
 

@@ -73,13 +73,13 @@ TABLE = {
     "LayerGradCam": (fastxai.LayerGradCam(IMAGE, IMAGE[0]), IMAGE, IMAGES, {}, 21, 119),
     "GuidedGradCam": (fastxai.GuidedGradCam(IMAGE, IMAGE[0]), IMAGE, IMAGES, {}, 50, 203),
     "LayerIntegratedGradients": (
-        fastxai.LayerIntegratedGradients(TEXT, TEXT[0]), TEXT, IDS, {"n_steps": 5}, 204, 383,
+        fastxai.LayerIntegratedGradients(TEXT, TEXT[0]), TEXT, IDS, {"n_steps": 5}, 243, 396,
     ),
     "KernelShap": (
         fastxai.KernelShap(SELU), SELU, ROWS, {"n_samples": 80, "seed": 0}, 108, 249,
     ),
     "FeatureAblation": (
-        fastxai.FeatureAblation(LSTM), LSTM, SERIES, {"feature_mask": TIMES}, 84, 227,
+        fastxai.FeatureAblation(LSTM), LSTM, SERIES, {"feature_mask": TIMES}, 138, 234,
     ),
 }  # fmt: skip
 

@@ -284,7 +284,7 @@ def test_the_users_own_error():
 def test_independent_rows_are_stacked():
     logged = Logged(mlp().double())
     FeatureAblation(logged).attribute(randn(5, 7), target=1)
-    assert logged.rows == [5, 10, 35]  # the inputs, without one feature before them, without each
+    assert logged.rows == [5, 5, 10, 35]  # the inputs, less one feature, both, less each feature
 
 
 def is_row_by_row(forward_func):
@@ -371,3 +371,41 @@ def test_gradients_of_one_output_for_a_bag(form, rows):
     close(found, x * mean)
     change = (bag(x) - bag(0 * x)).reshape(-1)[-1].detach()
     close(delta.sum() if rows > 1 else delta[0], found.sum() - change)
+
+
+INFLUENCES = {
+    "sum": lambda x: x.sum(1) * x.sum(),
+    "mean": lambda x: x.sum(1) * x.mean(),
+    "last row": lambda x: x.sum(1) * x[-1].sum(),
+    "first row": lambda x: x.sum(1) * x[0].sum(),
+    "least": lambda x: (x - x.amin(0)).pow(2).sum(1),
+    "pairs": lambda x: (x.view(-1, 2, FEATURES) * x.view(-1, 2, FEATURES).flip(1)).sum(2).view(-1),
+    "running sum": lambda x: (x.cumsum(0) ** 2).sum(1),
+    "running sum from the end": lambda x: (x.flip(0).cumsum(0).flip(0) ** 2).sum(1),
+}
+
+
+@pytest.mark.parametrize("name", INFLUENCES)
+@pytest.mark.parametrize("zero", [False, True], ids=["all vary", "some equal the baseline"])
+def test_influences_of_every_direction(name, zero):
+    model, x = INFLUENCES[name], X[:6].abs() + 0.1
+    if zero:
+        x[1, 2] = x[4, 0] = 0
+    everyone = range(FEATURES)
+
+    def without(columns):
+        y = x.clone()
+        y[:, list(columns)] = 0
+        return model(y)
+
+    drops = torch.stack([model(x) - without([j]) for j in everyone], 1)
+    torch.testing.assert_close(FeatureAblation(model).attribute(x), drops, **CLOSE)
+    found = ShapleyValues(model).attribute(x)
+    torch.testing.assert_close(found.sum(1), model(x) - without(everyone), **CLOSE)
+    torch.testing.assert_close(KernelShap(model).attribute(x, n_samples=16), found, **CLOSE)
+    mean = torch.zeros_like(x)
+    for a in (torch.arange(10).double() + 0.5) / 10:
+        leaf = (a * x).requires_grad_()
+        mean += torch.autograd.grad(model(leaf).sum(), leaf)[0] / 10
+    found = IntegratedGradients(model).attribute(x, n_steps=10, method="riemann_middle")
+    torch.testing.assert_close(found, x * mean, **CLOSE)
