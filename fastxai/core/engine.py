@@ -57,7 +57,7 @@ class Weighted:
         return gradients[0] if len(gradients) == 1 else gradients.sum(0)
 
 
-_FEW = 8  # rows that are asked about apart from the others, to see if that matters
+_FEW = 7  # rows that are asked about apart from the others, to see if that matters
 
 
 class Unused(RuntimeError):
@@ -194,23 +194,22 @@ def settle_parts(
 ) -> None:
     """Finds out whether examples may be asked about apart from each other, unless that is known.
 
-    The last few are, and must have the same outputs as among all; then it is seen whether copies
-    may be stacked.
+    The first few and the last few are, and must have the same outputs as among all; then it is seen
+    whether copies may be stacked.
     """
     if model.alone is None or not model.is_unsettled or model.batch < 2:
         return
     inputs, outputs = model.alone
-    few = slice(model.batch - min(_FEW, model.batch // 2), model.batch)
-    rows = tuple(part(x, few).clone() for x in inputs)
-    with torch.no_grad(), model.statistics_kept():
-        try:
-            _compare(model, lambda: model(rows, 1, few), outputs[few])
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-    if model.rows_interact is False:
+    count = min(_FEW, model.batch // 2)
+    count -= 1 - count % 2  # an odd number, as rows may come in pairs
+    for few in (slice(0, count), slice(model.batch - count, model.batch)):
+        rows = tuple(part(x, few).clone() for x in inputs)
+        with torch.no_grad(), model.statistics_kept():
+            _compare(model, partial(model, rows, 1, few), outputs[few])
+        if model.rows_interact is not False:
+            return
         model.rows_interact = None
-        settle(model, Ends(inputs, baselines), limit)
+    settle(model, Ends(inputs, baselines), limit)
 
 
 def _beside_inputs(
