@@ -209,6 +209,9 @@ def settle_parts(
         if model.rows_interact is not False:
             return
         model.rows_interact = None
+    if limit is not None and limit < 2 * model.batch:  # copies of the batch are not stacked
+        model.rows_interact = False
+        return
     settle(model, Ends(inputs, baselines), limit)
 
 
