@@ -14,7 +14,7 @@ from ..core import engine
 from ..core.completeness import Told
 from ..core.inputs import TensorOrTuple, check, check_background, check_not_inference
 from ..core.lift import Lifted
-from ..core.rows import Pairs, Path, length
+from ..core.rows import Ends, Pairs, length
 from ..core.rules import check_eager
 from ._base import Found, GradientAttribution, Query, captum_compatible
 
@@ -121,9 +121,8 @@ class DeepLift(GradientAttribution):
         expected = "batch norms in eval mode, as each row is compared with its baseline alone"
         check(not query.model.mixes_rows, "forward_func", expected, "one in train mode")
         if pairs.repeats > 1:  # copies of the inputs are stacked, each with another baseline
-            ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=pairs.device)
             first = tuple(b[:1] for b in pairs.baselines)
-            engine.settle(query.model, Path(pairs.inputs, first, ends))
+            engine.settle(query.model, Ends(pairs.inputs, first))
         changes: Tensor | None = None  # F(x) − F(x') of each pair, [K, B], or [B]
 
         def note(change: Tensor) -> None:

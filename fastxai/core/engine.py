@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -229,16 +229,14 @@ def _beside_inputs(
     """
     assert model.alone is not None
     inputs, outputs = model.alone
-    every, batch = slice(0, model.batch), model.batch
+    every, batch, count = slice(0, model.batch), model.batch, repeats * model.batch
     middle = slice(repeats // 2 * batch, (repeats // 2 + 1) * batch)
-    one = model(tuple(t[middle].clone() for t in block), 1, every)
+    of_middle = model(tuple(t[middle].clone() for t in block), 1, every)
     rows = tuple(torch.cat([t, x.to(t.dtype)]) for t, x in zip(block, inputs, strict=True))
     asked = partial(model, rows, repeats + 1, every)
     call = partial(_followed, asked, model, rows, len(rows[0]), learn)
-    found = _compare(model, call, outputs)
-    if found is not None and differ(one, found[middle]):
-        model.rows_interact = True
-    return None if model.rows_interact else found
+    found = _compare(model, call, outputs, of_middle, at=(slice(count, None), middle))
+    return None if found is None else found[:count]
 
 
 def settle(
@@ -289,9 +287,8 @@ def settle(
             of_other = ask(tuple(t.clone() for t in other), 1)
             pairs = zip(first, other, strict=True)
             both = tuple(torch.cat([x.to(t.dtype), t]) for x, t in pairs)
-            found = _compare(model, lambda: ask(both, 2), of_other)
-            if found is not None:
-                model.rows_interact = differ(alone, found)
+            ends = slice(0, rows.batch), slice(rows.batch, None)
+            _compare(model, lambda: ask(both, 2), alone, of_other, at=ends)
         except NotRowByRow as error:
             model.take_for_whole_batch(error)
         except Exception as error:
@@ -315,8 +312,13 @@ def _on_leaf(rows: Tensor) -> Tensor:
     return rows.requires_grad_().clone() if rows.is_floating_point() else rows
 
 
-def _compare(model: Model, call: Callable[[], Tensor], alone: Tensor) -> Tensor | None:
-    """What a call gives before its last outputs, if these are as they were alone.
+def _compare(
+    model: Model,
+    call: Callable[[], Tensor],
+    *alone: Tensor,  # each [b, *C]
+    at: Sequence[slice] = (slice(None),),
+) -> Tensor | None:
+    """The outputs of a call, if those at some places are as they were alone.
 
     Otherwise, or if the call fails, rows interact.
     """
@@ -333,9 +335,10 @@ def _compare(model: Model, call: Callable[[], Tensor], alone: Tensor) -> Tensor 
             raise
         model.rows_interact = True
         return None
-    count = len(outputs) - len(alone)
-    model.rows_interact = differ(alone, outputs[count:])
-    return None if model.rows_interact else outputs[:count]
+    pairs = zip(alone, at, strict=True)
+    changed = [differ(one, outputs[place]) for one, place in pairs]
+    model.rows_interact = any(changed)
+    return None if model.rows_interact else outputs
 
 
 def gradient_sum(

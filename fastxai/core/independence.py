@@ -59,17 +59,16 @@ def differ(one: Tensor, other: Tensor) -> bool:  # [n, *C], [n, *C] or [n]
         return False
     # A row is measured by its own size, or that of most rows if it is near zero. What is not finite
     # must be so in both, and is no measure for the rest.
-    size = one.abs().nan_to_num(0.0, posinf=0.0).flatten(1) if one.dim() > 1 else one.abs()[:, None]
-    each = size.nan_to_num(0.0, posinf=0.0).amax(1)
+    one, other = one.reshape(len(one), -1), other.reshape(len(one), -1)
+    each = one.abs().nan_to_num(0.0, posinf=0.0).amax(1, keepdim=True)
     tolerance = math.sqrt(torch.finfo(one.dtype).eps) * torch.maximum(each, each.median())
-    near = (one - other).abs().reshape(len(one), -1) <= tolerance[:, None]
     same = (one == other) | (one.isnan() & other.isnan())
-    return not bool((near | same.reshape(len(one), -1)).all())
+    return not bool((same | ((one - other).abs() <= tolerance)).all())
 
 
 def _is_by_last_dimensions(module: nn.Module) -> bool:
-    if type(module) not in (nn.Flatten, nn.Softmax, nn.LogSoftmax):
-        return False
-    if isinstance(module, nn.Flatten):
+    if type(module) is nn.Flatten:
         return module.start_dim >= 1
-    return isinstance(module, nn.Softmax | nn.LogSoftmax) and module.dim == -1
+    if type(module) is nn.Softmax or type(module) is nn.LogSoftmax:
+        return module.dim == -1
+    return False

@@ -108,16 +108,13 @@ class Ends:
         baselines: tuple[Tensor, ...],  # each [B, *F_i] or [1, *F_i]
     ):
         self.inputs, self.batch = inputs, inputs[0].shape[0]
-        self.baselines = tuple(
-            b.to(x.dtype).expand(x.shape) for b, x in zip(baselines, inputs, strict=True)
-        )
+        pairs = zip(baselines, inputs, strict=True)
+        self.baselines = [b.to(x.dtype).expand(x.shape) for b, x in pairs]
         self.row_bytes, self.device = row_bytes(inputs), inputs[0].device
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
-        ends = (self.inputs, self.baselines)[repeats]
-        return tuple(
-            torch.cat([part(t, examples) for t in of_one]) for of_one in zip(*ends, strict=True)
-        )
+        of_inputs = zip(*(self.inputs, self.baselines)[repeats], strict=True)
+        return tuple([torch.cat([part(t, examples) for t in ends]) for ends in of_inputs])
 
 
 class Pairs:
