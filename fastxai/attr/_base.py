@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from ..core import engine
+from ..core import engine, interaction
 from ..core.affine import Prefix
 from ..core.inputs import (
     ArgumentError,
@@ -350,6 +350,7 @@ class Attribution:
             forward_args,
             row_by_row=self._row_by_row,
             prefix=Prefix(self._affine_prefix),
+            dims=[x.dim() for x in checked.tensors],
         )
         return Query(checked, checked_baselines, model)
 
@@ -452,7 +453,7 @@ class PerturbationAttribution(Attribution):
             absent = query.baselines
             if query.background is not None:
                 absent = tuple(rows[:1] for rows in query.background)
-            engine.settle_parts(query.model, absent, limit)
+            interaction.settle_parts(query.model, absent, limit)
         return outputs
 
     def _multiplications(self, query: Query) -> float:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..core import engine
+from ..core import engine, interaction
 from ..core.completeness import Told
 from ..core.inputs import TensorOrTuple, check, check_background, check_not_inference
 from ..core.lift import Lifted
@@ -122,7 +122,7 @@ class DeepLift(GradientAttribution):
         check(not query.model.mixes_rows, "forward_func", expected, "one in train mode")
         if pairs.repeats > 1:  # copies of the inputs are stacked, each with another baseline
             first = tuple(b[:1] for b in pairs.baselines)
-            engine.settle(query.model, Ends(pairs.inputs, first))
+            interaction.settle(query.model, Ends(pairs.inputs, first))
         changes: Tensor | None = None  # F(x) − F(x') of each pair, [K, B], or [B]
 
         def note(change: Tensor) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from .. import ops
-from ..core import engine
+from ..core import engine, interaction
 from ..core.inputs import (
     Inputs,
     TensorOrTuple,
@@ -26,7 +26,7 @@ from ..core.inputs import (
     check_seed,
     check_stdevs,
 )
-from ..core.model import Target
+from ..core.model import Model, Target
 from ..core.plan import Plan
 from ..core.rows import Given, Noisy, length
 from ._base import Attribution, Explanation, captum_compatible
@@ -91,8 +91,8 @@ class NoiseTunnel(Attribution):
     ) -> Any:
         """Attributes with the method at noisy inputs, and smooths what it finds.
 
-        The method is given several samples at once as one batch, those of an example together. Of
-        its arguments, what belongs to the examples is repeated along: targets, extra arguments,
+        The method is given several samples at once as one batch, unless rows influence one another.
+        Of its arguments, what belongs to the examples is repeated along: targets, extra arguments,
         baselines and feature masks whose first dimension is B.
 
         Args:
@@ -187,6 +187,20 @@ class NoiseTunnel(Attribution):
         sums = engine.gradient_sum(query.model, samples.noisy, add, most)
         return x.pack(smoothing.result(list(sums), samples.count))
 
+    def _model(self, samples: _Samples) -> Model:
+        asked = (samples.arguments.get(name) for name in ("target", "additional_forward_args"))
+        x = samples.inputs
+        return self._query(x.pack(x.tensors), None, *asked).model
+
+    @staticmethod
+    def _may_stack(model: Model, samples: _Samples) -> bool:
+        """Whether the model has the same outputs for several copies of the batch in a call."""
+        try:
+            interaction.settle(model, samples.noisy, differentiable=True)
+        except Exception:  # the method may know how the model is to be called
+            return False
+        return not (model.whole_batch or model.rows_interact)
+
     def _smoothed(self, samples: _Samples, nt_type: str, size: int) -> Any:
         method = self.attribution_method
         has_delta = samples.arguments.get("return_convergence_delta") and (
@@ -199,16 +213,25 @@ class NoiseTunnel(Attribution):
         form: TreeSpec | None = None
         attribute = getattr(method.attribute, "__wrapped__", None)  # which warns of no rows
         attribute = method.attribute if attribute is None else partial(attribute, method)
-        first = 0
+        model, first = self._model(samples), 0
         while first < samples.count:
-            span = slice(first, min(first + size, samples.count))
+            if (
+                model.is_unsettled
+                and size > 1
+                and first == 1
+                and not self._may_stack(model, samples)
+            ):
+                size = 1
+            # The first sample comes alone, so that a bad argument is told before all else.
+            count = 1 if model.is_unsettled and first == 0 else size
+            span = slice(first, min(first + count, samples.count))
             x, arguments = samples.block(span, method)
             found = attribute(x, **arguments)
             values, delta = found if has_delta else (found, None)
             leaves, form = tree_flatten(values)
             each = [v.detach() for v in leaves]
             rows = samples.batch * length(span)
-            if size > 1 and any(v.shape[0] % max(1, rows) for v in each):
+            if length(span) > 1 and any(v.shape[0] % max(1, rows) for v in each):
                 size = 1  # the model answers for the batch as a whole
                 continue
             by_sample = [_by_sample(v, samples.batch, length(span)) for v in each]
@@ -216,8 +239,8 @@ class NoiseTunnel(Attribution):
             smoothing = smoothing or _Smoothing(nt_type, everyone.stop)
             sums = smoothing.add(sums, by_sample, everyone, first == 0)
             if delta is not None:
-                shape = samples.batch, length(span), delta.numel() // max(1, rows)
-                deltas.append(delta.detach().reshape(shape))
+                shape = length(span), samples.batch, delta.numel() // max(1, rows)
+                deltas.append(delta.detach().reshape(shape).transpose(0, 1))
             first = span.stop
         assert smoothing is not None and form is not None
         result = tree_unflatten(smoothing.result(sums, samples.count), form)
@@ -265,8 +288,9 @@ class _Samples:
         return max(1, most // max(1, self.batch * noisy.row_bytes))
 
     def block(self, span: slice, method: Any) -> tuple[TensorOrTuple, dict[str, Any]]:
-        """Inputs [B · s, *F_i], the samples of an example together, and the other arguments."""
-        rows = self._rows(self.noisy, span)
+        """Inputs [s · B, *F_i], sample by sample, and the other arguments."""
+        everyone = slice(0, self.batch)
+        rows = self.noisy.block(span, everyone)
         if hasattr(method, "gradient_func"):  # of Captum, which would warn
             rows = tuple(x.requires_grad_() for x in rows)
         for_all = ("baselines",) if getattr(method, "_draws_baselines", False) else ()
@@ -275,15 +299,10 @@ class _Samples:
             for name, value in self.arguments.items()
         }
         if self._baselines is not None:
-            arguments["baselines"] = self.inputs.pack(self._rows(self._baselines, span))
+            arguments["baselines"] = self.inputs.pack(self._baselines.block(span, everyone))
         if "seed" in inspect.signature(method.attribute).parameters:
             arguments["seed"] = self.seed ^ _ANOTHER
         return self.inputs.pack(rows), arguments
-
-    def _rows(self, noisy: Noisy, span: slice) -> tuple[Tensor, ...]:
-        rows = noisy.block(span, slice(0, self.batch))
-        by_sample = (x.unflatten(0, (length(span), self.batch)) for x in rows)
-        return tuple(x.transpose(0, 1).flatten(0, 1) for x in by_sample)
 
 
 class _Smoothing:
@@ -333,21 +352,21 @@ class _Smoothing:
 
 
 def _by_sample(values: Tensor, batch: int, samples: int) -> Tensor:
-    """[s, rows, *F] of values [B · s · C, *F]: C rows for an example, if there are many outputs."""
+    """[s, rows, *F] of values [s · B · C, *F]: C rows for an example, if there are many outputs."""
     if samples == 1 or batch == 0:
         return values[None]
-    return values.unflatten(0, (batch, samples, -1)).movedim(1, 0).flatten(1, 2)
+    return values.unflatten(0, (samples, -1))
 
 
 def _repeated(name: str, value: Any, inputs: Inputs, times: int) -> Any:
-    """An argument of the method for so many samples of each example in turn."""
+    """An argument of the method for so many samples of the batch."""
     batch = inputs.batch
     if name == "target":
         if isinstance(value, list) and len(value) == batch:
-            return [each for each in value for _ in range(times)]
+            return value * times
         value = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
         is_each = isinstance(value, Tensor) and value.shape == (batch,) and batch != 1
-        return value.repeat_interleave(times) if is_each else value
+        return value.repeat(times) if is_each else value
     if name == "additional_forward_args":
         values = value if isinstance(value, tuple) else (value,)
         repeated = tuple(_rows_repeated(each, batch, times, 1) for each in values)
@@ -362,6 +381,6 @@ def _repeated(name: str, value: Any, inputs: Inputs, times: int) -> Any:
 
 def _rows_repeated(value: Any, batch: int, times: int, least_dims: int) -> Any:
     of_examples = isinstance(value, Tensor) and value.dim() >= least_dims
-    if not of_examples or value.shape[0] != batch:
+    if times == 1 or not of_examples or value.shape[0] != batch:
         return value
-    return value.repeat_interleave(times, 0)
+    return torch.cat([value] * times)

@@ -19,7 +19,7 @@ class OfGradient(GradientAttribution):
 
     def _values(self, query: Query, **options: Any) -> tuple[Tensor, ...]:
         pairs = zip(gradient(query), query.inputs.tensors, strict=True)
-        return tuple(self.of_gradient(g, x, **options) for g, x in pairs)
+        return tuple([self.of_gradient(g, x, **options) for g, x in pairs])
 
     def of_gradient(self, gradient: Tensor, x: Tensor, **options: Any) -> Tensor:
         """The attributions; writes to neither. ``options`` are those of ``attribute``."""
@@ -98,4 +98,4 @@ class InputXGradient(OfGradient):
 def gradient(query: Query) -> tuple[Tensor, ...]:
     """∂F/∂x at the inputs, each [B, *F_i], in the inputs' dtypes."""
     rows = Given(query.inputs.tensors, query.inputs.batch)
-    return tuple(g[0] for g in engine.gradients(query.model, rows))
+    return tuple([g[0] for g in engine.gradients(query.model, rows)])

@@ -814,7 +814,8 @@ def most_multiplications(modules: list[torch.nn.Module], inputs: tuple[Tensor, .
     """
     if not modules:
         return math.inf
-    return _places(inputs) * sum(w.numel() for module in modules for w in _matrices(module))
+    weights = [w for module in modules for w in module._parameters.values() if w is not None]
+    return _places(inputs) * sum([w.numel() for w in weights if w.dim() > 1])
 
 
 def most_spared(modules: list[torch.nn.Module], inputs: tuple[Tensor, ...], mixed: int) -> float:
@@ -834,15 +835,11 @@ def most_spared(modules: list[torch.nn.Module], inputs: tuple[Tensor, ...], mixe
         if weights and isinstance(module, _BENDS):  # here rows are made
             break
         if not isinstance(module, _NOT_FOLLOWED):
-            weights += _matrices(module)
-    each = sum(w.numel() for w in weights)
+            weights += [w for w in module._parameters.values() if w is not None and w.dim() > 1]
+    each = sum([w.numel() for w in weights])
     if len(weights) == 1:  # as many numbers as it gives are then added up for a row
         each -= (mixed - 1) * weights[0].shape[0]
     return _places(inputs) * each
-
-
-def _matrices(module: torch.nn.Module) -> list[Tensor]:
-    return [w for w in module._parameters.values() if w is not None and w.dim() > 1]
 
 
 def _places(inputs: tuple[Tensor, ...]) -> int:

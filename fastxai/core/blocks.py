@@ -109,9 +109,14 @@ class Blocks:
         is_open = is_open and self._rows.repeats > 1
         return is_open and limit is not None and limit >= 2 * self._rows.batch
 
+    @property
+    def takes_inputs(self) -> bool:
+        """Whether the inputs may come beside a block, to see if rows interact."""
+        return self._model.alone is not None and (self._limit is None or self.leaves_room)
+
     def are_stacked(self, repeats: int) -> bool:
-        """Whether a block with so many copies of the batch shows that they may be stacked."""
-        return self.leaves_room or (repeats > 1 and self._limit is None)
+        """Whether a block with so many copies of the batch shows if they may be stacked."""
+        return self._model.is_unsettled and (repeats > 1 or self.leaves_room)
 
     def visit(self, run: Callable[[slice, slice, bool], bool], record: Run) -> None:
         """Runs all blocks.
@@ -143,6 +148,8 @@ class Blocks:
             least = 1 if wide and model.affine_prefix is not False else tall
             together = rows.together or model.whole_batch or bool(model.rows_interact)
             b = rows.batch if together else even_share(last - first, max(1, size // least))
+            if not together and model.cut and model.cut <= most:  # as was seen to be right
+                b = min(model.cut, last - first)
             n = even_share(rows.repeats - r, max(1, size // b))
             n -= n % grain if n > grain else 0
             try:

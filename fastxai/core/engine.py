@@ -1,8 +1,11 @@
-"""Runs the model over described rows, block by block. Only this module calls the model."""
+"""Runs the model over described rows, block by block.
+
+Only this module calls the model, and :mod:`.interaction`, which looks at few rows beforehand.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,14 +15,14 @@ from torch.autograd.graph import GradientEdge
 from torch.utils.flop_counter import FlopCounterMode
 
 from .. import ops
-from .blocks import Blocks, fits_whole, is_out_of_memory
+from .blocks import Blocks, is_out_of_memory
 from .footprint import Footprint
-from .independence import differ
 from .inputs import ArgumentError
+from .interaction import settle, settle_cut, stacked
 from .model import Model, NotRowByRow, Run, scalars
 from .prefix import Shortcut
 from .progress import Bar, bar
-from .rows import Ends, Given, Rows, length, part
+from .rows import Given, Rows, length, part
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,6 @@ class Weighted:
     def gather(self, deltas: Tensor, gradients: Tensor) -> Tensor:  # both [K, b, *F]
         """The same, of the sums of weighted gradients over the rows with each delta."""
         return gradients[0] if len(gradients) == 1 else gradients.sum(0)
-
-
-_FEW = 7  # rows that are asked about apart from the others, to see if that matters
 
 
 class Unused(RuntimeError):
@@ -138,24 +138,41 @@ def stream(
     answered, is_part = False, False  # whether it ever was, and whether not all were asked about
     blocks = Blocks(model, rows, limit, to_come, forward_only=True)
     shortcut = Shortcut(model, rows, blocks.size)
-    if model.affine_prefix is not False or model.alone is None:
+    if model.affine_prefix is not False:
         settle(model, rows, limit)
 
     def call(repeats: slice, examples: slice, learn: bool) -> Tensor | None:
+        r, b = length(repeats), length(examples)
+        if b < rows.batch and _is_refused(model, rows, b, limit):
+            return None
         affine = shortcut.block(repeats, examples)
         if affine is not None:
             with shortcut:
-                return shortcut.checked(model(affine, length(repeats), examples))
+                return shaped(shortcut.checked(model(affine, r, examples)), r, b)
             return None
-        r, b = length(repeats), length(examples)
-        if b < rows.batch and rows.repeats > 1 and not rows.together:
-            settle(model, rows, limit)
-            if model.rows_interact:
-                return None
         block = rows.block(repeats, examples)
-        if model.alone and model.is_unsettled and b == rows.batch and blocks.are_stacked(r):
-            return _beside_inputs(model, block, r, learn)
-        return _followed(partial(model, block, r, examples), model, block, r * b, learn)
+
+        def ask(block: tuple[Tensor, ...], repeats: int) -> Tensor:
+            asked = partial(model, block, repeats, examples)
+            return _followed(asked, model, block, repeats * b, learn)
+
+        if b == rows.batch and blocks.are_stacked(r):
+            outputs = stacked(model, block, r, ask, blocks.takes_inputs)
+            if outputs is None and rows.together:  # what the user's functions made is used
+                return copy_by_copy(block, r, learn)
+            return None if outputs is None else shaped(outputs, r, b)
+        return shaped(ask(block, r), r, b)
+
+    def shaped(outputs: Tensor, r: int, b: int) -> Tensor:
+        return outputs[None] if model.whole_batch else outputs.reshape(r, b, *outputs.shape[1:])
+
+    def copy_by_copy(block: tuple[Tensor, ...], repeats: int, learn: bool) -> Tensor:
+        copies = zip(*(t.chunk(repeats) for t in block), strict=True)
+        every = slice(0, rows.batch)
+        outputs = [
+            _followed(partial(model, c, 1, every), model, c, rows.batch, learn) for c in copies
+        ]
+        return torch.stack(outputs)
 
     def run(repeats: slice, examples: slice, learn: bool) -> bool:
         nonlocal answered, is_part
@@ -165,7 +182,6 @@ def stream(
         if result is None:
             return False
         answered = True
-        result = result[None] if model.whole_batch else result.reshape(r, b, *result.shape[1:])
         visit(result, repeats, examples)
         advance(r * b)
         return True
@@ -185,160 +201,6 @@ def stream(
                 if answered or not is_part or is_out_of_memory(error):
                     raise
                 model.rows_interact = True
-
-
-def settle_parts(
-    model: Model,
-    baselines: tuple[Tensor, ...],  # each [B, *F_i] or [1, *F_i]
-    limit: int | None = None,
-) -> None:
-    """Finds out whether examples may be asked about apart from each other, unless that is known.
-
-    The first few and the last few are, and must have the same outputs as among all; then it is seen
-    whether copies may be stacked.
-    """
-    if model.alone is None or not model.is_unsettled or model.batch < 2:
-        return
-    inputs, outputs = model.alone
-    count = min(_FEW, model.batch // 2)
-    count -= 1 - count % 2  # an odd number, as rows may come in pairs
-    for few in (slice(0, count), slice(model.batch - count, model.batch)):
-        rows = tuple(part(x, few).clone() for x in inputs)
-        with torch.no_grad(), model.statistics_kept():
-            _compare(model, partial(model, rows, 1, few), outputs[few])
-        if model.rows_interact is not False:
-            return
-        model.rows_interact = None
-    if limit is not None and limit < 2 * model.batch:  # copies of the batch are not stacked
-        model.rows_interact = False
-        return
-    settle(model, Ends(inputs, baselines), limit)
-
-
-def _beside_inputs(
-    model: Model,
-    block: tuple[Tensor, ...],  # each [r * B, *F_i]
-    repeats: int,
-    learn: bool,
-) -> Tensor | None:  # [r * B, *C]
-    """The outputs for the first block with several copies of the batch; None if rows interact.
-
-    They do if the outputs for the inputs, which come last, or for the copy in the middle are others
-    than in a call of their own. (First, they could be right by being so: nodes 0 to B - 1 of a
-    graph have its edges. The inputs alone would not show what later rows do to earlier ones.)
-    """
-    assert model.alone is not None
-    inputs, outputs = model.alone
-    every, batch, count = slice(0, model.batch), model.batch, repeats * model.batch
-    middle = slice(repeats // 2 * batch, (repeats // 2 + 1) * batch)
-    of_middle = model(tuple(t[middle].clone() for t in block), 1, every)
-    rows = tuple(torch.cat([t, x.to(t.dtype)]) for t, x in zip(block, inputs, strict=True))
-    asked = partial(model, rows, repeats + 1, every)
-    call = partial(_followed, asked, model, rows, len(rows[0]), learn)
-    found = _compare(model, call, outputs, of_middle, at=(slice(count, None), middle))
-    return None if found is None else found[:count]
-
-
-def settle(
-    model: Model, rows: Rows, limit: int | None = None, differentiable: bool = False
-) -> None:
-    """Finds out whether rows interact, unless that is known, before copies of them are stacked.
-
-    The inputs, or else the first repeat, are asked about alone, and so is another one; both must be
-    the same in one call. A copy of the same rows would not do: a mean over the batch, say, would be
-    the same.
-
-    Args:
-        model: the bound model.
-        rows: R × B rows.
-        limit: rows a call at most; None for no limit.
-        differentiable: whether inputs may require gradients, for models that take some themselves.
-    """
-    if not model.is_unsettled or rows.repeats < 2 or rows.batch == 0:
-        return
-    is_cut = limit is not None and limit < rows.batch  # by the user
-    if is_cut or not fits_whole(rows, 2, forward_only=True):
-        model.rows_interact = False
-        return
-    if limit is not None and limit < 2 * rows.batch:  # each copy comes by itself
-        return
-    every, records = slice(0, rows.batch), False
-
-    def ask(tensors: tuple[Tensor, ...], copies: int) -> Tensor:
-        with torch.set_grad_enabled(records):
-            if records:
-                tensors = tuple(map(_on_leaf, tensors))
-            return model(tensors, copies, every).detach()
-
-    with torch.no_grad(), model.statistics_kept():
-        try:
-            if model.alone is not None:
-                first, alone = model.alone
-            else:
-                first = rows.block(slice(0, 1), every)
-                try:
-                    alone = ask(tuple(t.clone() for t in first), 1)
-                except RuntimeError as error:
-                    if not (differentiable and "grad" in str(error)):
-                        raise
-                    records = True
-                    alone = ask(first, 1)
-            other = _another(rows, first)
-            of_other = ask(tuple(t.clone() for t in other), 1)
-            pairs = zip(first, other, strict=True)
-            both = tuple(torch.cat([x.to(t.dtype), t]) for x, t in pairs)
-            ends = slice(0, rows.batch), slice(rows.batch, None)
-            _compare(model, lambda: ask(both, 2), alone, of_other, at=ends)
-        except NotRowByRow as error:
-            model.take_for_whole_batch(error)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            model.rows_interact = False  # they are cut in any case
-
-
-def _another(rows: Rows, first: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """A repeat that differs from the first: the middle one, or else the last or the first."""
-    every, other = slice(0, rows.batch), first
-    for r in (rows.repeats // 2, rows.repeats - 1, 0):
-        other = rows.block(slice(r, r + 1), every)
-        if not all(torch.equal(a.to(b.dtype), b) for a, b in zip(first, other, strict=True)):
-            break
-    return other
-
-
-def _on_leaf(rows: Tensor) -> Tensor:
-    """A copy that the model may write to, of a leaf of the graph."""
-    return rows.requires_grad_().clone() if rows.is_floating_point() else rows
-
-
-def _compare(
-    model: Model,
-    call: Callable[[], Tensor],
-    *alone: Tensor,  # each [b, *C]
-    at: Sequence[slice] = (slice(None),),
-) -> Tensor | None:
-    """The outputs of a call, if those at some places are as they were alone.
-
-    Otherwise, or if the call fails, rows interact.
-    """
-    try:
-        outputs = call()
-    except NotRowByRow as error:  # what looked like an output for each row was the batch's
-        if model.may_answer_for_batch(error):
-            model.take_for_whole_batch(error)
-        else:
-            model.rows_interact = True
-        return None
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        model.rows_interact = True
-        return None
-    pairs = zip(alone, at, strict=True)
-    changed = [differ(one, outputs[place]) for one, place in pairs]
-    model.rows_interact = any(changed)
-    return None if model.rows_interact else outputs
 
 
 def gradient_sum(
@@ -379,16 +241,27 @@ def gradient_sum(
         shortcut.gather(output, each.repeat_interleave(b))
 
     def run(repeats: slice, examples: slice, learn: bool) -> bool:
+        r, b = length(repeats), length(examples)
+        if b < rows.batch and _is_refused(model, rows, b, limit, differentiable=True):
+            return False
         affine = shortcut.block(repeats, examples)
         if affine is not None:
             with shortcut:
                 by_shortcut(affine, repeats, examples, learn)
                 return True
             return False
-        r, b = length(repeats), length(examples)
         leaves = tuple(row.detach().requires_grad_() for row in rows.block(repeats, examples))
-        asked = partial(_recorded, model, leaves, r, examples)
-        output = _followed(asked, model, leaves, r * b, learn)
+
+        def ask(leaves: tuple[Tensor, ...], repeats: int) -> Tensor:
+            asked = partial(_recorded, model, leaves, repeats, examples)
+            return _followed(asked, model, leaves, repeats * b, learn)
+
+        if b == rows.batch and blocks.are_stacked(r):
+            output = stacked(model, leaves, r, ask, differentiable=True)
+            if output is None:
+                return False
+        else:
+            output = ask(leaves, r)
         gradients = _gradients(output, leaves)
         each, made = (
             [t.reshape(r, b, *t.shape[1:]) for t in tensors] for tensors in (gradients, leaves)
@@ -406,13 +279,14 @@ def gradient_sum(
         return True
 
     with torch.inference_mode(False), torch.no_grad(), model.statistics_kept():
-        settle(model, rows, limit, differentiable=True)
         # What wants to see each gradient sees every row.
         gathers = add.gather if isinstance(add, Weighted) else None
         blocks = Blocks(model, rows, limit)
         shortcut = Shortcut(model, rows, blocks.size, gathers)
         if gathers is None:
             model.affine_prefix = False
+        if model.affine_prefix is not False:
+            settle(model, rows, limit, differentiable=True)
         _visit(model, blocks, run, shortcut.run)
         gathered = shortcut.sums()
         if totals and gathered:
@@ -464,13 +338,16 @@ def gradients(model: Model, rows: Rows) -> list[Tensor]:
 
     def look(repeats: slice, examples: slice, learn: bool) -> bool:
         r, b = length(repeats), length(examples)
+        is_cut = b < rows.batch and isinstance(rows, Given)
+        if is_cut and _is_refused(model, rows, b, differentiable=True):
+            return False
         block = rows.block(repeats, examples)
-        leaves = tuple(row.detach().requires_grad_() for row in block[:count])
+        leaves = tuple([row.detach().requires_grad_() for row in block[:count]])
         asked = partial(_recorded, model, leaves + block[count:], r, examples)
         output = _followed(asked, model, leaves, r * b, learn)
         found = _gradients(output, leaves)
         if r * b == run.count:  # copied, as several may be one tensor and may be expanded
-            copies = (g.clone(memory_format=torch.contiguous_format) for g in found)
+            copies = [g.clone(memory_format=torch.contiguous_format) for g in found]
             out[:] = [g.view(r, b, *g.shape[1:]) for g in copies]
             return True
         if not out:
@@ -498,6 +375,18 @@ def multiplications(model: Model, inputs: tuple[Tensor, ...]) -> int:  # each [B
         except Exception:
             return 0
     return int(counter.get_total_flops()) // 2
+
+
+def _is_refused(
+    model: Model, rows: Rows, size: int, limit: int | None = None, differentiable: bool = False
+) -> bool:
+    """Whether it turns out that so many examples are not to be asked about apart from others."""
+    if rows.together or model.rows_interact:
+        return False
+    settle(model, rows, limit, differentiable)
+    if not (model.rows_interact or model.whole_batch):
+        settle_cut(model, rows, size, limit, differentiable)
+    return bool(model.rows_interact or model.whole_batch)
 
 
 def _numbers(model: Model, output: Tensor) -> Tensor:

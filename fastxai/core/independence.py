@@ -10,42 +10,72 @@ import torch
 from torch import Tensor, nn
 
 _BY_ROW = {
-    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Identity, nn.LayerNorm, nn.GroupNorm),
+    *(nn.Linear, nn.Identity, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d),
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
     *(nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid),
-    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Embedding),
+    *(nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
 }
 _BY_ROW_IN_EVAL = {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.Dropout, nn.Dropout2d}
+_CONVOLUTIONS: dict[type, int] = {
+    nn.Conv1d: 3,
+    nn.Conv2d: 4,
+    nn.Conv3d: 5,
+}  # dimensions with the batch's
 
 
 def is_row_by_row(
-    forward_func: Callable[..., Any], modules: Iterable[nn.Module], forward_args: Sequence[Any]
+    forward_func: Callable[..., Any],
+    modules: Iterable[nn.Module],
+    dims: Sequence[int],
+    forward_args: Sequence[Any],
 ) -> bool:
     """Whether a function is a chain of layers each of which is known to treat rows one by one.
 
     Args:
         forward_func: the function.
-        modules: it and all those in it, if it is a module.
+        modules: it and all those in it, in order, if it is a module.
+        dims: how many dimensions each input has, with the batch's.
         forward_args: what it is called with beside the rows.
     """
-    if forward_args or not isinstance(forward_func, nn.Module):
+    if forward_args or not isinstance(forward_func, nn.Module) or len(dims) != 1:
         return False
-    if nn.modules.module._has_any_global_hook():
+    if nn.modules.module._has_any_global_hook() or torch._C._len_torch_function_stack() > 0:
         return False
+    dim: int | None = dims[0]  # of what the next layer is given
     for module in modules:
         kind, own = type(module), module.__dict__
-        if "forward" in own or own["_forward_hooks"] or own["_forward_pre_hooks"]:
+        hooks = own["_forward_hooks"] or own["_forward_pre_hooks"]
+        hooks = hooks or own["_backward_hooks"] or own["_backward_pre_hooks"]
+        if hooks or "forward" in own or own.get("_compiled_call_impl"):
             return False
-        if own.get("_compiled_call_impl"):
-            return False
-        if kind in _BY_ROW or (kind is nn.Sequential and None not in own["_modules"].values()):
+        if kind is nn.Sequential and None not in own["_modules"].values():
             continue
+        assert dim is not None
         if kind in _BY_ROW_IN_EVAL:
             if own["training"] or getattr(module, "running_mean", module) is None:
                 return False
-        elif not _is_by_last_dimensions(module):
+        elif kind not in _BY_ROW:
+            dim = _dim_after(module, dim)
+        if dim is None or dim < 2:
             return False
     return True
+
+
+def _dim_after(module: Any, dim: int) -> int | None:
+    """How many dimensions its output has for inputs with so many; None if rows may mix."""
+    kind = type(module)
+    if kind in _CONVOLUTIONS:  # fewer would be one row without a batch
+        return dim if dim == _CONVOLUTIONS[kind] else None
+    if kind is nn.LayerNorm:
+        return dim if dim > len(module.normalized_shape) else None
+    if kind is nn.Softmax or kind is nn.LogSoftmax:
+        return dim if module.dim == -1 and dim > 1 else None
+    if kind is nn.Embedding:  # one with max_norm writes to its weight
+        return dim + 1 if module.max_norm is None else None
+    if kind is nn.Flatten:
+        end = module.end_dim % dim
+        return dim - (end - module.start_dim) if 1 <= module.start_dim <= end else None
+    return None
 
 
 def differ(one: Tensor, other: Tensor) -> bool:  # [n, *C], [n, *C] or [n]
@@ -57,18 +87,13 @@ def differ(one: Tensor, other: Tensor) -> bool:  # [n, *C], [n, *C] or [n]
         return not torch.equal(one, other)
     if one.numel() == 0:
         return False
+    relative = math.sqrt(torch.finfo(one.dtype).eps)
+    if bool(((one - other).abs() <= relative * one.abs()).all()):  # the strictest measure
+        return False
     # A row is measured by its own size, or that of most rows if it is near zero. What is not finite
     # must be so in both, and is no measure for the rest.
     one, other = one.reshape(len(one), -1), other.reshape(len(one), -1)
     each = one.abs().nan_to_num(0.0, posinf=0.0).amax(1, keepdim=True)
-    tolerance = math.sqrt(torch.finfo(one.dtype).eps) * torch.maximum(each, each.median())
+    tolerance = relative * torch.maximum(each, each.median())
     same = (one == other) | (one.isnan() & other.isnan())
     return not bool((same | ((one - other).abs() <= tolerance)).all())
-
-
-def _is_by_last_dimensions(module: nn.Module) -> bool:
-    if type(module) is nn.Flatten:
-        return module.start_dim >= 1
-    if type(module) is nn.Softmax or type(module) is nn.LogSoftmax:
-        return module.dim == -1
-    return False

@@ -60,7 +60,7 @@ class Inputs:
 
     def in_dtypes_of(self, others: tuple[Tensor, ...]) -> Inputs:
         pairs = zip(self.tensors, others, strict=True)
-        return Inputs(tuple(x.to(other.dtype) for x, other in pairs), self.in_tuple)
+        return Inputs(tuple([x.to(other.dtype) for x, other in pairs]), self.in_tuple)
 
     def pack(self, results: Sequence[Tensor]) -> TensorOrTuple:
         """Tensor in, tensor out; tuple in, tuple out."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from .affine import Prefix, modules_of
 from .footprint import RowCost
 from .independence import is_row_by_row
 from .inputs import ArgumentError, check
-from .state import LAYERS, Loans, State, modules_behind
+from .state import LAYERS, Loans, State, behind
 
 
 class Target:
@@ -177,6 +177,8 @@ class Model:
             and are repeated along with the rows; others pass through.
         row_by_row: whether every row must have an output of its own.
         prefix: whether the function may be called with rows that stay affine.
+        dims: how many dimensions each input has, with the batch's; if that is not told, rows are
+            never known beforehand to be independent.
 
     Attributes:
         modules: those of the function.
@@ -184,8 +186,10 @@ class Model:
         mixes_rows: whether rows share statistics (batch norm in train mode).
         rows_interact: whether a row's outputs depend on which others are in the call, so that every
             call must have each example once; None if that is not known yet.
-        alone: the inputs, each [B, *F_i], and the outputs at them, [B, *C], in a call of their own;
-            None if they are not known.
+        cut: how many examples were seen to have the same outputs apart from the others; 0 if that
+            is not known, None if any have.
+        alone: the inputs, or another copy of the batch, each [B, *F_i], and the outputs at them,
+            [B, *C], in a call of their own; None if they are not known.
         whole_batch: whether the function answers for the batch as a whole (with a mean loss, say)
             rather than row by row: it must then see every example just once in each call, and its
             answer, of any shape, stands where the outputs of the rows would.
@@ -204,6 +208,7 @@ class Model:
         forward_args: tuple[Any, ...] = (),
         row_by_row: bool = True,
         prefix: Prefix | None = None,
+        dims: Sequence[int] = (),
     ):
         self.forward_func = forward_func
         self.row_by_row = row_by_row
@@ -213,11 +218,12 @@ class Model:
         self.modules = modules_of(forward_func)
         own = [m for m in self.modules if not type(m).__module__.startswith(LAYERS)]
         only_layers = bool(self.modules) and not own
-        self.behind = self.modules if only_layers else modules_behind(forward_func)
+        self.behind, objects = (self.modules, []) if only_layers else behind(forward_func)
         norms = [m for m in self.behind if isinstance(m, _NORMS)]
         self.mixes_rows = any(map(_uses_batch_statistics, norms))
-        is_known = is_row_by_row(forward_func, self.modules, forward_args)
+        is_known = is_row_by_row(forward_func, self.modules, dims, forward_args)
         self.rows_interact: bool | None = False if is_known else None
+        self.cut: int | None = None if is_known else 0
         self.alone: tuple[tuple[Tensor, ...], Tensor] | None = None
         self.whole_batch = False
         self.cost: RowCost | None = None
@@ -226,7 +232,7 @@ class Model:
         self.runs: list[Run] = []
         self.writes_to_rows = False  # as far as is known
         self._loans = Loans() if forward_args else None
-        self._state = State.of(self.behind)
+        self._state = State.of(self.behind, objects)
         self._examples: slice | Tensor | None = None  # which of the batch it is asked about, or all
         self._row_shape: torch.Size | None = None  # of the raw output of a row, or of the batch
         self._batch_shape: torch.Size | None = None  # of the raw output for all examples, once
@@ -274,7 +280,7 @@ class Model:
     def of(self, examples: slice | Tensor) -> Model:
         """The same question about some examples of the batch, [k] int64; the first of them is 0."""
         other = copy.copy(self)
-        other._examples, other.alone = examples, None
+        other._examples, other.alone, other.cut = examples, None, None  # as some were asked apart
         return other
 
     def calling(self, forward_func: Callable[..., Any], forward_args: tuple[Any, ...]) -> Model:
@@ -282,6 +288,7 @@ class Model:
         other = copy.copy(self)
         other.forward_func, other.forward_args, other.alone = forward_func, forward_args, None
         other._loans = Loans() if forward_args else None
+        other.cut = None if self.cut is None else 0
         return other
 
     @property

@@ -92,7 +92,7 @@ class Given:
         count = length(examples)
         rows = [part(x, examples) for x in self.inputs]
         return tuple(
-            (x if x.shape[0] == count else x.expand(count, *x.shape[1:])).clone() for x in rows
+            [(x if x.shape[0] == count else x.expand(count, *x.shape[1:])).clone() for x in rows]
         )
 
 
@@ -572,4 +572,4 @@ def length(span: slice) -> int:
 
 def row_bytes(inputs: tuple[Tensor, ...]) -> int:
     """Of one row, over all inputs."""
-    return sum(x.shape[1:].numel() * x.element_size() for x in inputs)
+    return sum([x.shape[1:].numel() * x.element_size() for x in inputs])

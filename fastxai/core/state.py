@@ -7,7 +7,7 @@ import copy
 import functools
 import types
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -18,13 +18,20 @@ from torch import Tensor, nn
 # Where torch's own layers are: of these is known what they change, and that is little.
 LAYERS = "torch.nn.modules."
 _MOST_OBJECTS = 1000  # that a callable is searched for modules in; the nearest come first
+_MOST_BYTES = 64 << 20  # of a tensor that is no buffer, of which a copy is kept
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device, torch.Size)
+_MAY_HOLD = (Tensor, list, tuple, dict)
 _LEAVES = (*_PLAIN, Tensor, type)
 _LIBRARIES = frozenset(("torch", "numpy", "builtins", "functools", "fastxai", "captum"))
 
 
 def modules_behind(function: Callable[..., Any]) -> list[nn.Module]:
-    """The modules that a callable may use, as far as Python tells.
+    """The modules that a callable may use, as far as Python tells."""
+    return behind(function)[0]
+
+
+def behind(function: Callable[..., Any]) -> tuple[list[nn.Module], list[Any]]:
+    """The modules that a callable may use, and other objects that may keep its state.
 
     Looks into modules, bound methods, :func:`functools.partial`, closures, defaults, the globals
     that a function names, attributes of objects, lists, tuples, sets and dictionaries.
@@ -46,7 +53,7 @@ def modules_behind(function: Callable[..., Any]) -> list[nn.Module]:
         elif not isinstance(value, _LEAVES) and id(value) not in seen:
             seen[id(value)] = value
             todo.extend(islice(_referents(value), _MOST_OBJECTS))
-    return list(found)
+    return list(found), list(seen.values())
 
 
 @functools.cache
@@ -104,21 +111,25 @@ def _named(function: Any) -> list[Any]:
 
 
 class State:
-    """The buffers of some modules, and the tensors among their attributes.
+    """What calls of a function may change: tensors in its modules and objects.
 
     What a module of torch's own changes is known: buffers, in train mode. Others may change their
-    buffers and their attributes at any time.
+    buffers and their attributes at any time: tensors, None where there will be one, and lists,
+    tuples and dictionaries with tensors in them. Of other objects it is the tensors that they have.
     """
 
-    def __init__(self, buffers: list[tuple[nn.Module, str]], attributes: list[nn.Module]):
-        self._names, self._owners = buffers, attributes
-        self._buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = []  # the last is a copy
-        self._versions: list[int] = []
-        self._attributes: list[tuple[dict[str, Any], str, Any]] = []
+    def __init__(
+        self,
+        buffers: list[tuple[nn.Module, str]],
+        attributes: list[dict[str, Any]],  # of modules
+        others: list[dict[str, Any]],  # attributes of objects, with tensors among them
+    ):
+        self._names, self._attributes, self._others = buffers, attributes, others
+        self._kept: _Kept | None = None
 
     @staticmethod
-    def of(modules: list[nn.Module]) -> State | None:
-        """That of these modules; None if it has nothing that might change."""
+    def of(modules: list[nn.Module], objects: Iterable[Any] = ()) -> State | None:
+        """That of these; None if they have nothing that might change."""
         own = [m for m in modules if not type(m).__module__.startswith(LAYERS)]
         buffers = [
             (module, name)
@@ -127,56 +138,120 @@ class State:
             for name in list(module._buffers)
         ]
         owners = [
-            module
+            vars(module)
             for module in own
             if not isinstance(module, torch.jit.ScriptModule)
             and vars(module).keys() - _of_every_module()
         ]
-        return State(buffers, owners) if buffers or owners else None
+        others = [
+            vars(o)
+            for o in objects
+            if type(o).__module__.partition(".")[0] not in _LIBRARIES
+            and hasattr(o, "__dict__")
+            and any(map(_holds_tensors, vars(o).values()))
+        ]
+        return State(buffers, owners, others) if buffers or owners or others else None
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
         """Puts everything back at the end as it was at the beginning."""
-        before = self._buffers, self._versions, self._attributes
-        found = [(module, name, module._buffers[name]) for module, name in self._names]
-        self._buffers = [
-            (module, name, buffer, _copied(buffer))
-            for module, name, buffer in found
-            if buffer is not None and not isinstance(buffer, nn.parameter.UninitializedBuffer)
-        ]
-        self._versions = [_version(buffer) for _, _, buffer, _ in self._buffers]
+        before, self._kept = self._kept, _Kept()
         every = _of_every_module()
-        self._attributes = [
-            (attributes, name, value)
-            for attributes in map(vars, self._owners)
-            for name, value in attributes.items()
-            if (value is None or isinstance(value, Tensor)) and name not in every
-        ]
+        for module, name in self._names:
+            buffer = module._buffers[name]
+            if buffer is None or isinstance(buffer, nn.parameter.UninitializedBuffer):
+                continue
+            self._kept.tensor(buffer)
+            if not isinstance(module, torch.jit.ScriptModule):
+                self._kept.places.append((module._buffers, name, buffer))
+        for attributes in self._attributes:
+            self._kept.names.append((attributes, frozenset(attributes)))
+            for name, value in attributes.items():
+                if name in every or not (value is None or isinstance(value, _MAY_HOLD)):
+                    continue
+                if value is None or _holds_tensors(value):
+                    self._kept.place(attributes, name, value)
+        for attributes in self._others:
+            for name, value in attributes.items():
+                if isinstance(value, _MAY_HOLD) and _holds_tensors(value):
+                    self._kept.place(attributes, name, value)
         try:
             yield
         finally:
             self.restore(thoroughly=True)
-            self._buffers, self._versions, self._attributes = before
+            self._kept = before
 
     def restore(self, thoroughly: bool = False) -> None:
         """Puts everything back, where it is kept.
 
         Args:
-            thoroughly: whether to look at the values of buffers, too: writing by NumPy or to
+            thoroughly: whether to look at the values of tensors, too: writing by NumPy or to
                 ``.data`` leaves no other trace.
         """
-        for attributes, name, value in self._attributes:
+        if self._kept is not None:
+            self._kept.restore(thoroughly)
+
+
+class _Kept:
+    """Where tensors were, and copies of them."""
+
+    def __init__(self) -> None:
+        self.places: list[tuple[dict[str, Any], str, Any]] = []
+        self.names: list[tuple[dict[str, Any], frozenset[str]]] = []  # attributes of modules
+        self._containers: list[tuple[Any, Any]] = []  # lists and dictionaries, and copies
+        self._tensors: list[tuple[Tensor, Tensor]] = []  # and copies
+        self._versions: list[int] = []
+
+    def place(self, attributes: dict[str, Any], name: str, value: Any) -> None:
+        self.places.append((attributes, name, value))
+        self._value(value)
+
+    def tensor(self, tensor: Tensor) -> None:
+        self._tensors.append((tensor, _copied(tensor)))
+        self._versions.append(_version(tensor))
+
+    def restore(self, thoroughly: bool) -> None:
+        for attributes, name, value in self.places:
             if attributes.get(name, self) is not value:
                 attributes[name] = value
-        for i, (module, name, buffer, value) in enumerate(self._buffers):
-            scripted = isinstance(module, torch.jit.ScriptModule)
-            if not scripted and module._buffers.get(name) is not buffer:
-                module._buffers[name] = buffer
-            moved = _version(buffer) != self._versions[i]
-            if moved or (thoroughly and not _same(buffer, value)):
+        for attributes, names in self.names:
+            if len(attributes) > len(names):
+                for name in attributes.keys() - names:
+                    if attributes[name] is None or _holds_tensors(attributes[name]):
+                        del attributes[name]
+        for held, copied in self._containers:
+            if isinstance(held, dict):
+                if [*map(id, held.values())] != [*map(id, copied.values())]:
+                    held.clear()
+                    held.update(copied)
+            elif [*map(id, held)] != [*map(id, copied)]:
+                held[:] = copied
+        for i, (tensor, value) in enumerate(self._tensors):
+            moved = _version(tensor) != self._versions[i]
+            if moved or (thoroughly and not _same(tensor, value)):
                 with torch.no_grad():
-                    buffer.copy_(value)
-                self._versions[i] = _version(buffer)
+                    tensor.copy_(value)
+                self._versions[i] = _version(tensor)
+
+    def _value(self, value: Any) -> None:
+        if isinstance(value, Tensor):
+            if not isinstance(value, nn.Parameter) and value.nbytes <= _MOST_BYTES:
+                self.tensor(value)
+        elif isinstance(value, list | tuple | dict):
+            if type(value) is list or type(value) is dict:
+                self._containers.append((value, copy.copy(value)))
+            for one in value.values() if isinstance(value, dict) else value:
+                self._value(one)
+
+
+def _holds_tensors(value: Any, depth: int = 3) -> bool:
+    """Whether it is a tensor, or has one in its lists, tuples and dictionaries."""
+    if isinstance(value, Tensor):
+        return True
+    if depth == 0 or not isinstance(value, _MAY_HOLD):
+        return False
+    within = value.values() if isinstance(value, dict) else value
+    return any(_holds_tensors(one, depth - 1) for one in islice(within, _MOST_OBJECTS))
 
 
 class Loans:

@@ -93,7 +93,8 @@ def infidelity(
     references = _references(baselines, x)
     count, limit = check_sizes(n_perturb_samples, max_examples_per_batch)
     forward_args = check_forward_args(additional_forward_args, differentiable=False)
-    model = Model(forward_func, x.batch, target, forward_args)
+    dims = [t.dim() for t in x.tensors]
+    model = Model(forward_func, x.batch, target, forward_args, dims=dims)
 
     at_inputs = scalars(engine.values(model, Given(x.tensors, x.batch), limit, to_come=count)[0])
     exact = any(t.dtype == torch.float64 for t in (*values, at_inputs))

@@ -10,6 +10,7 @@ from torch import nn
 from fastxai.attr import (
     DeepLift,
     FeatureAblation,
+    FeaturePermutation,
     GradientShap,
     GuidedBackprop,
     InputXGradient,
@@ -29,6 +30,7 @@ from fastxai.core.affine import modules_of
 from fastxai.core.independence import is_row_by_row as of_chain
 from fastxai.core.inputs import ArgumentError
 from fastxai.core.linear_fits import LeastSquares
+from fastxai.metrics import infidelity
 
 from ..models import Logged, mlp
 
@@ -287,16 +289,147 @@ def test_independent_rows_are_stacked():
     assert logged.rows == [5, 5, 10, 35]  # the inputs, less one feature, both, less each feature
 
 
-def is_row_by_row(forward_func):
-    return of_chain(forward_func, modules_of(forward_func), ())
+METHODS_OF_A_TUNNEL = [IntegratedGradients, FeatureAblation, KernelShap, DeepLift]
+
+
+@pytest.mark.parametrize("method", METHODS_OF_A_TUNNEL)
+def test_noise_tunnels_over_methods(case, method):
+    model, asked, _ = case
+    options = {"n_samples": 20} if method is KernelShap else {}
+    one_by_one = NoiseTunnel(method(model))
+    samples = [
+        one_by_one.attribute(
+            X, nt_samples=4, nt_samples_batch_size=1, stdevs=0.3, seed=5, **options, **asked
+        ),
+        one_by_one.attribute(X, nt_samples=4, stdevs=0.3, seed=5, **options, **asked),
+    ]
+    torch.testing.assert_close(*samples, **CLOSE)
+
+
+def test_noise_tunnel_with_a_matrix_of_the_batch():
+    matrix = randn(NODES, NODES, seed=4)
+    model = lambda x, a: torch.tanh(a @ x)  # noqa: E731
+    tunnel = NoiseTunnel(IntegratedGradients(model))
+    found = tunnel.attribute(X, stdevs=0.0, target=1, additional_forward_args=matrix)
+    expected = IntegratedGradients(model).attribute(X, target=1, additional_forward_args=matrix)
+    torch.testing.assert_close(found, expected, **CLOSE)
+
+
+class Grouped(nn.Module):
+    """So many rows after one another share their mean."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.size, self.first = size, nn.Linear(FEATURES, 300).double()
+        self.last = nn.Linear(300, 2).double()
+
+    def forward(self, x):
+        h = torch.tanh(self.first(x)).split(self.size)
+        return self.last(torch.cat([part - part.mean(0) for part in h]))
+
+
+@pytest.mark.parametrize("size", [2, 7, 30])
+@pytest.mark.parametrize("rows", [4200, 5000])
+def test_groups_are_not_cut(size, rows):
+    model, x = Grouped(size), randn(rows, FEATURES)
+    drops = []
+    for j in range(FEATURES):
+        without = x.clone()
+        without[:, j] = 0
+        drops.append((model(x) - model(without))[:, 1].detach())
+    found = FeatureAblation(model).attribute(x, target=1)
+    torch.testing.assert_close(found, torch.stack(drops, 1), **CLOSE)
+    mean = torch.stack([gradients(model, a * x, ()) for a in (0.25, 0.75)]).mean(0)
+    found = IntegratedGradients(model).attribute(x, n_steps=2, method="riemann_middle", target=1)
+    torch.testing.assert_close(found, x * mean, **CLOSE)
+
+
+def test_a_batch_that_may_be_too_large(monkeypatch):
+    """By the guess of what a row takes it is not given whole, unless rows interact."""
+    monkeypatch.setattr("fastxai.core.blocks._MOST_WHOLE", 1000)
+    for model in (Grouped(2), Grouped(9), Centred()):
+        x = randn(90, FEATURES)
+        whole = gradients(model, x, ())
+        found = Saliency(model).attribute(x, target=1, abs=False)
+        torch.testing.assert_close(found, whole, **CLOSE)
+        without = x.clone()
+        without[:, 0] = 0
+        drop = (model(x) - model(without))[:, 1].detach()
+        found = FeatureAblation(model).attribute(x, target=1)[:, 0]
+        torch.testing.assert_close(found, drop, **CLOSE)
+
+
+@pytest.mark.parametrize("limit", [None, NODES, 2 * NODES, 5 * NODES + 1])
+def test_perturbations_of_the_users_own(case, limit):
+    model, asked, extra = case
+
+    def shift(x, mask):
+        shifted = x.roll(1, 0)
+        return torch.where(mask, shifted, x)
+
+    found = FeaturePermutation(model, shift).attribute(
+        X, perturbations_per_eval=limit or 1, **asked
+    )
+    drops = []
+    for j in range(FEATURES):
+        moved = X.clone()
+        moved[:, j] = X[:, j].roll(1)
+        drops.append((model(X, *extra) - model(moved, *extra))[:, 1].detach())
+    torch.testing.assert_close(found, torch.stack(drops, 1), **CLOSE)
+
+    torch.manual_seed(0)
+    noise = torch.randn(8, NODES, FEATURES, dtype=torch.float64)
+    drawn = iter(noise)
+
+    def draw(x):
+        rows = torch.stack([next(drawn) for _ in range(len(x) // NODES)], 1).flatten(0, 1)
+        return rows, x - rows
+
+    score = infidelity(
+        model,
+        draw,
+        X,
+        X,
+        n_perturb_samples=8,
+        max_examples_per_batch=limit,
+        **_of_metric(asked),
+    )
+    each = [((z * X).sum(1) - _drop(model, extra, X - z)).square() for z in noise]
+    torch.testing.assert_close(score, torch.stack(each).mean(0), **CLOSE)
+
+
+def _of_metric(asked):
+    return {"target": asked["target"], "additional_forward_args": asked["additional_forward_args"]}
+
+
+def _drop(model, extra, moved):
+    return (model(X, *extra) - model(moved, *extra))[:, 1].detach()
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_what_the_largest_number_decides(batch):
+    model = lambda x: (x / x.max()).sum(1)  # noqa: E731
+    x = randn(batch, FEATURES).abs()
+    drops = []
+    for j in range(FEATURES):
+        without = x.clone()
+        without[:, j] = 0
+        drops.append(model(x) - model(without))
+    found = FeatureAblation(model).attribute(x)
+    torch.testing.assert_close(found, torch.stack(drops, 1), **CLOSE)
+
+
+def is_row_by_row(forward_func, dim=2):
+    return of_chain(forward_func, modules_of(forward_func), (dim,), ())
 
 
 class TestProof:
     def test_chains_of_known_layers(self):
         layers = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)
         chain = nn.Sequential(nn.Sequential(*layers[:3]), *layers[3:], nn.Dropout(), nn.Softmax(-1))
-        assert is_row_by_row(chain.eval()) and is_row_by_row(nn.Linear(2, 2))
-        assert not is_row_by_row(chain.train())
+        assert is_row_by_row(chain.eval(), 4) and is_row_by_row(nn.Linear(2, 2))
+        assert not is_row_by_row(chain.train(), 4)
 
     @pytest.mark.parametrize(
         "layer",
@@ -313,6 +446,28 @@ class TestProof:
     )
     def test_others_are_not_known(self, layer):
         assert not is_row_by_row(nn.Sequential(nn.Linear(2, 2), layer))
+
+    @pytest.mark.parametrize(
+        ("layer", "dim"),
+        [
+            (nn.LogSoftmax(-1), 1),
+            (nn.ReLU(), 1),
+            (nn.Conv1d(3, 3, 1), 2),
+            (nn.LayerNorm((3, 4)), 2),
+            (nn.Sequential(nn.Flatten(), nn.Conv1d(3, 3, 1)), 3),
+            (nn.Embedding(5, 2, max_norm=1.0), 1),
+        ],
+    )
+    def test_what_has_no_batch_is_not_known(self, layer, dim):
+        assert not is_row_by_row(layer, dim)
+
+    def test_gradients_and_functions_that_are_watched_are_not_known(self):
+        layer = nn.Linear(2, 2)
+        with torch.overrides.TorchFunctionMode():
+            assert not is_row_by_row(layer)
+        assert is_row_by_row(layer)
+        layer.register_full_backward_hook(lambda module, given, found: None)
+        assert not is_row_by_row(layer)
 
     def test_hooks_and_other_forwards_are_not_known(self):
         hooked = nn.Sequential(nn.Linear(2, 2))

@@ -123,6 +123,61 @@ def test_state_is_put_back_after_an_error():
     assert model.scale == 1 and model.seen is None
 
 
+class Remembering(nn.Module):
+    """Keeps the last rows in an attribute of some form, and adds what it finds there."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+        zero = torch.zeros(())
+        forms = {"tuple": (zero, 1), "list": [zero], "dict": {"h": [zero]}, "tensor": zero}
+        if form in forms:
+            self.held = forms[form]
+
+    def forward(self, x):
+        last = getattr(self, "held", torch.zeros(()))
+        last = last["h"][0] if self.form == "dict" else last
+        last = (last[0] if self.form in ("tuple", "list") else last).clone()
+        now = x.detach().sum()
+        if self.form == "tuple":
+            self.held = (now, 1)
+        elif self.form == "list":
+            self.held[0] = now
+        elif self.form == "dict":
+            self.held["h"] = [now]
+        elif self.form == "tensor":
+            self.held.add_(now)
+        else:
+            self.held = now
+        return x + last * x.square()
+
+
+class RememberingFunction:
+    """The same, in an object that is no module."""
+
+    def __init__(self):
+        self.last = torch.zeros(())
+
+    def __call__(self, x):
+        last, self.last = self.last, x.detach().sum()
+        return x + last * x.square()
+
+
+@pytest.mark.parametrize("method", [InputXGradient, FeatureAblation, DeepLift])
+@pytest.mark.parametrize("form", ["tuple", "list", "dict", "tensor", "new", "object"])
+def test_tensors_that_a_model_keeps_are_put_back(method, form):
+    model = RememberingFunction() if form == "object" else Remembering(form)
+    attribute = method(model).attribute
+    found, again = attribute(X, target=1), attribute(X, target=1)
+    of_target = torch.zeros_like(X)
+    of_target[:, 1] = X[:, 1]
+    torch.testing.assert_close(found, of_target, rtol=1e-5, atol=1e-6)
+    assert torch.equal(found, again)
+    held = vars(model).get("last" if form == "object" else "held", torch.zeros(()))
+    held = held["h"] if form == "dict" else held
+    assert (held if form in ("tensor", "new", "object") else held[0]) == 0
+
+
 class Cache:
     """Of keys, as decoders have one."""
 
