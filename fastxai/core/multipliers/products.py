@@ -33,7 +33,7 @@ def factor(call: Call) -> Tensor:
     if not constant:
         return product(call)
     reference = call.alike[0 if constant[0] is call.operands[0] else 1]
-    if call.looks and torch.equal(constant[0], reference):
+    if call.looks and _are_equal(constant[0], reference):
         return call.of(*call.operands)
     return shared_out(call)
 
@@ -47,10 +47,21 @@ def mean_gradient(call: Call, degree: int) -> Tensor:
         value = call.of(*call.operands)
     surrogate: Any = 0
     for alpha, weight in zip(alphas, (weights / 2).tolist(), strict=True):
-        between = [
-            x + ((reference - x) * (1 - alpha)).detach()
-            for x, reference in zip(call.operands, references, strict=True)
-        ]
-        y = call.of(*between)
+        pairs = zip(call.operands, references, strict=True)
+        y = call.of(*(_between(x, reference, 1 - alpha) for x, reference in pairs))
         surrogate = y if len(alphas) == 1 else surrogate + weight * y
     return valued(surrogate, value)
+
+
+def _between(x: Tensor, reference: Tensor, share: float) -> Tensor:
+    """The point so far from x on the way to its reference, which gradients take for x."""
+    if x.layout not in (torch.strided, torch.sparse_coo):  # sums of sparse tensors are for those
+        x, reference = x.to_sparse_coo(), reference.to_sparse_coo()
+    return x + ((reference - x) * share).detach()
+
+
+def _are_equal(x: Tensor, reference: Tensor) -> bool:
+    if x.layout == torch.strided:
+        return torch.equal(x, reference)
+    a, b = x.to_sparse_coo().coalesce(), reference.to_sparse_coo().coalesce()
+    return torch.equal(a.indices(), b.indices()) and torch.equal(a.values(), b.values())
