@@ -31,7 +31,7 @@ export TORCH_CUDA_ARCH_LIST ?= 9.0
 
 CXX_SOURCES = $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: help env build test test-all demo demo-text bench tables accuracy lint cuda-symbols gpu-check clean
+.PHONY: help env build test test-all sanitize demo demo-text bench tables accuracy lint cuda-symbols gpu-check clean
 
 help:
 	@echo "make demo          train three models, explain them, draw pictures, print timings"
@@ -40,6 +40,7 @@ help:
 	@echo "make bench         all benchmarks, and tables from them"
 	@echo "make tables        docs/benchmarks.md from benchmarks/results"
 	@echo "make accuracy      errors of Shapley values per evaluation, beside shap's and Captum's"
+	@echo "make sanitize      tests of ops under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make lint          formatting, lint, types, compiler warnings as errors"
 	@echo "make build         compile fastxai/_C.so in place (incremental)"
 	@echo "make env           set up $(VENV)"
@@ -83,6 +84,27 @@ test: build | $(VENV)/.tools
 test-all: build | $(VENV)/.tools
 	$(PYTEST) -m "not cuda"
 	FASTXAI_NATIVE=0 $(PYTEST) -m "not cuda and not library" --ignore=tests/native
+
+# A tree of its own, as tests and fastxai find all else beside themselves. The sanitizers must be
+# there before Python is, and libstdc++ before they look for what throws exceptions. An error ends
+# the process at once: with -s, pytest does not keep back what was said of it.
+WATCHED   = build/sanitize
+SANITIZE  = FASTXAI_SANITIZE=address,undefined
+RUNTIMES  = $(foreach name,libasan.so libubsan.so libstdc++.so.6,$(shell $${CXX:-c++} -print-file-name=$(name)))
+
+sanitize: | $(VENV)/.tools
+	@echo "Tests of ops and of kernels with the library under sanitizers. Five minutes."
+	rm -rf $(WATCHED)/fastxai $(WATCHED)/tests $(WATCHED)/csrc
+	mkdir -p $(WATCHED)
+	cp -rp fastxai tests csrc pyproject.toml $(WATCHED)
+	rm -f $(WATCHED)/fastxai/_C.so
+	$(SANITIZE) FASTXAI_NATIVE=1 FASTXAI_CUDA=0 $(RUN) setup.py -q build_ext \
+	  --build-temp $(WATCHED)/objects --build-lib $(WATCHED) > $(WATCHED)/build.log 2>&1 \
+	  || { cat $(WATCHED)/build.log; exit 1; }
+	cd $(WATCHED) && $(SANITIZE) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  PATH="$(abspath $(VENV))/bin:$$PATH" PYTHONPATH="$(CURDIR)/$(WATCHED)" \
+	  LD_PRELOAD="$(RUNTIMES)" $(abspath $(VENV))/bin/python -m pytest -q -s -p no:cacheprovider \
+	  -m "not cuda and not slow" tests/ops tests/native
 
 demo: build
 	@echo "Digits and tumours: training, explaining, drawing, timing. About a minute."

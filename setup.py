@@ -9,6 +9,7 @@ Environment:
     FASTXAI_CUDA    0: no CUDA kernels; 1: fail without nvcc; unset or auto: where nvcc is found and
                     torch was built with CUDA, as another torch has no use for them.
     FASTXAI_WERROR  1: compiler warnings are errors.
+    FASTXAI_SANITIZE  which of the compiler's sanitizers watch the CPU kernels (make sanitize).
     TORCH_CUDA_ARCH_LIST, CXX, MAX_JOBS: as in torch.utils.cpp_extension.
 """
 
@@ -85,6 +86,14 @@ def describe_build() -> dict[str, object]:
     return build | {"cuda": toolkit, "cuda_archs": archs, "cuda_home": str(home)}
 
 
+def sanitizer_flags() -> list[str]:
+    """What stops the process at the first error, and shows the line; repeated in tests/native."""
+    if not (kinds := os.environ.get("FASTXAI_SANITIZE")):
+        return []
+    # Python has its modules compiled with -fwrapv, under which no overflow is an error.
+    return [f"-fsanitize={kinds}", "-fno-sanitize-recover=all", "-fno-wrapv", "-O1", "-g"]
+
+
 def configure(extension: Extension, build: dict[str, object]) -> None:
     """Sources and flags; the names that torch's BuildExtension compiles and links with."""
     common = ["-std=c++20", "-O3", f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}"]
@@ -95,12 +104,14 @@ def configure(extension: Extension, build: dict[str, object]) -> None:
     if os.environ.get("FASTXAI_WERROR") == "1":
         cxx += ["-Werror"]
         nvcc += ["-Werror=all-warnings"]
+    cxx += (sanitizers := sanitizer_flags())
     extension.sources = sorted(glob("csrc/*.cpp") + glob("csrc/cpu/*.cpp"))
     extension.extra_compile_args = {"cxx": cxx, "nvcc": nvcc}
     extension.library_dirs = cpp_extension.library_paths()
     extension.libraries = ["c10", "torch_cpu"]
     # Needed though nothing is used from it: it brings in CUDA's part of torch where there is one.
     extension.extra_link_args = ["-Wl,--no-as-needed", "-ltorch", "-Wl,--exclude-libs,ALL"]
+    extension.extra_link_args += sanitizers
     if "cuda" not in build:
         return
     home = cpp_extension.CUDA_HOME = build.pop("cuda_home")  # None under CPU-only torch

@@ -479,7 +479,6 @@ ZOO: dict[str, Callable[[], Entry]] = {
 # here once it is mended, and run `python -m tests.zoo_table`.
 _PATHS = {"IntegratedGradients", "GradientShap", "NoiseTunnel", "LayerIntegratedGradients"}
 OPEN: dict[str, set[str]] = {
-    "graph, CSR matrix": {"DeepLift", "DeepLiftShap"},
     # The rows of a path share their statistics, as in Captum: no copy stands for itself.
     "train-mode norm in a partial": _PATHS,
     "train-mode norm in a closure": _PATHS,

@@ -11,6 +11,8 @@ namespace fastxai {
 
 // Numbers that count samples and the like must fit a word of a random counter.
 constexpr int64_t kMostSamples = int64_t{1} << 31;
+// The number of an example beyond so many, plus that of one in its batch, might not fit.
+constexpr int64_t kMostExamples = int64_t{1} << 62;
 
 struct NoisyArguments {
   const char* op;
@@ -40,7 +42,9 @@ inline void check_noisy(const NoisyArguments& of) {
   };
   if (!(of.stdev >= 0)) refuse("stdev of at least 0", of.stdev);
   if (of.stream < 0 || of.stream >= 65536) refuse("stream from 0 to 65535", of.stream);
-  if (of.example < 0) refuse("example of at least 0", of.example);
+  if (of.example < 0 || of.example >= kMostExamples) {
+    refuse("example from 0 to 4611686018427387903", of.example);
+  }
   if (of.samples < 0 || of.samples >= kMostSamples) {
     refuse("samples from 0 to 2147483647", of.samples);
   }

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..core import engine, interaction
 from ..core.affine import Prefix
+from ..core.flags import check_flags, flags_checked, flags_of
 from ..core.inputs import (
     ArgumentError,
     FeatureGroups,
@@ -48,11 +49,19 @@ _QUESTION = ("inputs", "baselines", "target", "additional_forward_args", "backgr
 def captum_compatible(attribute: F) -> F:
     """Gives ``attribute`` the ``__wrapped__`` that Captum's NoiseTunnel calls.
 
-    Around it, methods that compare no outputs tell the rows whose attributions are no numbers.
+    Around it, flags are checked, and methods that compare no outputs tell the rows whose
+    attributions are no numbers.
     """
+
+    flags = flags_of(attribute)
 
     @functools.wraps(attribute)
     def wrapper(self: Attribution, *args: Any, **kwargs: Any) -> Any:
+        for name, place in flags:  # what check_flags does, as every explanation comes by here
+            flag = kwargs.get(name, True)
+            if (flag is not True and flag is not False) or place <= len(args):
+                check_flags(flags, (self, *args), kwargs)
+                break
         found = attribute(self, *args, **kwargs)
         if self._of_gradients:
             _warn_unless_finite(self, found)
@@ -200,6 +209,12 @@ class Attribution:
     _row_by_row = True  # whether each row must have an output of its own
     _draws_baselines = False  # whether baselines are rows for all examples to draw from
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = flags_checked(cls.__init__)  # type: ignore[method-assign]
+
+    @flags_checked
     def __init__(self, forward_func: Callable[..., Any], *, affine_prefix: bool = True):
         check(callable(forward_func), "forward_func", "a module or callable", repr(forward_func))
         self.forward_func = forward_func
@@ -214,6 +229,7 @@ class Attribution:
             An :class:`Explanation` with the attributions, the model's outputs, the convergence
             delta where the method has one, and the time taken.
         """
+        check_flags(flags_of(self.attribute), args, kwargs)
         options = self._options(*args, **kwargs)
         has_baselines = "baselines" in options
         by_group = not options.get("return_input_shape", True)
@@ -264,6 +280,7 @@ class Attribution:
             tensors that the rows are made of, and what the rows were made for; and the
             multiplications that remain, as a share of the model's for as many rows.
         """
+        check_flags(flags_of(self.attribute), args, kwargs)
         options = self._options(*args, **kwargs)
         query = self._query(**{name: options.pop(name) for name in _QUESTION if name in options})
         self._find(query, detailed=False, **options)

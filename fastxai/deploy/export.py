@@ -36,6 +36,7 @@ from ..attr.lime import ExpKernel, fair_coins
 from ..attr.noise_tunnel import _TYPES
 from ..core import designs, quadrature
 from ..core.affine import Each, Mixed, NotAffine, may_follow, modules_of
+from ..core.flags import check_flags, flags_of
 from ..core.inputs import (
     ArgumentError,
     FeatureGroups,
@@ -243,6 +244,7 @@ def _check_module(explainer: Any) -> nn.Module:
 def _options(explainer: Any, inputs: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments of ``attribute`` by name."""
     try:
+        check_flags(flags_of(explainer.attribute), (inputs,), arguments)
         call = signature(explainer.attribute).bind(inputs, **arguments)
     except TypeError as error:
         raise ArgumentError(f"{explainer.get_name()}: {error}") from error

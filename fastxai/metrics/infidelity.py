@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core import engine
+from ..core.flags import flags_checked
 from ..core.inputs import (
     Inputs,
     TensorOrTuple,
@@ -31,6 +32,7 @@ from ._perturb import (
 )
 
 
+@flags_checked
 def infidelity(
     forward_func: Callable[..., Any],
     perturb_func: Callable[..., Any],
@@ -127,6 +129,7 @@ def infidelity(
     return (error / count).to(torch.float64 if exact else torch.float32)
 
 
+@flags_checked
 def infidelity_perturb_func_decorator(
     multiply_by_inputs: bool = True,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -218,9 +218,20 @@ def coalition_rhs(
     first = 0
     for z in _unpack_in_blocks(bits, players, max(players, values.shape[1])):
         rows = slice(first, first + z.shape[0])
-        total += z.T @ (weights[rows, None] * values[rows].double())
+        total += _sum_of_held(z, weights[rows, None] * values[rows].double())
         first += z.shape[0]
     return total
+
+
+def _sum_of_held(z: Tensor, terms: Tensor) -> Tensor:  # [N, M], [N, C] -> [M, C]
+    """The sum over the rows that hold each player, whatever stands in the others."""
+    if terms.isfinite().all():
+        return z.T @ terms
+    # As a factor of 0 would make NaNs of those, they are counted and put in afterwards.
+    sums = z.T @ terms.where(terms.isfinite(), 0)
+    for special in (torch.inf, -torch.inf):
+        sums += torch.where(z.T @ (terms == special).double() > 0, special, 0.0)
+    return sums.masked_fill(z.T @ terms.isnan().double() > 0, torch.nan)
 
 
 @torch.no_grad()
@@ -681,7 +692,7 @@ def check_noisy(
         raise RuntimeError(f"{op}: expected stdev of at least 0, got {stdev:g}")
     for fine, expected, got in (
         (0 <= stream < 65536, "stream from 0 to 65535", stream),
-        (example >= 0, "example of at least 0", example),
+        (0 <= example < 2**62, "example from 0 to 4611686018427387903", example),
         (0 <= samples < 2**31, "samples from 0 to 2147483647", samples),
     ):
         if not fine:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import fastxai
 from fastxai import ArgumentError, InputXGradient, IntegratedGradients, Saliency
 
 from ..models import Logged, Segmenter, TwoInputs, mlp
@@ -206,3 +207,30 @@ def test_an_extra_argument_made_in_inference_mode_is_named():
         shift = torch.rand(3, 6)
     with pytest.raises(ArgumentError, match=r"^additional_forward_args\[0\]: .*inference_mode"):
         Saliency(TwoInputs()).attribute(inputs, target=0, additional_forward_args=(shift, 1.0))
+
+
+FLAGS = {
+    "multiply_by_inputs": lambda flag: fastxai.IntegratedGradients(mlp(), flag),
+    "affine_prefix": lambda flag: fastxai.Saliency(mlp(), affine_prefix=flag),
+    "return_convergence_delta": lambda flag: fastxai.DeepLift(mlp()).attribute(
+        X, target=0, return_convergence_delta=flag
+    ),
+    "abs": lambda flag: fastxai.Saliency(mlp()).attribute(X, 0, flag),
+    "return_input_shape": lambda flag: fastxai.KernelShap(mlp()).explain(
+        X, target=0, return_input_shape=flag
+    ),
+    "show_progress": lambda flag: fastxai.FeatureAblation(mlp()).plan(
+        X, target=0, show_progress=flag
+    ),
+    "normalize": lambda flag: fastxai.metrics.infidelity(
+        mlp(), lambda x: (x, x), X, X, target=0, normalize=flag
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_flags_are_true_or_false(name):
+    for flag, got in ((torch.tensor([1, 0]), "a Tensor"), ("no", "'no'")):
+        with pytest.raises(ArgumentError, match=f"^{name}: expected True or False, got {got}$"):
+            FLAGS[name](flag)
+    FLAGS[name](torch.tensor(True))

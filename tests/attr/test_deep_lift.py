@@ -372,3 +372,38 @@ def test_rounding_is_not_told(dtype):
         model, x = build().to(dtype), randn(*shape).to(dtype)
         DeepLift(model).attribute(x, x.flip(0) + 1, target)
         DeepLiftShap(model).attribute(x, randn(3, *shape[1:]).to(dtype), target)
+
+
+# What CSR matrices are multiplied with, number by number, gets no gradient from torch.
+MIXED = {
+    "left": lambda x, a: a @ x.tanh(),
+    "sparse.mm": lambda x, a: torch.sparse.mm(a, x.tanh()),
+    "right": lambda x, a: x.tanh() @ a,
+    "addmm": lambda x, a: torch.addmm(x, a, x.tanh()),
+    "mask": lambda x, a: x + (a * x.tanh()).to_dense(),
+}
+
+
+@pytest.mark.parametrize(
+    ("mixed", "layout"),
+    [(mixed, torch.sparse_coo) for mixed in MIXED]
+    + [(mixed, torch.sparse_csr) for mixed in MIXED if mixed != "mask"],
+    ids=str,
+)
+def test_sparse_extra_arguments_are_as_dense_ones(mixed, layout):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    net, x = net.double(), torch.randn(3, 3, dtype=torch.float64)
+    dense = torch.tensor([[0.0, 1.5, 0.0], [2.0, 0.0, 0.5], [1.0, 0.0, 0.0]], dtype=torch.float64)
+
+    def model(x, matrix):
+        return net(MIXED[mixed](x, matrix))
+
+    for method in (DeepLift, DeepLiftShap):
+        baselines = torch.randn(2, 3, dtype=torch.float64) if method is DeepLiftShap else None
+        asked = {"baselines": baselines, "target": 1}
+        plain = method(model).attribute(x, additional_forward_args=dense, **asked)
+        given = method(model).attribute(
+            x, additional_forward_args=dense.to_sparse(layout=layout), **asked
+        )
+        torch.testing.assert_close(given, plain, rtol=0, atol=1e-14)

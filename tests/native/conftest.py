@@ -22,6 +22,8 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     library = tmp_path_factory.mktemp("harness") / "fastxai_harness.so"
     flags = ["-std=c++20", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
     flags += ["-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'csrc'}"]
+    if kinds := os.environ.get("FASTXAI_SANITIZE"):
+        flags += [f"-fsanitize={kinds}", "-fno-sanitize-recover=all", "-O1", "-g"]
     includes = ["-isystem", pybind11.get_include(), "-isystem", sysconfig.get_path("include")]
     command = [compiler, *flags, *includes, str(HARNESS), "-o", str(library)]
     built = subprocess.run(command, capture_output=True, text=True)

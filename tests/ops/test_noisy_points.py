@@ -199,7 +199,7 @@ BAD = {
     "expected stdev of at least 0, got nan": (X, None, math.nan, *REST[1:]),
     "expected stream from 0 to 65535, got -1": (X, None, 0.1, 1, -1, 5, 0, 0, 5),
     "expected stream from 0 to 65535, got 65536": (X, None, 0.1, 1, 65536, 5, 0, 0, 5),
-    "expected example of at least 0, got -2": (X, None, 0.1, 1, 0, 5, -2, 0, 5),
+    "expected example from 0 to 4611686018427387903, got -2": (X, None, 0.1, 1, 0, 5, -2, 0, 5),
     "expected samples from 0 to 2147483647, got -5": (X, None, 0.1, 1, 0, -5, 0, 0, 0),
     "expected 0 <= first <= last <= 5, got first 0 and last 6": (X, None, 0.1, 1, 0, 5, 0, 0, 6),
     "expected 0 <= first <= last <= 5, got first 3 and last 2": (X, None, 0.1, 1, 0, 5, 0, 3, 2),

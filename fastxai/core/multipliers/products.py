@@ -12,6 +12,8 @@ from torch import Tensor
 from .calls import Call, valued
 from .elementwise import shared_out
 
+_ADDED = (torch.strided, torch.sparse_coo)  # what torch can add up
+
 
 def product(call: Call) -> Tensor:
     """Linear in each of n operands: Shapley's split, which is the mean gradient on the way.
@@ -33,7 +35,8 @@ def factor(call: Call) -> Tensor:
     if not constant:
         return product(call)
     reference = call.alike[0 if constant[0] is call.operands[0] else 1]
-    if call.looks and torch.equal(constant[0], reference):
+    same = torch.equal if constant[0].layout == torch.strided else _are_equal
+    if call.looks and same(constant[0], reference):
         return call.of(*call.operands)
     return shared_out(call)
 
@@ -42,15 +45,25 @@ def mean_gradient(call: Call, degree: int) -> Tensor:
     """The mean gradient on the way from the references, exact for polynomials of that degree."""
     points, weights = np.polynomial.legendre.leggauss(max(1, (degree + 1) // 2))
     alphas = ((1 + points) / 2).tolist()
-    references = call.alike
+    operands, references = call.operands, call.alike
     with torch.no_grad():
-        value = call.of(*call.operands)
+        value = call.of(*operands)
+    for i, x in enumerate(operands):
+        if x.layout not in _ADDED:
+            operands = [*operands[:i], x.to_sparse_coo(), *operands[i + 1 :]]
+            references[i] = references[i].to_sparse_coo()
     surrogate: Any = 0
     for alpha, weight in zip(alphas, (weights / 2).tolist(), strict=True):
         between = [
             x + ((reference - x) * (1 - alpha)).detach()
-            for x, reference in zip(call.operands, references, strict=True)
+            for x, reference in zip(operands, references, strict=True)
         ]
         y = call.of(*between)
         surrogate = y if len(alphas) == 1 else surrogate + weight * y
     return valued(surrogate, value)
+
+
+def _are_equal(x: Tensor, reference: Tensor) -> bool:
+    """Whether sparse tensors are the same, which torch.equal does not know."""
+    a, b = x.to_sparse_coo().coalesce(), reference.to_sparse_coo().coalesce()
+    return torch.equal(a.indices(), b.indices()) and torch.equal(a.values(), b.values())
