@@ -46,6 +46,9 @@ class LayerAttribution(Attribution):
         affine_prefix: bool = True,
     ):
         super().__init__(forward_func, affine_prefix=affine_prefix)
+        self._explain_by(layer, device_ids)
+
+    def _explain_by(self, layer: Any, device_ids: list[int] | None) -> None:
         if not self._takes_list:
             single = layer is None or isinstance(layer, torch.nn.Module)
             check(single, "layer", "one torch.nn.Module", type(layer).__name__)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -215,6 +215,11 @@ class Layers:
         expected = f"a layer whose {self.side} has {rows} first"
         return self._error(i, expected, f" with shape {tuple(tensor.shape)}")
 
+    def check_number(self, i: int, count: int, expected: int) -> None:
+        if count != expected:
+            known = f"as many tensors for inputs as for baselines, {expected}"
+            raise self._error(i, f"a layer whose {self.side} has {known}", f" with {count}")
+
     def check_shape(self, i: int, shape: torch.Size, expected: torch.Size) -> None:
         if shape != expected:
             known = f"its rows first and one shape, {tuple(expected)} here"
@@ -321,12 +326,12 @@ class Recorded(Watched):
     def __call__(self, *args: Any) -> Any:
         self.points = [[] for _ in self.layers.modules]
         if self.layers.of_inputs:  # so that what the model does with them besides is on the graph
-            args = tuple(map(_on_graph, args))
+            args = tuple(map(on_graph, args))
         output = super().__call__(*args)
         several = max(map(len, self.points)) > 1
         if not isinstance(output, Tensor) or not (several or self.unused):
             return output
-        used = _reached(output)
+        used = reached([point_of(output)])
         for i, points in enumerate(self.points):
             is_used = [(point.node, point.output_nr) in used for point in points]
             if any(is_used) or self.unused:
@@ -341,7 +346,7 @@ class Recorded(Watched):
         tensors = super()._look(i, tensors)
         if not (self.layers.of_inputs or any(self.points)):  # nothing before matters
             tensors = [t.detach() for t in tensors]
-        tensors = [_on_graph(t) for t in tensors]
+        tensors = [on_graph(t) for t in tensors]
         if not all(t.requires_grad for t in tensors):  # the model has switched gradients off
             raise self.layers.unused(i)
         # Not the tensors themselves, as the model may write to them.
@@ -383,10 +388,10 @@ class Replaced:
                 is_one = before.shape[:1] == (1,)
                 if len(tensors) > 1 and before.shape != now.shape:
                     # It had better not matter, which the graph tells.
-                    on_graph = _on_graph(before.detach())
-                    if on_graph.requires_grad:
-                        kept.append((i, before, get_gradient_edge(on_graph)))
-                    new.append(on_graph)
+                    as_is = on_graph(before.detach())
+                    if as_is.requires_grad:
+                        kept.append((i, before, get_gradient_edge(as_is)))
+                    new.append(as_is)
                     continue
                 shape = torch.Size((rows, *before.shape[1:])) if is_one else before.shape
                 self.layers.check_shape(i, shape, now.shape)
@@ -397,7 +402,7 @@ class Replaced:
         several = max(self.counts) > 1
         if not isinstance(output, Tensor) or not (several or self.unused):
             return output
-        used = _reached(output) if output.requires_grad else set()
+        used = reached([point_of(output)]) if output.requires_grad else set()
         for i, tensor, edge in kept:
             if (edge.node, edge.output_nr) in used:
                 raise self.layers.not_of_rows(i, tensor, rows)
@@ -427,26 +432,36 @@ class _Beside(torch.autograd.Function):
         return gradient, *map(torch.zeros_like, ctx.saved_tensors)
 
 
-def _reached(output: Tensor) -> set[tuple[Any, int]]:
-    """The points of the graph that the output depends on."""
-    if output.grad_fn is None:
-        return set()
-    found = {(output.grad_fn, output.output_nr)}
-    nodes, seen = [output.grad_fn], {output.grad_fn}
-    while nodes:
-        for before, number in nodes.pop().next_functions:
-            if before is not None:
-                found.add((before, number))
-                if before not in seen:
-                    seen.add(before)
-                    nodes.append(before)
+def reached(
+    start: Iterable[tuple[Any, int]], stops: Container[tuple[Any, int]] = ()
+) -> set[tuple[Any, int]]:
+    """The points of the graph, nodes and numbers, that some of them depend on, themselves too.
+
+    With stops without those that others depend on by way of a stop alone.
+    """
+    found: set[tuple[Any, int]] = set()
+    points, seen = list(start), set()
+    while points:
+        point = points.pop()
+        node, _ = point
+        if node is None or point in found:
+            continue
+        found.add(point)
+        if point not in stops and node not in seen:
+            seen.add(node)
+            points += node.next_functions
     return found
+
+
+def point_of(output: Tensor) -> tuple[Any, int]:
+    """Where the output is on the graph."""
+    return output.grad_fn, output.output_nr
 
 
 _AS_IT_IS = "a layer of a model that is not compiled or scripted"
 
 
-def _on_graph(value: Any) -> Any:
+def on_graph(value: Any) -> Any:
     if not isinstance(value, Tensor) or value.requires_grad or not value.is_floating_point():
         return value
     return value.detach().requires_grad_().clone()  # may be written to, other than a leaf
