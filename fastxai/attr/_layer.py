@@ -13,7 +13,7 @@ from ..core import engine
 from ..core.inputs import ArgumentError, check, check_count
 from ..core.layers import Layers, Recorded, Watched, check_layer
 from ..core.model import Model, scalars
-from ..core.rows import Given
+from ..core.rows import Rows
 from ._base import Attribution, Query
 
 
@@ -113,20 +113,17 @@ class LayerAttribution(Attribution):
 
 
 def activations(
-    model: Model,
-    watched: Watched,
-    tensors: tuple[Tensor, ...],  # each [B, *F_i] or [1, *F_i]
-    limit: int | None,
-    to_come: int,
+    model: Model, watched: Watched, rows: Rows, limit: int | None, to_come: int
 ) -> tuple[Model, tuple[Tensor, ...], Tensor]:
-    """What the layers have for these rows, each [B, *S], and the chosen outputs, [B].
+    """What the layers have for these rows, each [R, B, *S], and the chosen outputs, [R, B].
 
     And the model that was called; it knows what a row costs if many repeats are to come.
     """
-    called, batch = model.calling(watched, model.forward_args), model.batch
+    called = model.calling(watched, model.forward_args)
     whole: list[Tensor] = []
 
     def keep(outputs: Tensor, repeats: slice, examples: slice) -> None:
+        shape = outputs.shape[:2]
         outputs = scalars(outputs.flatten(0, 1))
         count = len(outputs)
         for i, t in enumerate(watched.flat):
@@ -136,12 +133,14 @@ def activations(
                     raise watched.layers.not_of_rows(layer, t, count)
         parts = (*watched.flat, outputs)
         if not whole:
-            whole.extend(t.new_zeros(batch, *t.shape[1:]) for t in parts)
+            whole.extend(t.new_zeros(rows.repeats, rows.batch, *t.shape[1:]) for t in parts)
         for of_all, t in zip(whole, parts, strict=True):
             if t.shape[:1] in ((1,), (count,)):  # others had better make no difference
-                of_all[examples] = t
+                of_all[repeats, examples] = t.expand(count, *t.shape[1:]).reshape(
+                    *shape, *t.shape[1:]
+                )
 
-    engine.stream(called, Given(tensors, batch), keep, limit, to_come=to_come)
+    engine.stream(called, rows, keep, limit, to_come=to_come)
     *found, outputs = whole
     return called, tuple(found), outputs
 

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..core import engine, quadrature
 from ..core.inputs import TensorOrTuple, check_limit
 from ..core.layers import Replaced, Watched
-from ..core.rows import Path
+from ..core.model import Model
+from ..core.rows import Given, Path
 from ._base import Found, GradientAttribution, Query, captum_compatible, convergence_delta
 from ._layer import LayerAttribution, activations, may_be_unused
 
@@ -129,8 +131,9 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
         x, extra = query.inputs.tensors, query.model.forward_args
 
         with torch.inference_mode(False):
-            called, y, outputs = activations(query.model, watched, x, limit, n_steps)
-            _, baseline, baseline_outputs = activations(called, watched, query.baselines, limit, 0)
+            given, at = (Given(t, query.inputs.batch) for t in (x, query.baselines))
+            called, y, outputs = _first(*activations(query.model, watched, given, limit, n_steps))
+            _, baseline, baseline_outputs = _first(*activations(called, watched, at, limit, 0))
             for i, (a, b) in enumerate(zip(y, baseline, strict=True)):
                 layer = watched.layer_of(i)
                 layers.check_floating(layer, [a])
@@ -157,3 +160,10 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
     @property
     def multiplies_by_inputs(self) -> bool:
         return self._multiply_by_inputs
+
+
+def _first(
+    called: Model, found: tuple[Tensor, ...], outputs: Tensor
+) -> tuple[Model, tuple[Tensor, ...], Tensor]:
+    """Activations of the only repeat."""
+    return called, tuple(t[0] for t in found), outputs[0]
