@@ -24,8 +24,9 @@ class LayerAttribution(Attribution):
 
     Args:
         forward_func: a module or any callable that takes the inputs (then the extra arguments),
-            calls the layer once and returns one tensor with the rows first. The inputs may be of
-            integers (ids of words, say).
+            calls the layer and returns one tensor with the rows first. Of a layer that it calls
+            more than once, the last call is meant. The inputs may be of integers (ids of words,
+            say).
         layer: a module that forward_func calls, or a list of them where a method takes several.
         device_ids: accepted as in Captum, for models on one device.
 
@@ -127,10 +128,12 @@ def activations(
         outputs = scalars(outputs.flatten(0, 1))
         count = len(outputs)
         for i, t in enumerate(watched.flat):
-            if t.shape[:1] not in ((1,), (count,)):
-                layer = watched.layer_of(i)
-                if len(watched.found[layer]) == 1:
-                    raise watched.layers.not_of_rows(layer, t, count)
+            layer = watched.layer_of(i)
+            # In one of several calls a single row is rather one of the rows than one for all.
+            is_for_all = t.shape[:1] == (1,) and watched.calls[layer] == 1
+            fits = t.shape[:1] == (count,) or is_for_all
+            if not fits and len(watched.found[layer]) == 1:
+                raise watched.layers.not_of_rows(layer, t, count)
         parts = (*watched.flat, outputs)
         if not whole:
             whole.extend(t.new_zeros(rows.repeats, rows.batch, *t.shape[1:]) for t in parts)

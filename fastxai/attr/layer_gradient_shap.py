@@ -140,7 +140,7 @@ class LayerGradientShap(LayerAttribution, GradientShap):
             check(may_be, name, "0 for inputs of {}, as noise is of fractions", stdev, t.dtype)
         seed = check_seed(seed)
         layers = self._layers(query, of_inputs)
-        watched = Watched(query.model.forward_func, layers, again=False)
+        watched = Watched(query.model.forward_func, layers)
         which, positions = drawn(query.inputs.batch, len(background[0]), count, seed, x[0].device)
         at_inputs: Rows = Given(x, query.inputs.batch)
         if any(noise):

@@ -34,7 +34,10 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
 
     Args:
         forward_func: a module or any callable that takes the inputs (then the extra arguments),
-            calls each layer once and returns one tensor with the rows first.
+            calls each layer and returns one tensor with the rows first. Of a layer that it calls
+            more than once, the last call is meant: what others give stays as it is at the input.
+            (Captum puts the last call's values in the place of all, with which the model is
+            another.)
         layer: a module that forward_func calls, or a list of them, none of which feeds another
             alone. What it takes or gives must be a floating-point tensor, or a tuple of such, with
             the rows first.
@@ -127,7 +130,7 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
         limit = check_limit(internal_batch_size, argument="internal_batch_size")
         unused = may_be_unused(grad_kwargs)
         layers = self._layers(query, attribute_to_layer_input)
-        watched = Watched(query.model.forward_func, layers, again=False)
+        watched = Watched(query.model.forward_func, layers)
         x, extra = query.inputs.tensors, query.model.forward_args
 
         with torch.inference_mode(False):

@@ -156,15 +156,13 @@ class Layers:
         function: Callable[..., Any],
         args: tuple[Any, ...],
         look: Callable[[int, list[Tensor]], list[Tensor]],
-        again: bool = False,
     ) -> Any:
-        """Calls the function, which calls the layers.
+        """Calls the function, which calls the layers, each once or more.
 
         Args:
             function: the model.
             args: its arguments.
             look: is shown the tensors of layer i; what it returns takes their place.
-            again: whether the function may call a layer more than once.
         """
         calls = [0] * len(self.modules)
 
@@ -172,8 +170,6 @@ class Layers:
             calls[i] += 1
             if transformation() is not None:  # which hides dimensions of what the layer has
                 raise self._error(i, "a layer outside torch.func", ", called inside vmap or grad")
-            if calls[i] > 1 and not again:
-                raise self._error(i, "a layer that forward_func calls once", ", called again")
             if self.of_inputs:
                 return method(*self._changed(i, args, look), **kwargs)
             return self._changed(i, method(*args, **kwargs), look)
@@ -214,6 +210,11 @@ class Layers:
         rows = f"the {count} rows of forward_func's inputs"
         expected = f"a layer whose {self.side} has {rows} first"
         return self._error(i, expected, f" with shape {tuple(tensor.shape)}")
+
+    def check_calls(self, i: int, count: int, expected: int) -> None:
+        if count != expected:
+            known = f"a layer that forward_func calls as often whatever the rows are, {expected}"
+            raise self._error(i, f"{known} times here", f", called {count} times")
 
     def check_number(self, i: int, count: int, expected: int) -> None:
         if count != expected:
@@ -273,19 +274,21 @@ class Watched:
 
     Args:
         function: the model.
-        layers: which of its layers.
-        again: whether it may call a layer more than once; the last call counts.
+        layers: which of its layers. Of one that it calls more than once the last call counts.
     """
 
-    def __init__(self, function: Callable[..., Any], layers: Layers, again: bool = True):
-        self.function, self.layers, self.again = function, layers, again
+    def __init__(self, function: Callable[..., Any], layers: Layers):
+        self.function, self.layers = function, layers
         self.found: list[list[Tensor]] = []  # by layer
+        self.calls: list[int] = []  # how many, by layer
 
     def __call__(self, *args: Any) -> Any:
         self.found = [[] for _ in self.layers.modules]
-        return self.layers.call(self.function, args, self._look, self.again)
+        self.calls = [0] * len(self.found)
+        return self.layers.call(self.function, args, self._look)
 
     def _look(self, i: int, tensors: list[Tensor]) -> list[Tensor]:
+        self.calls[i] += 1
         self.found[i] = [t.detach().clone() for t in tensors]  # the model may write to them
         return tensors
 
@@ -366,6 +369,7 @@ class Replaced:
     """A forward function that takes the tensors of its layers first, then its own arguments.
 
     A tensor of one row, which the layer has for all rows, is replaced by one with a row for each.
+    Of a layer that is called more than once, the last call is meant, the others are as they are.
 
     Args:
         watched: the forward function, after a call that has shown what its layers have.
@@ -375,6 +379,7 @@ class Replaced:
     def __init__(self, watched: Watched, unused: bool = False):
         self.function, self.layers, self.unused = watched.function, watched.layers, unused
         self.counts = [len(tensors) for tensors in watched.found]
+        self.calls = watched.calls
 
     def __call__(self, *args: Any) -> Any:
         rest = iter(args)
@@ -382,7 +387,12 @@ class Replaced:
         rows = len(given[0][0])
         kept: list[tuple[int, Tensor, GradientEdge]] = []  # what has no row for each: not replaced
 
+        calls = [0] * len(given)
+
         def look(i: int, tensors: list[Tensor]) -> list[Tensor]:
+            calls[i] += 1
+            if calls[i] != self.calls[i]:
+                return tensors
             new = []
             for before, now in zip(tensors, given[i], strict=True):
                 is_one = before.shape[:1] == (1,)
@@ -399,6 +409,8 @@ class Replaced:
             return new
 
         output = self.layers.call(self.function, tuple(rest), look)
+        for i, (count, expected) in enumerate(zip(calls, self.calls, strict=True)):
+            self.layers.check_calls(i, count, expected)
         several = max(self.counts) > 1
         if not isinstance(output, Tensor) or not (several or self.unused):
             return output

@@ -92,7 +92,7 @@ class _Watched(Watched):
         return super().__call__(*args)
 
     def _look(self, i: int, tensors: list[Tensor]) -> list[Tensor]:
-        return super()._look(i, _with_rows(tensors, self._count))
+        return super()._look(i, tensors if self.calls[i] else _with_rows(tensors, self._count))
 
     def alike(self, recorded: _Recorded) -> list[Tensor]:
         """What was found, with as many rows as in the inputs' pass."""
@@ -143,7 +143,8 @@ class _Recorded(Recorded):
     def _look(self, i: int, tensors: list[Tensor]) -> list[Tensor]:
         if not any(self.points):
             self.forget()
-        tensors = _with_rows(tensors, self.count)
+        if self.calls[i] == 0:  # a single row in one of several calls is none for all
+            tensors = _with_rows(tensors, self.count)
         if len(tensors) == 1 and tensors[0].shape[:1] != (self.count,):
             raise self.layers.not_of_rows(i, tensors[0], self.count)
         tensors = super()._look(i, tensors)
