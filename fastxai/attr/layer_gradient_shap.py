@@ -149,13 +149,17 @@ class LayerGradientShap(LayerAttribution, GradientShap):
 
         with torch.inference_mode(False):
             called, ends, at_ends = activations(query.model, watched, at_inputs, None, count)
-            _, starts, at_starts = activations(called, watched, at_baselines, None, 0)
+            _, found, at_starts = activations(called, watched, at_baselines, None, 0)
+            starts = list(found)
             for i, (end, start) in enumerate(zip(ends, starts, strict=True)):
                 layer = watched.layer_of(i)
                 layers.check_floating(layer, [end])
-                layers.check_shape(layer, start.shape[1:], end.shape[1:])
+                if watched.has_rows(i) or len(watched.found[layer]) == 1:
+                    layers.check_shape(layer, start.shape[1:], end.shape[1:])
+                else:  # of another shape in a call of more rows; it had better make no difference
+                    starts[i] = torch.zeros_like(end[:1])
             model = called.calling(Replaced(watched), (*x, *query.model.forward_args))
-            rows = Between(starts, ends, positions)
+            rows = Between(tuple(starts), ends, positions)
             sums = torch.zeros(positions.shape, dtype=torch.float64, device=rows.device)
             add = _Products(rows, self._multiply_by_inputs, sums if with_sums else None)
             try:

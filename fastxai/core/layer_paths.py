@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .affine import Drawn
-from .rows import Noisy, row_bytes
+from .rows import Noisy, length, row_bytes
 
 
 def drawn(
@@ -90,5 +90,8 @@ class Between:
 
 def _again(tensor: Tensor, repeats: slice, examples: slice) -> Tensor:
     """Some repeats [r, b, *F] of a tensor [R', B, *F] that comes again and again."""
+    of_examples = tensor[:, examples]
+    if len(tensor) == 1:
+        return of_examples.expand(length(repeats), *of_examples.shape[1:])
     which = torch.arange(repeats.start, repeats.stop, device=tensor.device) % len(tensor)
-    return tensor[:, examples][which] if len(tensor) > 1 else tensor[:, examples]
+    return of_examples[which]

@@ -281,8 +281,10 @@ class Watched:
         self.function, self.layers = function, layers
         self.found: list[list[Tensor]] = []  # by layer
         self.calls: list[int] = []  # how many, by layer
+        self.count = 0  # of rows
 
     def __call__(self, *args: Any) -> Any:
+        self.count = len(args[0])
         self.found = [[] for _ in self.layers.modules]
         self.calls = [0] * len(self.found)
         return self.layers.call(self.function, args, self._look)
@@ -291,6 +293,10 @@ class Watched:
         self.calls[i] += 1
         self.found[i] = [t.detach().clone() for t in tensors]  # the model may write to them
         return tensors
+
+    def has_rows(self, position: int) -> bool:
+        """Whether that tensor has a row for each of the model's."""
+        return self.flat[position].shape[:1] == (self.count,)
 
     @property
     def flat(self) -> tuple[Tensor, ...]:

@@ -87,22 +87,18 @@ class LayerPairs:
 class _Watched(Watched):
     """In the baselines' pass."""
 
-    def __call__(self, *args: Any) -> Any:
-        self._count = len(args[0])
-        return super().__call__(*args)
-
     def _look(self, i: int, tensors: list[Tensor]) -> list[Tensor]:
-        return super()._look(i, tensors if self.calls[i] else _with_rows(tensors, self._count))
+        return super()._look(i, tensors if self.calls[i] else _with_rows(tensors, self.count))
 
     def alike(self, recorded: _Recorded) -> list[Tensor]:
         """What was found, with as many rows as in the inputs' pass."""
-        each = recorded.count // self._count
+        each = recorded.count // self.count
         found = []
         for i, (here, there) in enumerate(zip(self.found, recorded.found, strict=True)):
             self.layers.check_number(i, len(here), len(there))
             for reference, y in zip(here, there, strict=True):
                 is_of_rows = y.shape[:1] == (recorded.count,)
-                if is_of_rows and reference.shape[:1] == (self._count,) and each > 1:
+                if is_of_rows and reference.shape[:1] == (self.count,) and each > 1:
                     reference = reference.repeat_interleave(each, 0)
                 if is_of_rows:
                     self.layers.check_shape(i, reference.shape, y.shape)
@@ -115,26 +111,24 @@ class _Recorded(Recorded):
 
     Attributes:
         forget: is called when the first layer is met, as what came before does not matter.
-        count: how many rows the latest call had.
-        with_rows: which of all tensors have as many.
+        with_rows: which of all tensors have a row for each of the model's.
     """
 
     def __init__(self, function: Function, layers: Layers, inputs: int, unused: bool):
         super().__init__(function, layers, unused)
-        self._inputs, self.count = inputs, 0
+        self._inputs = inputs
         self.forget: Callable[[], None] = lambda: None
         self.with_rows: list[int] = []
         self.adds_up = False
         self._own: list[list[GradientEdge]] = []  # by layer: points before others stand in
 
     def __call__(self, *args: Any) -> Any:
-        self.count = len(args[0])
         self._own = [[] for _ in self.layers.modules]
         # So that the graph tells whether they are used besides.
         inputs = tuple(map(on_graph, args[: self._inputs]))
         starts = [get_gradient_edge(x) for x in inputs if x.requires_grad]
         output = super().__call__(*inputs, *args[self._inputs :])
-        self.with_rows = [i for i, t in enumerate(self.flat) if t.shape[:1] == (self.count,)]
+        self.with_rows = [i for i in range(len(self.flat)) if self.has_rows(i)]
         if isinstance(output, Tensor) and output.requires_grad:
             self._check_rows(output)
             self.adds_up = len(starts) == self._inputs and self._is_cut(output, starts)
