@@ -338,20 +338,9 @@ class Attribution:
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
+        *,
+        names: tuple[str, str] = ("inputs", "baselines"),  # what the user calls them
     ) -> Query:
-        return self._named_query(
-            ("inputs", "baselines"), inputs, baselines, target, additional_forward_args
-        )
-
-    def _named_query(
-        self,
-        names: tuple[str, str],
-        inputs: TensorOrTuple,
-        baselines: Any,
-        target: Any,
-        additional_forward_args: Any,
-    ) -> Query:
-        """The question, whose inputs and baselines the user knows by these names."""
         checked = check_inputs(inputs, self._differentiates, self._of_inputs, names[0])
         checked_baselines = check_baselines(baselines, checked, names[1])
         checked = checked.in_dtypes_of(checked_baselines)
@@ -409,7 +398,9 @@ class GradientAttribution(Attribution):
             [B], in the attributions' dtype.
         """
         names = "end_point", "start_point"
-        query = self._named_query(names, end_point, start_point, target, additional_forward_args)
+        query = Attribution._query(
+            self, end_point, start_point, target, additional_forward_args, names=names
+        )
         values = tuple(tree_leaves(attributions))
         check(len(values) > 0, "attributions", "at least one tensor", attributions)
         for i, value in enumerate(values):

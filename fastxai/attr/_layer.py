@@ -128,20 +128,28 @@ def activations(
         outputs = scalars(outputs.flatten(0, 1))
         count = len(outputs)
         for i, t in enumerate(watched.flat):
-            layer = watched.layer_of(i)
-            # In one of several calls a single row is rather one of the rows than one for all.
-            is_for_all = t.shape[:1] == (1,) and watched.calls[layer] == 1
-            fits = t.shape[:1] == (count,) or is_for_all
-            if not fits and len(watched.found[layer]) == 1:
-                raise watched.layers.not_of_rows(layer, t, count)
+            if t.shape[:1] != (count,):
+                layer = watched.layer_of(i)
+                # In one of several calls a single row is rather one of the rows than one for all.
+                is_for_all = t.shape[:1] == (1,) and watched.calls[layer] == 1
+                if not is_for_all and len(watched.found[layer]) == 1:
+                    raise watched.layers.not_of_rows(layer, t, count)
         parts = (*watched.flat, outputs)
+        fitting = [t.shape[:1] in ((1,), (count,)) for t in parts]  # others had better not matter
+        by_repeat = [
+            (t if len(t) == count else t.repeat(count, *[1] * (t.dim() - 1))).unflatten(0, shape)
+            if fits
+            else t.new_zeros(*shape, *t.shape[1:])
+            for t, fits in zip(parts, fitting, strict=True)
+        ]
+        if count == rows.repeats * rows.batch:
+            whole[:] = by_repeat
+            return
         if not whole:
-            whole.extend(t.new_zeros(rows.repeats, rows.batch, *t.shape[1:]) for t in parts)
-        for of_all, t in zip(whole, parts, strict=True):
-            if t.shape[:1] in ((1,), (count,)):  # others had better make no difference
-                of_all[repeats, examples] = t.expand(count, *t.shape[1:]).reshape(
-                    *shape, *t.shape[1:]
-                )
+            whole.extend(t.new_zeros(rows.repeats, rows.batch, *t.shape[2:]) for t in by_repeat)
+        for of_all, t, fits in zip(whole, by_repeat, fitting, strict=True):
+            if fits:
+                of_all[repeats, examples] = t
 
     engine.stream(called, rows, keep, limit, to_come=to_come)
     *found, outputs = whole

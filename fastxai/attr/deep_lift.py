@@ -241,7 +241,7 @@ class DeepLiftShap(DeepLift):
 
     compute_convergence_delta.__doc__ = DeepLift.compute_convergence_delta.__doc__
 
-    def _query(
+    def _query(  # type: ignore[override]
         self,
         inputs: TensorOrTuple,
         baselines: Any = None,

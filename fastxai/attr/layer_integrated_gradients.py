@@ -6,12 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..core import engine, quadrature
 from ..core.inputs import TensorOrTuple, check_limit
 from ..core.layers import Replaced, Watched
-from ..core.model import Model
 from ..core.rows import Given, Path
 from ._base import Found, GradientAttribution, Query, captum_compatible, convergence_delta
 from ._layer import LayerAttribution, activations, may_be_unused
@@ -134,9 +132,11 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
         x, extra = query.inputs.tensors, query.model.forward_args
 
         with torch.inference_mode(False):
-            given, at = (Given(t, query.inputs.batch) for t in (x, query.baselines))
-            called, y, outputs = _first(*activations(query.model, watched, given, limit, n_steps))
-            _, baseline, baseline_outputs = _first(*activations(called, watched, at, limit, 0))
+            rows, starts = Given(x, query.inputs.batch), Given(query.baselines, query.inputs.batch)
+            called, found, outputs = activations(query.model, watched, rows, limit, n_steps)
+            _, at_start, baseline_outputs = activations(called, watched, starts, limit, 0)
+            y, baseline = tuple([t[0] for t in found]), tuple([t[0] for t in at_start])
+            outputs, baseline_outputs = outputs[0], baseline_outputs[0]
             for i, (a, b) in enumerate(zip(y, baseline, strict=True)):
                 layer = watched.layer_of(i)
                 layers.check_floating(layer, [a])
@@ -163,10 +163,3 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
     @property
     def multiplies_by_inputs(self) -> bool:
         return self._multiply_by_inputs
-
-
-def _first(
-    called: Model, found: tuple[Tensor, ...], outputs: Tensor
-) -> tuple[Model, tuple[Tensor, ...], Tensor]:
-    """Activations of the only repeat."""
-    return called, tuple(t[0] for t in found), outputs[0]

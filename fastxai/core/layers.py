@@ -211,10 +211,11 @@ class Layers:
         expected = f"a layer whose {self.side} has {rows} first"
         return self._error(i, expected, f" with shape {tuple(tensor.shape)}")
 
-    def check_calls(self, i: int, count: int, expected: int) -> None:
-        if count != expected:
-            known = f"a layer that forward_func calls as often whatever the rows are, {expected}"
-            raise self._error(i, f"{known} times here", f", called {count} times")
+    def called_otherwise(self, counts: list[int], expected: list[int]) -> ArgumentError:
+        pairs = enumerate(zip(counts, expected, strict=True))
+        i, count, known = next((i, a, b) for i, (a, b) in pairs if a != b)
+        often = f"a layer that forward_func calls as often whatever the rows are, {known} times"
+        return self._error(i, f"{often} here", f", called {count} times")
 
     def check_number(self, i: int, count: int, expected: int) -> None:
         if count != expected:
@@ -415,8 +416,8 @@ class Replaced:
             return new
 
         output = self.layers.call(self.function, tuple(rest), look)
-        for i, (count, expected) in enumerate(zip(calls, self.calls, strict=True)):
-            self.layers.check_calls(i, count, expected)
+        if calls != self.calls:
+            raise self.layers.called_otherwise(calls, self.calls)
         several = max(self.counts) > 1
         if not isinstance(output, Tensor) or not (several or self.unused):
             return output

@@ -51,6 +51,11 @@ NOTHING = {  # not a bit of them
         attr.LayerIntegratedGradients(MODEL, MODEL.scale),
         {"n_steps": 9},
     ),
+    "LayerDeepLift": (attr.LayerDeepLift(MODEL, MODEL.scale), {}),
+    "LayerDeepLiftShap": (
+        attr.LayerDeepLiftShap(MODEL, MODEL.scale),
+        {"baselines": BASELINES},
+    ),
     "FeatureAblation": (attr.FeatureAblation(MODEL), {}),
     "Occlusion": (attr.Occlusion(MODEL), {"sliding_window_shapes": (1, 2, 2)}),
 }
