@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import ops
 from ..core import engine
 from ..core.inputs import TensorOrTuple, check, check_count, check_seed, check_stdevs
 from ..core.layer_paths import Between, Picked, drawn
@@ -200,5 +201,7 @@ class _Products:
         if self.noted is not None:
             by_sample = [t.flatten(2).sum(2, dtype=self.noted.dtype) for t in each]
             self.noted[found.repeats, found.examples] = torch.stack(by_sample).sum(0)
-        totals = [t.sum(0) for t in each]
-        return [a + b for a, b in zip(sums, totals, strict=True)] if sums else totals
+        once = torch.ones(len(each[0]), dtype=torch.float64, device=each[0].device)
+        return [
+            ops.path_reduce(sums[i] if sums else None, terms, once) for i, terms in enumerate(each)
+        ]

@@ -76,7 +76,7 @@ TABLE = {
     ),
     "LayerGradientShap": (
         fastxai.LayerGradientShap(SELU, SELU[2]), SELU, ROWS,
-        {"baselines": ROWS[:2] / 2, "seed": 0}, 93, 324,
+        {"baselines": ROWS[:2] / 2, "seed": 0}, 94, 330,
     ),
     "LayerGradCam": (fastxai.LayerGradCam(IMAGE, IMAGE[0]), IMAGE, IMAGES, {}, 21, 119),
     "GuidedGradCam": (fastxai.GuidedGradCam(IMAGE, IMAGE[0]), IMAGE, IMAGES, {}, 50, 203),

@@ -87,6 +87,10 @@ PLACE = {  # where in its batch the row is
         attr.GradientShap(MODEL),
         {"baselines": BASELINES, "n_samples": 9, "seed": 3},
     ),
+    "LayerGradientShap": (
+        attr.LayerGradientShap(MODEL, MODEL.scale),
+        {"baselines": BASELINES, "n_samples": 9, "seed": 3},
+    ),
     "GradientShap, noise": (
         attr.GradientShap(MODEL),
         {"baselines": BASELINES, "stdevs": 0.3, "seed": 3},

