@@ -138,7 +138,7 @@ def test_layer_gradient_shap_of_many_samples(stdevs, multiply):
     model, x = TwoBranches(), (randn(2, 4), randn(2, 6))
     rows = tuple(torch.cat([t.flip(0), t + 0.1]) for t in x)
     torch.manual_seed(0)
-    np.random.seed(0)  # which Captum draws positions from
+    np.random.seed(0)  # noqa: NPY002 - which Captum draws positions from
     ours, theirs = (
         library.LayerGradientShap(model, model.a, None, multiply).attribute(
             x, rows, 4000, stdevs, 1, (0.5, 2.0), True, False
