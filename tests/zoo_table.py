@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import fastxai
 from fastxai import metrics
+from fastxai.attr import LeastSquares
 from fastxai.core.state import modules_behind
 
 from .oracles import brute_force, every_coalition
@@ -91,17 +92,25 @@ def by(name: str, **fixed: Any) -> Callable[[Any, Entry, dict[str, Any]], Tensor
     return ask
 
 
+class OneCopy(CopyByCopy):
+    """The plain function for one copy of the batch, so that it calls a layer once."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.shape[0] != self.batch:
+            raise ValueError(f"{x.shape[0]} rows rather than {self.batch}")
+        return self.plain(x)
+
+
 def by_layer(name: str, **fixed: Any) -> Callable[[Any, Entry, dict[str, Any]], Tensor]:
     def ask(function: Any, entry: Entry, options: dict[str, Any]) -> Tensor:
-        plain = isinstance(function, CopyByCopy)
-        explainer = getattr(fastxai, name)(
-            function, layer_of(function.plain if plain else function)
-        )
-        if plain and name == "LayerIntegratedGradients":  # as a layer is called once a call
-            options = options | {"internal_batch_size": len(entry.inputs)}
+        if isinstance(function, CopyByCopy):
+            explained, layer = OneCopy(function.plain, function.batch), layer_of(function.plain)
+        else:
+            explained, layer = function, layer_of(function)
         if name == "LayerActivation":
             options = {k: v for k, v in options.items() if k != "target"}
-        return explainer.attribute(entry.inputs, **fixed, **options)
+        made = {k: v(entry) if callable(v) else v for k, v in fixed.items()}
+        return getattr(fastxai, name)(explained, layer).attribute(entry.inputs, **made, **options)
 
     return ask
 
@@ -125,6 +134,35 @@ def infidelity(function: Any, entry: Entry, options: dict[str, Any]) -> Tensor:
 
     x = entry.inputs
     return metrics.infidelity(function, perturb, x, x.clone(), n_perturb_samples=2, **options)
+
+
+def sensitivity(function: Any, entry: Entry, options: dict[str, Any]) -> Tensor:
+    explain = fastxai.Saliency(function).attribute
+    return metrics.sensitivity_max(explain, entry.inputs, n_perturb_samples=2, seed=0, **options)
+
+
+def lime_base(function: Any, entry: Entry, options: dict[str, Any]) -> Tensor:
+    """A fit to the chosen outputs' sum, as it takes one number for the batch."""
+    mask = groups(entry)
+    coalitions = every_coalition(int(mask.max()) + 1)
+
+    def summed(x: Tensor, *extra: Any) -> Any:
+        out = function(x, *extra)
+        if entry.whole or not isinstance(out, Tensor):
+            return out
+        return (out if entry.target is None else out[:, entry.target]).sum()
+
+    explainer = fastxai.LimeBase(
+        summed,
+        LeastSquares(),
+        lambda *_: 1.0,
+        lambda *_: (z[None] for z in coalitions),
+        True,
+        lambda z, x: torch.where(z[0].bool()[mask], x, 0),
+        None,
+    )
+    options = {k: v for k, v in options.items() if k != "target"}
+    return explainer.attribute(entry.inputs, n_samples=len(coalitions), **options)
 
 
 def baselines(entry: Entry) -> Tensor:  # [2, *F]
@@ -157,6 +195,12 @@ METHODS: dict[str, Method] = {
     "LayerIntegratedGradients": Method(
         by_layer("LayerIntegratedGradients", n_steps=STEPS), of_layers=True
     ),
+    "LayerGradCam": Method(by_layer("LayerGradCam"), of_layers=True),
+    "LayerDeepLift": Method(by_layer("LayerDeepLift"), of_layers=True),
+    "LayerDeepLiftShap": Method(by_layer("LayerDeepLiftShap", baselines=baselines), of_layers=True),
+    "LayerGradientShap": Method(
+        by_layer("LayerGradientShap", baselines=baselines, n_samples=4, seed=0), of_layers=True
+    ),
     "FeatureAblation": Method(
         by("FeatureAblation", **GROUPED), lambda e: one_off(e, torch.zeros_like(e.inputs)), False
     ),
@@ -172,7 +216,9 @@ METHODS: dict[str, Method] = {
         by("ShapleyValueSampling", n_samples=3, seed=0, **GROUPED), None, False
     ),
     "Lime": Method(by("Lime", n_samples=every, seed=0, **GROUPED), None, False),
+    "LimeBase": Method(lime_base, None, False),
     "infidelity": Method(infidelity, None, False),
+    "sensitivity_max": Method(sensitivity),
 }
 
 

@@ -10,6 +10,8 @@ from .guided_backprop import Deconvolution, GuidedBackprop
 from .guided_grad_cam import GuidedGradCam
 from .integrated_gradients import IntegratedGradients
 from .kernel_shap import KernelShap
+from .layer_deep_lift import LayerDeepLift, LayerDeepLiftShap
+from .layer_gradient_shap import LayerGradientShap
 from .layer_gradients import LayerActivation, LayerGradCam, LayerGradientXActivation
 from .layer_integrated_gradients import LayerIntegratedGradients
 from .lime import Lime, LimeBase, get_exp_kernel_similarity_function
@@ -36,7 +38,10 @@ __all__ = [
     "Lasso",
     "LayerActivation",
     "LayerAttribution",
+    "LayerDeepLift",
+    "LayerDeepLiftShap",
     "LayerGradCam",
+    "LayerGradientShap",
     "LayerGradientXActivation",
     "LayerIntegratedGradients",
     "LeastSquares",

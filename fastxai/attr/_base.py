@@ -355,9 +355,11 @@ class Attribution:
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
+        *,
+        names: tuple[str, str] = ("inputs", "baselines"),  # what the user calls them
     ) -> Query:
-        checked = check_inputs(inputs, self._differentiates, self._of_inputs)
-        checked_baselines = check_baselines(baselines, checked)
+        checked = check_inputs(inputs, self._differentiates, self._of_inputs, names[0])
+        checked_baselines = check_baselines(baselines, checked, names[1])
         checked = checked.in_dtypes_of(checked_baselines)
         forward_args = check_forward_args(additional_forward_args, self._differentiates)
         model = Model(
@@ -413,7 +415,10 @@ class GradientAttribution(Attribution):
         Returns:
             [B], in the attributions' dtype.
         """
-        query = Attribution._query(self, end_point, start_point, target, additional_forward_args)
+        names = "end_point", "start_point"
+        query = Attribution._query(
+            self, end_point, start_point, target, additional_forward_args, names=names
+        )
         values = tuple(tree_leaves(attributions))
         check(len(values) > 0, "attributions", "at least one tensor", attributions)
         for i, value in enumerate(values):

@@ -13,7 +13,7 @@ from ..core import engine
 from ..core.inputs import ArgumentError, check, check_count
 from ..core.layers import Layers, Recorded, Watched, check_layer
 from ..core.model import Model, scalars
-from ..core.rows import Given
+from ..core.rows import Rows
 from ._base import Attribution, Query
 
 
@@ -24,8 +24,9 @@ class LayerAttribution(Attribution):
 
     Args:
         forward_func: a module or any callable that takes the inputs (then the extra arguments),
-            calls the layer once and returns one tensor with the rows first. The inputs may be of
-            integers (ids of words, say).
+            calls the layer and returns one tensor with the rows first. Of a layer that it calls
+            more than once, the last call is meant. The inputs may be of integers (ids of words,
+            say).
         layer: a module that forward_func calls, or a list of them where a method takes several.
         device_ids: accepted as in Captum, for models on one device.
 
@@ -46,6 +47,9 @@ class LayerAttribution(Attribution):
         affine_prefix: bool = True,
     ):
         super().__init__(forward_func, affine_prefix=affine_prefix)
+        self._explain_by(layer, device_ids)
+
+    def _explain_by(self, layer: Any, device_ids: list[int] | None) -> None:
         if not self._takes_list:
             single = layer is None or isinstance(layer, torch.nn.Module)
             check(single, "layer", "one torch.nn.Module", type(layer).__name__)
@@ -110,35 +114,44 @@ class LayerAttribution(Attribution):
 
 
 def activations(
-    model: Model,
-    watched: Watched,
-    tensors: tuple[Tensor, ...],  # each [B, *F_i] or [1, *F_i]
-    limit: int | None,
-    to_come: int,
+    model: Model, watched: Watched, rows: Rows, limit: int | None, to_come: int
 ) -> tuple[Model, tuple[Tensor, ...], Tensor]:
-    """What the layers have for these rows, each [B, *S], and the chosen outputs, [B].
+    """What the layers have for these rows, each [R, B, *S], and the chosen outputs, [R, B].
 
     And the model that was called; it knows what a row costs if many repeats are to come.
     """
-    called, batch = model.calling(watched, model.forward_args), model.batch
+    called = model.calling(watched, model.forward_args)
     whole: list[Tensor] = []
 
     def keep(outputs: Tensor, repeats: slice, examples: slice) -> None:
+        shape = outputs.shape[:2]
         outputs = scalars(outputs.flatten(0, 1))
         count = len(outputs)
         for i, t in enumerate(watched.flat):
-            if t.shape[:1] not in ((1,), (count,)):
+            if t.shape[:1] != (count,):
                 layer = watched.layer_of(i)
-                if len(watched.found[layer]) == 1:
+                # In one of several calls a single row is rather one of the rows than one for all.
+                is_for_all = t.shape[:1] == (1,) and watched.calls[layer] == 1
+                if not is_for_all and len(watched.found[layer]) == 1:
                     raise watched.layers.not_of_rows(layer, t, count)
         parts = (*watched.flat, outputs)
+        fitting = [t.shape[:1] in ((1,), (count,)) for t in parts]  # others had better not matter
+        by_repeat = [
+            (t if len(t) == count else t.repeat(count, *[1] * (t.dim() - 1))).unflatten(0, shape)
+            if fits
+            else t.new_zeros(*shape, *t.shape[1:])
+            for t, fits in zip(parts, fitting, strict=True)
+        ]
+        if count == rows.repeats * rows.batch:
+            whole[:] = by_repeat
+            return
         if not whole:
-            whole.extend(t.new_zeros(batch, *t.shape[1:]) for t in parts)
-        for of_all, t in zip(whole, parts, strict=True):
-            if t.shape[:1] in ((1,), (count,)):  # others had better make no difference
-                of_all[examples] = t
+            whole.extend(t.new_zeros(rows.repeats, rows.batch, *t.shape[2:]) for t in by_repeat)
+        for of_all, t, fits in zip(whole, by_repeat, fitting, strict=True):
+            if fits:
+                of_all[repeats, examples] = t
 
-    engine.stream(called, Given(tensors, batch), keep, limit, to_come=to_come)
+    engine.stream(called, rows, keep, limit, to_come=to_come)
     *found, outputs = whole
     return called, tuple(found), outputs
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any, cast
 
@@ -14,11 +14,26 @@ from ..core import engine, interaction
 from ..core.completeness import Told
 from ..core.inputs import TensorOrTuple, check, check_background, check_not_inference
 from ..core.lift import Lifted
+from ..core.lifted_layers import LayerPairs
 from ..core.rows import Ends, Pairs, length
 from ..core.rules import check_eager
 from ._base import Found, GradientAttribution, Query, captum_compatible
 
 Combine = Callable[..., tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Lift:
+    """What both passes told of pairs of an example and a baseline."""
+
+    multipliers: list[Tensor]  # each [K, B, *F_i]
+    changes: Tensor | None  # [B · K]: F(x) − F(x'), input by input; None if there are no pairs
+    told: Told
+
+    def check(self, values: tuple[Tensor, ...]) -> None:  # each [B · K, *F_i]
+        """Warns if they do not add up."""
+        if self.changes is not None:
+            self.told.check(values, self.changes)
 
 
 class DeepLift(GradientAttribution):
@@ -105,18 +120,16 @@ class DeepLift(GradientAttribution):
         x, baselines = query.inputs.tensors, query.baselines
         if any(b.shape[0] != 1 for b in baselines):  # then all come with their inputs
             baselines = tuple(b.expand(t.shape) for b, t in zip(baselines, x, strict=True))
-        told, multipliers = self._multipliers(query, Pairs(x, baselines, 1))
+        lift = self._lift(query, Pairs(x, baselines, 1))
         pairs = zip(baselines, x, strict=True)
         compared = x, tuple(b.expand(t.shape) for b, t in pairs)
-        of_inputs = tuple(m[0] for m in multipliers)
+        of_inputs = tuple(m[0] for m in lift.multipliers)
         found = combine(of_inputs, *compared)
-        told(found if combine is _contributions else _contributions(of_inputs, *compared))
+        lift.check(found if combine is contributions else contributions(of_inputs, *compared))
         return found
 
-    def _multipliers(
-        self, query: Query, pairs: Pairs
-    ) -> tuple[Callable[[tuple[Tensor, ...]], None], list[Tensor]]:
-        """What checks contributions, each [B · K, *F_i], and the multipliers, each [K, B, *F_i]."""
+    def _lift(self, query: Query, pairs: Pairs, inside: LayerPairs | None = None) -> Lift:
+        """Finds multipliers of the inputs, or of what layers have inside."""
         check_eager(self.forward_func, query.model.modules)
         expected = "batch norms in eval mode, as each row is compared with its baseline alone"
         check(not query.model.mixes_rows, "forward_func", expected, "one in train mode")
@@ -137,23 +150,21 @@ class DeepLift(GradientAttribution):
             changes[repeats, examples] = block
 
         def wrapped(function: Callable[..., Any]) -> Told:
+            if inside is not None:
+                return Told(inside.lifted(function, self.eps), note)
             return Told(Lifted(function, len(pairs.inputs), self.eps), note)
 
         model = query.model.through(wrapped)
-        lifted = cast(Told, model.forward_func)
-        multipliers = engine.gradients(model, pairs)
-
-        def check_sums(contributions: tuple[Tensor, ...]) -> None:  # each [B · K, *F_i]
-            if changes is not None:  # of an empty batch nothing is known
-                lifted.check(contributions, changes if changes.dim() == 1 else changes.T.flatten())
-
-        return check_sums, multipliers
+        multipliers = engine.gradients(model, pairs, None if inside is None else inside.points)
+        if changes is not None and changes.dim() > 1:
+            changes = changes.T.flatten()
+        return Lift(multipliers, changes, cast(Told, model.forward_func))
 
     def _combination(self, custom: Combine | None) -> Combine:
         """How multipliers, inputs and baselines make attributions."""
         if custom is None:
             return (
-                _contributions if self._multiply_by_inputs else lambda multipliers, *_: multipliers
+                contributions if self._multiply_by_inputs else lambda multipliers, *_: multipliers
             )
         check(callable(custom), "custom_attribution_func", "a function", repr(custom))
         count = len(signature(custom).parameters)
@@ -230,7 +241,7 @@ class DeepLiftShap(DeepLift):
 
     compute_convergence_delta.__doc__ = DeepLift.compute_convergence_delta.__doc__
 
-    def _query(
+    def _query(  # type: ignore[override]
         self,
         inputs: TensorOrTuple,
         baselines: Any = None,
@@ -264,14 +275,14 @@ class DeepLiftShap(DeepLift):
         x, baselines = query.inputs.tensors, query.background
         assert baselines is not None
         batch, count = query.inputs.batch, baselines[0].shape[0]
-        told, multipliers = self._multipliers(query, Pairs(x, baselines, count))
-        of_pairs = tuple(m.transpose(0, 1).flatten(0, 1) for m in multipliers)
+        lift = self._lift(query, Pairs(x, baselines, count))
+        of_pairs = tuple(m.transpose(0, 1).flatten(0, 1) for m in lift.multipliers)
         compared = (
             tuple(t.repeat_interleave(count, 0) for t in x),
             tuple(b.repeat(batch, *[1] * (b.dim() - 1)) for b in baselines),
         )
         found = combine(of_pairs, *compared)
-        told(found if combine is _contributions else _contributions(of_pairs, *compared))
+        lift.check(found if combine is contributions else contributions(of_pairs, *compared))
         return [a.reshape(batch, count, *a.shape[1:]) for a in found]
 
     def _at_baselines(self, query: Query) -> Tensor:  # [B, K]
@@ -280,7 +291,7 @@ class DeepLiftShap(DeepLift):
         return torch.stack([self._outputs(query, one) for one in rows], 1)
 
 
-def _contributions(
+def contributions(
     multipliers: tuple[Tensor, ...], inputs: tuple[Tensor, ...], baselines: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
     triples = zip(multipliers, inputs, baselines, strict=True)

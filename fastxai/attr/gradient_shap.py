@@ -111,7 +111,7 @@ class GradientShap(GradientAttribution):
         delta = (sums - (ends - starts)).T.flatten().to(values[0].dtype)
         return query.inputs.pack(values), delta
 
-    def _query(
+    def _query(  # type: ignore[override]
         self,
         inputs: TensorOrTuple,
         baselines: Any = None,

@@ -156,7 +156,7 @@ class KernelShap(PerturbationAttribution):
     def multiplies_by_inputs(self) -> bool:
         return False  # as in Captum, whose KernelShap is a Lime
 
-    def _query(
+    def _query(  # type: ignore[override]
         self,
         inputs: TensorOrTuple,
         baselines: Any = None,

@@ -21,7 +21,8 @@ class LayerActivation(LayerAttribution):
 
     Args:
         forward_func: a module or any callable that takes the inputs (then the extra arguments) and
-            calls each layer once. What it returns does not matter.
+            calls each layer. What it returns does not matter. Of a layer that it calls more than
+            once, the last call is meant.
         layer: a module that forward_func calls, or a list of them.
         device_ids: accepted as in Captum, for models on one device.
     """
@@ -168,7 +169,8 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
 
     Args:
         forward_func: a module or any callable that takes the inputs (then the extra arguments),
-            calls the layer once and returns one tensor with the rows first.
+            calls the layer and returns one tensor with the rows first. Of a layer that it calls
+            more than once, the last call is meant.
         layer: a module that forward_func calls, mostly the last convolution.
         device_ids: accepted as in Captum, for models on one device.
     """

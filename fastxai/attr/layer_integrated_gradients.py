@@ -10,7 +10,7 @@ import torch
 from ..core import engine, quadrature
 from ..core.inputs import TensorOrTuple, check_limit
 from ..core.layers import Replaced, Watched
-from ..core.rows import Path
+from ..core.rows import Given, Path
 from ._base import Found, GradientAttribution, Query, captum_compatible, convergence_delta
 from ._layer import LayerAttribution, activations, may_be_unused
 
@@ -32,7 +32,10 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
 
     Args:
         forward_func: a module or any callable that takes the inputs (then the extra arguments),
-            calls each layer once and returns one tensor with the rows first.
+            calls each layer and returns one tensor with the rows first. Of a layer that it calls
+            more than once, the last call is meant: what others give stays as it is at the input.
+            (Captum puts the last call's values in the place of all, with which the model is
+            another.)
         layer: a module that forward_func calls, or a list of them, none of which feeds another
             alone. What it takes or gives must be a floating-point tensor, or a tuple of such, with
             the rows first.
@@ -125,12 +128,15 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
         limit = check_limit(internal_batch_size, argument="internal_batch_size")
         unused = may_be_unused(grad_kwargs)
         layers = self._layers(query, attribute_to_layer_input)
-        watched = Watched(query.model.forward_func, layers, again=False)
+        watched = Watched(query.model.forward_func, layers)
         x, extra = query.inputs.tensors, query.model.forward_args
 
         with torch.inference_mode(False):
-            called, y, outputs = activations(query.model, watched, x, limit, n_steps)
-            _, baseline, baseline_outputs = activations(called, watched, query.baselines, limit, 0)
+            rows, starts = Given(x, query.inputs.batch), Given(query.baselines, query.inputs.batch)
+            called, found, outputs = activations(query.model, watched, rows, limit, n_steps)
+            _, at_start, baseline_outputs = activations(called, watched, starts, limit, 0)
+            y, baseline = tuple([t[0] for t in found]), tuple([t[0] for t in at_start])
+            outputs, baseline_outputs = outputs[0], baseline_outputs[0]
             for i, (a, b) in enumerate(zip(y, baseline, strict=True)):
                 layer = watched.layer_of(i)
                 layers.check_floating(layer, [a])

@@ -324,13 +324,21 @@ def gradients_inside(
     return gradients
 
 
-def gradients(model: Model, rows: Rows) -> list[Tensor]:
+def gradients(
+    model: Model, rows: Rows, points: Callable[[], tuple[GradientEdge, ...]] | None = None
+) -> list[Tensor]:
     """∂F/∂row for all rows, for those tensors of a block that are inputs: each [R, B, *F_i].
 
     What else a block holds is handed to the model as it is.
 
+    Args:
+        model: the bound model.
+        rows: R × B rows, at least one.
+        points: tells those of the latest call, with a row for each of the block's, if gradients are
+            to be with respect to points of the graph inside the model: each [R, B, *P_i].
+
     Raises:
-        RuntimeError: if the outputs do not depend on an input.
+        Unused: the outputs do not depend on one of the inputs or points.
     """
     run, count = Run(rows.kind, rows.repeats * rows.batch), len(rows.inputs)
     model.runs.append(run)
@@ -342,16 +350,18 @@ def gradients(model: Model, rows: Rows) -> list[Tensor]:
         if is_cut and _is_refused(model, rows, b, differentiable=True):
             return False
         block = rows.block(repeats, examples)
-        leaves = tuple([row.detach().requires_grad_() for row in block[:count]])
+        leaves = block[:count]
+        if points is None:
+            leaves = tuple([row.detach().requires_grad_() for row in leaves])
         asked = partial(_recorded, model, leaves + block[count:], r, examples)
         output = _followed(asked, model, leaves, r * b, learn)
-        found = _gradients(output, leaves)
+        found = _gradients(output, leaves if points is None else points())
         if r * b == run.count:  # copied, as several may be one tensor and may be expanded
             copies = [g.clone(memory_format=torch.contiguous_format) for g in found]
             out[:] = [g.view(r, b, *g.shape[1:]) for g in copies]
             return True
         if not out:
-            out.extend(x.new_empty(rows.repeats, rows.batch, *x.shape[1:]) for x in rows.inputs)
+            out.extend(g.new_empty(rows.repeats, rows.batch, *g.shape[1:]) for g in found)
         for of_all, g in zip(out, found, strict=True):
             of_all[repeats, examples] = g.reshape(r, b, *g.shape[1:])
         return True

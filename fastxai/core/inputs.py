@@ -71,7 +71,9 @@ def name_of(argument: str, index: int, in_tuple: bool) -> str:
     return f"{argument}[{index}]" if in_tuple else argument
 
 
-def check_inputs(inputs: TensorOrTuple, differentiable: bool, floating: bool = True) -> Inputs:
+def check_inputs(
+    inputs: TensorOrTuple, differentiable: bool, floating: bool = True, argument: str = "inputs"
+) -> Inputs:
     """Checks the inputs: one tensor or a tuple of tensors with one batch size and one device.
 
     Args:
@@ -79,18 +81,19 @@ def check_inputs(inputs: TensorOrTuple, differentiable: bool, floating: bool = T
         differentiable: whether the method takes gradients, which needs tensors that were not made
             in inference mode, and
         floating: whether with respect to them, which needs floating-point tensors.
+        argument: what the user calls them.
 
     Raises:
         ArgumentError: naming the tensor at fault.
     """
     in_tuple = isinstance(inputs, tuple)
     tensors = inputs if isinstance(inputs, tuple) else (inputs,)
-    check(len(tensors) > 0, "inputs", "at least one tensor", "an empty tuple")
+    check(len(tensors) > 0, argument, "at least one tensor", "an empty tuple")
     if not _are_fine(tensors, differentiable, floating):
-        _check_each(tensors, in_tuple, differentiable, floating)
+        _check_each(tensors, argument, in_tuple, differentiable, floating)
     detached = tuple([x.detach() for x in tensors])
     for i, x in enumerate(detached):
-        _warn_unless_finite(x, "inputs", i, in_tuple)
+        _warn_unless_finite(x, argument, i, in_tuple)
     return Inputs(detached, in_tuple)
 
 
@@ -107,10 +110,10 @@ def _are_fine(tensors: tuple[Any, ...], differentiable: bool, floating: bool) ->
 
 
 def _check_each(
-    tensors: tuple[Any, ...], in_tuple: bool, differentiable: bool, floating: bool
+    tensors: tuple[Any, ...], argument: str, in_tuple: bool, differentiable: bool, floating: bool
 ) -> None:
     for i, x in enumerate(tensors):
-        name = name_of("inputs", i, in_tuple)
+        name = name_of(argument, i, in_tuple)
         if not isinstance(x, Tensor):
             expected = "a torch.Tensor" if in_tuple else "a torch.Tensor or a tuple of them"
             raise ArgumentError(f"{name}: expected {expected}, got a {type(x).__name__}")
@@ -119,14 +122,14 @@ def _check_each(
         check(
             x.shape[0] == tensors[0].shape[0],
             name,
-            "the batch size of inputs[0], {}",
+            f"the batch size of {argument}[0], {{}}",
             x.shape,
             tensors[0].shape[0],
         )
         check(
             x.device == tensors[0].device,
             name,
-            "the device of inputs[0], {}",
+            f"the device of {argument}[0], {{}}",
             x.device,
             tensors[0].device,
         )
@@ -151,7 +154,9 @@ def check_dense(x: Tensor, name: str) -> None:
     check(kind == torch.strided, name, "a dense tensor", kind)
 
 
-def check_baselines(baselines: Any, inputs: Inputs) -> tuple[Tensor, ...]:
+def check_baselines(
+    baselines: Any, inputs: Inputs, argument: str = "baselines"
+) -> tuple[Tensor, ...]:
     """Brings the baselines into the form [B, *F_i] or [1, *F_i], in the inputs' dtype and device.
 
     Integer inputs and fractional baselines come in the dtype that holds both.
@@ -160,6 +165,7 @@ def check_baselines(baselines: Any, inputs: Inputs) -> tuple[Tensor, ...]:
         baselines: None (zeros), a number, a tensor of the input's shape or that broadcasts to it,
             or a tuple of those, one for each input.
         inputs: the checked inputs.
+        argument: what the user calls them.
 
     Raises:
         ArgumentError: naming the baseline at fault.
@@ -170,14 +176,14 @@ def check_baselines(baselines: Any, inputs: Inputs) -> tuple[Tensor, ...]:
         baselines = (baselines,)
     check(
         len(baselines) == len(inputs.tensors),
-        "baselines",
+        argument,
         "one for each of the {} inputs",
         len(baselines),
         len(inputs.tensors),
     )
     pairs = zip(baselines, inputs.tensors, strict=True)
     return tuple(
-        _check_baseline(b, x, name_of("baselines", i, inputs.in_tuple))
+        _check_baseline(b, x, name_of(argument, i, inputs.in_tuple))
         for i, (b, x) in enumerate(pairs)
     )
 

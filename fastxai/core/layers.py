@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -156,15 +156,13 @@ class Layers:
         function: Callable[..., Any],
         args: tuple[Any, ...],
         look: Callable[[int, list[Tensor]], list[Tensor]],
-        again: bool = False,
     ) -> Any:
-        """Calls the function, which calls the layers.
+        """Calls the function, which calls the layers, each once or more.
 
         Args:
             function: the model.
             args: its arguments.
             look: is shown the tensors of layer i; what it returns takes their place.
-            again: whether the function may call a layer more than once.
         """
         calls = [0] * len(self.modules)
 
@@ -172,8 +170,6 @@ class Layers:
             calls[i] += 1
             if transformation() is not None:  # which hides dimensions of what the layer has
                 raise self._error(i, "a layer outside torch.func", ", called inside vmap or grad")
-            if calls[i] > 1 and not again:
-                raise self._error(i, "a layer that forward_func calls once", ", called again")
             if self.of_inputs:
                 return method(*self._changed(i, args, look), **kwargs)
             return self._changed(i, method(*args, **kwargs), look)
@@ -214,6 +210,17 @@ class Layers:
         rows = f"the {count} rows of forward_func's inputs"
         expected = f"a layer whose {self.side} has {rows} first"
         return self._error(i, expected, f" with shape {tuple(tensor.shape)}")
+
+    def called_otherwise(self, counts: list[int], expected: list[int]) -> ArgumentError:
+        pairs = enumerate(zip(counts, expected, strict=True))
+        i, count, known = next((i, a, b) for i, (a, b) in pairs if a != b)
+        often = f"a layer that forward_func calls as often whatever the rows are, {known} times"
+        return self._error(i, f"{often} here", f", called {count} times")
+
+    def check_number(self, i: int, count: int, expected: int) -> None:
+        if count != expected:
+            known = f"as many tensors for inputs as for baselines, {expected}"
+            raise self._error(i, f"a layer whose {self.side} has {known}", f" with {count}")
 
     def check_shape(self, i: int, shape: torch.Size, expected: torch.Size) -> None:
         if shape != expected:
@@ -268,21 +275,29 @@ class Watched:
 
     Args:
         function: the model.
-        layers: which of its layers.
-        again: whether it may call a layer more than once; the last call counts.
+        layers: which of its layers. Of one that it calls more than once the last call counts.
     """
 
-    def __init__(self, function: Callable[..., Any], layers: Layers, again: bool = True):
-        self.function, self.layers, self.again = function, layers, again
+    def __init__(self, function: Callable[..., Any], layers: Layers):
+        self.function, self.layers = function, layers
         self.found: list[list[Tensor]] = []  # by layer
+        self.calls: list[int] = []  # how many, by layer
+        self.count = 0  # of rows
 
     def __call__(self, *args: Any) -> Any:
+        self.count = len(args[0])
         self.found = [[] for _ in self.layers.modules]
-        return self.layers.call(self.function, args, self._look, self.again)
+        self.calls = [0] * len(self.found)
+        return self.layers.call(self.function, args, self._look)
 
     def _look(self, i: int, tensors: list[Tensor]) -> list[Tensor]:
+        self.calls[i] += 1
         self.found[i] = [t.detach().clone() for t in tensors]  # the model may write to them
         return tensors
+
+    def has_rows(self, position: int) -> bool:
+        """Whether that tensor has a row for each of the model's."""
+        return self.flat[position].shape[:1] == (self.count,)
 
     @property
     def flat(self) -> tuple[Tensor, ...]:
@@ -321,12 +336,12 @@ class Recorded(Watched):
     def __call__(self, *args: Any) -> Any:
         self.points = [[] for _ in self.layers.modules]
         if self.layers.of_inputs:  # so that what the model does with them besides is on the graph
-            args = tuple(map(_on_graph, args))
+            args = tuple(map(on_graph, args))
         output = super().__call__(*args)
         several = max(map(len, self.points)) > 1
         if not isinstance(output, Tensor) or not (several or self.unused):
             return output
-        used = _reached(output)
+        used = reached([point_of(output)])
         for i, points in enumerate(self.points):
             is_used = [(point.node, point.output_nr) in used for point in points]
             if any(is_used) or self.unused:
@@ -341,7 +356,7 @@ class Recorded(Watched):
         tensors = super()._look(i, tensors)
         if not (self.layers.of_inputs or any(self.points)):  # nothing before matters
             tensors = [t.detach() for t in tensors]
-        tensors = [_on_graph(t) for t in tensors]
+        tensors = [on_graph(t) for t in tensors]
         if not all(t.requires_grad for t in tensors):  # the model has switched gradients off
             raise self.layers.unused(i)
         # Not the tensors themselves, as the model may write to them.
@@ -361,6 +376,7 @@ class Replaced:
     """A forward function that takes the tensors of its layers first, then its own arguments.
 
     A tensor of one row, which the layer has for all rows, is replaced by one with a row for each.
+    Of a layer that is called more than once, the last call is meant, the others are as they are.
 
     Args:
         watched: the forward function, after a call that has shown what its layers have.
@@ -370,6 +386,7 @@ class Replaced:
     def __init__(self, watched: Watched, unused: bool = False):
         self.function, self.layers, self.unused = watched.function, watched.layers, unused
         self.counts = [len(tensors) for tensors in watched.found]
+        self.calls = watched.calls
 
     def __call__(self, *args: Any) -> Any:
         rest = iter(args)
@@ -377,16 +394,21 @@ class Replaced:
         rows = len(given[0][0])
         kept: list[tuple[int, Tensor, GradientEdge]] = []  # what has no row for each: not replaced
 
+        calls = [0] * len(given)
+
         def look(i: int, tensors: list[Tensor]) -> list[Tensor]:
+            calls[i] += 1
+            if calls[i] != self.calls[i]:
+                return tensors
             new = []
             for before, now in zip(tensors, given[i], strict=True):
                 is_one = before.shape[:1] == (1,)
                 if len(tensors) > 1 and before.shape != now.shape:
                     # It had better not matter, which the graph tells.
-                    on_graph = _on_graph(before.detach())
-                    if on_graph.requires_grad:
-                        kept.append((i, before, get_gradient_edge(on_graph)))
-                    new.append(on_graph)
+                    as_is = on_graph(before.detach())
+                    if as_is.requires_grad:
+                        kept.append((i, before, get_gradient_edge(as_is)))
+                    new.append(as_is)
                     continue
                 shape = torch.Size((rows, *before.shape[1:])) if is_one else before.shape
                 self.layers.check_shape(i, shape, now.shape)
@@ -394,10 +416,12 @@ class Replaced:
             return new
 
         output = self.layers.call(self.function, tuple(rest), look)
+        if calls != self.calls:
+            raise self.layers.called_otherwise(calls, self.calls)
         several = max(self.counts) > 1
         if not isinstance(output, Tensor) or not (several or self.unused):
             return output
-        used = _reached(output) if output.requires_grad else set()
+        used = reached([point_of(output)]) if output.requires_grad else set()
         for i, tensor, edge in kept:
             if (edge.node, edge.output_nr) in used:
                 raise self.layers.not_of_rows(i, tensor, rows)
@@ -427,26 +451,36 @@ class _Beside(torch.autograd.Function):
         return gradient, *map(torch.zeros_like, ctx.saved_tensors)
 
 
-def _reached(output: Tensor) -> set[tuple[Any, int]]:
-    """The points of the graph that the output depends on."""
-    if output.grad_fn is None:
-        return set()
-    found = {(output.grad_fn, output.output_nr)}
-    nodes, seen = [output.grad_fn], {output.grad_fn}
-    while nodes:
-        for before, number in nodes.pop().next_functions:
-            if before is not None:
-                found.add((before, number))
-                if before not in seen:
-                    seen.add(before)
-                    nodes.append(before)
+def reached(
+    start: Iterable[tuple[Any, int]], stops: Container[tuple[Any, int]] = ()
+) -> set[tuple[Any, int]]:
+    """The points of the graph, nodes and numbers, that some of them depend on, themselves too.
+
+    With stops without those that others depend on by way of a stop alone.
+    """
+    found: set[tuple[Any, int]] = set()
+    points, seen = list(start), set()
+    while points:
+        point = points.pop()
+        node, _ = point
+        if node is None or point in found:
+            continue
+        found.add(point)
+        if point not in stops and node not in seen:
+            seen.add(node)
+            points += node.next_functions
     return found
+
+
+def point_of(output: Tensor) -> tuple[Any, int]:
+    """Where the output is on the graph."""
+    return output.grad_fn, output.output_nr
 
 
 _AS_IT_IS = "a layer of a model that is not compiled or scripted"
 
 
-def _on_graph(value: Any) -> Any:
+def on_graph(value: Any) -> Any:
     if not isinstance(value, Tensor) or value.requires_grad or not value.is_floating_point():
         return value
     return value.detach().requires_grad_().clone()  # may be written to, other than a leaf

@@ -163,7 +163,13 @@ class _Explanations:
             and value.shape[:1] == (self.inputs.batch,)
             and (dims is None or value.dim() in dims)
         )
-        return value.repeat(repeats, *[1] * (value.dim() - 1)) if of_rows else value
+        if not of_rows or repeats == 1:
+            return value
+        if value.layout != torch.strided:
+            rows = torch.cat([value.to_sparse_coo()] * repeats)
+            is_coo = value.layout == torch.sparse_coo
+            return rows if is_coo else rows.to_sparse(layout=value.layout)
+        return value.repeat(repeats, *[1] * (value.dim() - 1))
 
 
 class _ByUser:

@@ -8,7 +8,14 @@ import torch
 from torch import nn
 
 import fastxai
-from fastxai import ArgumentError, InputXGradient, IntegratedGradients, Saliency
+from fastxai import (
+    ArgumentError,
+    DeepLift,
+    DeepLiftShap,
+    InputXGradient,
+    IntegratedGradients,
+    Saliency,
+)
 
 from ..models import Logged, Segmenter, TwoInputs, mlp
 
@@ -78,6 +85,38 @@ def test_refused_by_integrated_gradients(name):
     with pytest.raises(ArgumentError, match=f"^{message}"):
         IntegratedGradients(logged).attribute(inputs, **{"target": 0, **arguments})
     assert logged.rows == []
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "message"),
+    [
+        (X[:2], X, "start_point: expected the input's shape"),
+        ("zero", X, "start_point: expected a number or a torch.Tensor, got str"),
+        ((0, 0), X, "start_point: expected one for each of the 1 inputs"),
+        ((0, X[:2]), (X, X), r"start_point\[1\]: expected the input's shape"),
+        (INFERENCE, X, "start_point: .*inference_mode"),
+        (0, [X], "end_point: expected a torch.Tensor or a tuple of them, got a list"),
+        (0, X.long(), "end_point: expected floating-point values"),
+        ((0, 0), (X, X[:2]), r"end_point\[1\]: expected the batch size of end_point\[0\], 3"),
+        ((0, 0), (X, X.to("meta")), r"end_point\[1\]: expected the device of end_point\[0\], cpu"),
+        (0, (), "end_point: expected at least one tensor"),
+        (0, INFERENCE, "end_point: .*inference_mode"),
+    ],
+)
+def test_convergence_deltas_name_their_own_arguments(start, end, message):
+    logged = Logged(mlp())
+    for method in (IntegratedGradients(logged), DeepLift(logged), DeepLiftShap(logged)):
+        with pytest.raises(ArgumentError, match=f"^{message}"):
+            method.compute_convergence_delta(X, start, end, 0)
+    assert logged.rows == []
+
+
+def test_convergence_deltas_tell_of_their_own_arguments():
+    odd = X.clone()
+    odd[1, 2] = torch.inf
+    for start, end, name in ((odd, X, "start_point"), (0, odd, "end_point")):
+        with pytest.warns(UserWarning, match=f"^{name}: NaN or infinite values in rows 1;"):
+            IntegratedGradients(mlp()).compute_convergence_delta(X, start, end, 0)
 
 
 def test_argument_errors_are_what_captum_and_python_raise():

@@ -70,6 +70,14 @@ TABLE = {
     "LayerGradientXActivation": (
         fastxai.LayerGradientXActivation(SELU, SELU[2]), SELU, ROWS, {}, 15, 113,
     ),
+    "LayerDeepLift": (fastxai.LayerDeepLift(SELU, SELU[2]), SELU, ROWS, {}, 80, 383),
+    "LayerDeepLiftShap": (
+        fastxai.LayerDeepLiftShap(SELU, SELU[2]), SELU, ROWS, {"baselines": ROWS[:2] / 2}, 124, 407,
+    ),
+    "LayerGradientShap": (
+        fastxai.LayerGradientShap(SELU, SELU[2]), SELU, ROWS,
+        {"baselines": ROWS[:2] / 2, "seed": 0}, 94, 330,
+    ),
     "LayerGradCam": (fastxai.LayerGradCam(IMAGE, IMAGE[0]), IMAGE, IMAGES, {}, 21, 119),
     "GuidedGradCam": (fastxai.GuidedGradCam(IMAGE, IMAGE[0]), IMAGE, IMAGES, {}, 50, 203),
     "LayerIntegratedGradients": (

@@ -14,7 +14,10 @@ from fastxai import (
     GuidedBackprop,
     GuidedGradCam,
     LayerActivation,
+    LayerDeepLift,
+    LayerDeepLiftShap,
     LayerGradCam,
+    LayerGradientShap,
     LayerGradientXActivation,
     LayerIntegratedGradients,
 )
@@ -39,12 +42,16 @@ class Model(nn.Module):
         return self.last(h.mean((2, 3)))
 
 
+BACKGROUND = {"baselines": torch.ones(3, 2, 5, 5, dtype=torch.float64)}
 METHODS = [
     *((method, {}) for method in (DeepLift, GuidedBackprop, Deconvolution)),
-    (DeepLiftShap, {"baselines": torch.ones(3, 2, 5, 5, dtype=torch.float64)}),
+    (DeepLiftShap, BACKGROUND),
     *((method, None) for method in (LayerGradCam, LayerGradientXActivation)),
     (LayerIntegratedGradients, None),
     (LayerActivation, None),
+    (LayerDeepLift, {}),
+    (LayerDeepLiftShap, BACKGROUND),
+    (LayerGradientShap, {**BACKGROUND, "seed": 0}),
     (GuidedGradCam, None),
 ]
 
@@ -53,7 +60,8 @@ METHODS = [
 @pytest.mark.parametrize(("method", "options"), METHODS)
 def test_values_are_those_without_checkpoints(method, options, use_reentrant):
     model, x = Model(), torch.randn(2, 2, 5, 5, dtype=torch.float64)
-    explainer = method(model) if options is not None else method(model, model.inner)
+    of_layer = method.__name__.startswith(("Layer", "GuidedGrad"))
+    explainer = method(model, model.inner) if of_layer else method(model)
     arguments = {**(options or {}), **({} if method is LayerActivation else {"target": 1})}
     expected = explainer.attribute(x, **arguments)
     model.use_reentrant = use_reentrant

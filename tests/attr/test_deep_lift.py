@@ -407,3 +407,23 @@ def test_sparse_extra_arguments_are_as_dense_ones(mixed, layout):
             x, additional_forward_args=dense.to_sparse(layout=layout), **asked
         )
         torch.testing.assert_close(given, plain, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("size", [1e3, 4e4])
+def test_softmax_of_large_logits_is_as_exact_as_the_outputs(size):
+    """Logits of 1e6 have fractions of 1/16 in float32: outputs cannot be told closer than that."""
+    for seed in range(4):
+        torch.manual_seed(seed)
+        layers = nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 4), nn.Softmax(1)
+        model, x = nn.Sequential(*layers), 100 * torch.rand(2, 20)
+        with torch.no_grad():
+            model[2].weight.copy_(size * model[2].weight.abs().mean(0).expand(4, 20))
+            output, logits = model(x), model[:3](x)
+        found = DeepLift(model).attribute(x, target=1)
+        multipliers = DeepLift(model[3], False).attribute(logits, target=1)
+        exact = DeepLift(model[3], False).attribute(logits.double(), target=1)
+        torch.testing.assert_close(multipliers.double(), exact, rtol=6e-8, atol=0)
+        model.double()
+        off = (model(x.double()) - output).detach().abs().max()
+        exact = DeepLift(model).attribute(x.double(), target=1)
+        assert (found - exact).abs().max() <= off + 1e-4

@@ -51,6 +51,11 @@ NOTHING = {  # not a bit of them
         attr.LayerIntegratedGradients(MODEL, MODEL.scale),
         {"n_steps": 9},
     ),
+    "LayerDeepLift": (attr.LayerDeepLift(MODEL, MODEL.scale), {}),
+    "LayerDeepLiftShap": (
+        attr.LayerDeepLiftShap(MODEL, MODEL.scale),
+        {"baselines": BASELINES},
+    ),
     "FeatureAblation": (attr.FeatureAblation(MODEL), {}),
     "Occlusion": (attr.Occlusion(MODEL), {"sliding_window_shapes": (1, 2, 2)}),
 }
@@ -80,6 +85,10 @@ ROUNDING = {  # that of sums and solutions in float64, made for all rows at once
 PLACE = {  # where in its batch the row is
     "GradientShap": (
         attr.GradientShap(MODEL),
+        {"baselines": BASELINES, "n_samples": 9, "seed": 3},
+    ),
+    "LayerGradientShap": (
+        attr.LayerGradientShap(MODEL, MODEL.scale),
         {"baselines": BASELINES, "n_samples": 9, "seed": 3},
     ),
     "GradientShap, noise": (

@@ -13,7 +13,10 @@ from fastxai import (
     IntegratedGradients,
     LayerActivation,
     LayerAttribution,
+    LayerDeepLift,
+    LayerDeepLiftShap,
     LayerGradCam,
+    LayerGradientShap,
     LayerGradientXActivation,
     LayerIntegratedGradients,
     TokenReferenceBase,
@@ -25,6 +28,7 @@ from ..models import Logged, ResidualCNN, TextModel, TwoInputs, mlp
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 METHODS = [LayerActivation, LayerGradientXActivation, LayerIntegratedGradients, LayerGradCam]
 GRADIENT_METHODS = METHODS[1:]
+NEW_METHODS = [LayerDeepLift, LayerDeepLiftShap, LayerGradientShap]
 
 
 def randn(*shape):
@@ -230,13 +234,40 @@ class Beside(nn.Module):
 
 def test_the_last_call_of_a_layer_counts():
     model, x = Beside(), randn(3, 6, 5)
-    for method in (LayerActivation, LayerGradientXActivation, LayerGradCam):
+    for method in METHODS:
         options = {} if method is LayerActivation else {"target": 1}
         expected = method(model, model.behind).attribute(x, **options)
         found = method(model, model.relu).attribute(x, **options)
         torch.testing.assert_close(found, expected, **EXACT)
-    with pytest.raises(ArgumentError, match=r"calls once, got relu \(ReLU\), called again"):
-        LayerIntegratedGradients(model, model.relu).attribute(x, target=1)
+
+
+def test_calls_for_a_row_each_are_not_taken_for_others():
+    model, x = mlp(), torch.randn(3, 7)
+    apart = lambda x: torch.cat([model(row) for row in x.split(1)])  # noqa: E731
+    for method in (*NEW_METHODS, LayerIntegratedGradients):
+        with pytest.raises(ArgumentError, match=r"^layer: .* the . rows of .* got Linear with sha"):
+            asked = {"internal_batch_size": 3} if method is LayerIntegratedGradients else {}
+            method(apart, model[2]).attribute(x, 0 * x, target=1, **asked)
+
+
+class OftenOrNot(nn.Module):
+    """Calls a layer once, or twice where the first row is large."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Tanh()
+
+    def forward(self, x):
+        y = self.layer(x)
+        return (self.layer(y) if x[0].max() > 9 else y).sum(1)
+
+
+def test_a_layer_that_is_called_now_and_then_more_often_is_refused():
+    model, x = OftenOrNot(), torch.full((3, 4), 10.0)
+    with pytest.raises(
+        ArgumentError, match=r"^layer: .* calls as often .* got layer \(Tanh\), cal"
+    ):
+        LayerIntegratedGradients(model, model.layer).attribute(x, 0 * x)
 
 
 def test_parts_that_make_no_difference_have_zeros():

@@ -40,6 +40,8 @@ def callables(model):
     grad_cam, ig = attr.LayerGradCam(model, model.conv), attr.IntegratedGradients(model)
     kernel, shap = attr.KernelShap(model), attr.GradientShap(model)
     tunnel, deep_shap = attr.NoiseTunnel(attr.Saliency(model)), attr.DeepLiftShap(model)
+    layer_lift = attr.LayerDeepLift(model, model.conv)
+    layer_shap = attr.LayerGradientShap(model, model.conv)
     return {
         "LayerIntegratedGradients": lambda x, t: layer_ig.attribute(x, target=t, n_steps=8),
         "DeepLift": lambda x, t: deep_lift.attribute(x, target=t),
@@ -51,6 +53,8 @@ def callables(model):
         "LayerGradCam": lambda x, t: grad_cam.attribute(x, target=t),
         "GradientShap": lambda x, t: shap.attribute(x, background, target=t, seed=0),
         "NoiseTunnel": lambda x, t: tunnel.attribute(x, target=t, seed=0),
+        "LayerDeepLift": lambda x, t: layer_lift.attribute(x, target=t),
+        "LayerGradientShap": lambda x, t: layer_shap.attribute(x, background, target=t, seed=0),
         "DeepLiftShap": lambda x, t: deep_shap.attribute(x, background, target=t),
     }
 

@@ -1,0 +1,225 @@
+"""DeepLift and DeepLiftShap for a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core import engine
+from ..core.inputs import TensorOrTuple, check
+from ..core.lifted_layers import LayerPairs
+from ..core.rows import Pairs
+from ._base import Found, GradientAttribution, Query, captum_compatible, convergence_delta
+from ._layer import LayerAttribution, may_be_unused
+from .deep_lift import Combine, DeepLift, DeepLiftShap, contributions
+
+
+class LayerDeepLift(LayerAttribution, DeepLift):
+    """DeepLift with respect to what a layer takes or gives.
+
+    With y and y' what the layer has at the input and at the baseline, number i gets m_i (y_i −
+    y'_i), with the multiplier m_i from there to the output. Attributions add up to F(x) − F(x')
+    where all that the inputs do to the output they do by way of the layer, and are held against it
+    as those of :class:`DeepLift` are. Where a connection leads around the layer, its part is
+    missing. Operations and rules are as for :class:`DeepLift`. Source: Shrikumar, Greenside and
+    Kundaje, "Learning important features through propagating activation differences" (2017).
+
+    Args:
+        model: a module or any callable, as for :class:`DeepLift`. Its inputs may be of integers.
+        layer: a module that the model calls, or a list of them. What it takes or gives must be a
+            floating-point tensor, or a tuple of such, with the rows first. Of a layer that is
+            called more than once, the last call is meant.
+        multiply_by_inputs: whether to multiply by y − y'. Without it, the multipliers are returned.
+    """
+
+    def __init__(self, model: Callable[..., Any], layer: Any, multiply_by_inputs: bool = True):
+        DeepLift.__init__(self, model, multiply_by_inputs)
+        self._explain_by(layer, None)
+
+    @captum_compatible
+    def attribute(  # type: ignore[override]
+        self,
+        inputs: TensorOrTuple,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: bool = False,
+        attribute_to_layer_input: bool = False,
+        custom_attribution_func: Combine | None = None,
+        grad_kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Attributes the chosen output to the layer.
+
+        Args:
+            inputs: a tensor [B, *F] of any dtype, or a tuple of tensors [B, *F_i].
+            baselines: baselines of the inputs, as for :class:`IntegratedGradients`: y' is what the
+                layer has there.
+            target: which output is explained, as for :class:`IntegratedGradients`.
+            additional_forward_args: extra arguments, as for :class:`IntegratedGradients`.
+            return_convergence_delta: whether to return the convergence delta as well.
+            attribute_to_layer_input: whether to explain by the layer's positional inputs rather
+                than by its outputs.
+            custom_attribution_func: as for :class:`DeepLift`, of the layer's tensors, those of all
+                layers of a list one after another.
+            grad_kwargs: with ``materialize_grads`` a layer that makes no difference gets zeros.
+
+        Returns:
+            For a layer a tensor [B, *S] of the shape and dtype that it takes or gives, or a tuple
+            of them where these are several; for a list of layers a list of that. Without a graph.
+            With ``return_convergence_delta`` a pair: the attributions, and Σ attributions −
+            (F(x) − F(x')) of each row, [B].
+
+        Raises:
+            ArgumentError: an argument is not as above; the message names it.
+            IndexError: the target is out of range.
+            RuntimeError: the output does not depend on a layer.
+        """
+        query = self._query(inputs, baselines, target, additional_forward_args)
+        found = self._find(
+            query, False, custom_attribution_func, attribute_to_layer_input, grad_kwargs
+        )
+        assert found.form is not None
+        result = found.form(found.values)
+        return (result, found.convergence_delta) if return_convergence_delta else result
+
+    def _find(  # type: ignore[override]
+        self,
+        query: Query,
+        detailed: bool,
+        custom_attribution_func: Combine | None,
+        attribute_to_layer_input: bool,
+        grad_kwargs: dict[str, Any] | None,
+    ) -> Found:
+        x, baselines = query.inputs.tensors, query.baselines
+        if any(b.shape[0] != 1 for b in baselines):  # then all come with their inputs
+            baselines = tuple(b.expand(t.shape) for b, t in zip(baselines, x, strict=True))
+        unused = may_be_unused(grad_kwargs)
+        pairs = Pairs(x, baselines, 1)
+        found = self._of_pairs_inside(
+            query, pairs, custom_attribution_func, attribute_to_layer_input, unused
+        )
+        values = tuple(v[:, 0] for v in found.values)
+        return Found(values, convergence_delta=found.delta, form=found.inside.packed)
+
+    def _of_pairs_inside(
+        self,
+        query: Query,
+        pairs: Pairs,
+        custom_attribution_func: Combine | None,
+        of_inputs: bool,
+        unused: bool,
+    ) -> _OfPairs:
+        combine = self._combination(custom_attribution_func)
+        layers = self._layers(query, of_inputs)
+        inside = LayerPairs(layers, pairs, unused)
+        with torch.inference_mode(False):
+            try:
+                lift = self._lift(query, pairs, inside)
+            except engine.Unused as error:
+                raise layers.unused(inside.layer_of(error.position)) from None
+            multipliers = _by_input(lift.multipliers)
+            compared = tuple(map(_by_input, inside.compared()))
+            values = combine(multipliers, *compared)
+        if custom_attribution_func is not None:
+            name, count = "custom_attribution_func", len(multipliers)
+            is_like = isinstance(values, tuple) and len(values) == count
+            check(is_like, name, "one that returns a tuple of {}", type(values).__name__, count)
+        added = values if combine is contributions else contributions(multipliers, *compared)
+        if inside.adds_up:
+            lift.check(added)
+        assert lift.changes is not None
+        delta = convergence_delta(values, lift.changes, torch.zeros_like(lift.changes))
+        shape = query.inputs.batch, pairs.repeats
+        return _OfPairs([v.reshape(*shape, *v.shape[1:]) for v in values], delta, inside)
+
+
+@dataclass(frozen=True)
+class _OfPairs:
+    """What was found for pairs of an example and a baseline."""
+
+    values: list[Tensor]  # each [B, K, *S_i]
+    delta: Tensor  # [B · K]
+    inside: LayerPairs
+
+
+def _by_input(of_pairs: Any) -> tuple[Tensor, ...]:  # each [K, B, *S_i], then [B · K, *S_i]
+    return tuple(t.transpose(0, 1).flatten(0, 1) for t in of_pairs)
+
+
+class LayerDeepLiftShap(LayerDeepLift, DeepLiftShap):
+    """:class:`LayerDeepLift` against each of several baselines, averaged.
+
+    Where no connection leads around the layer, the attributions of a row add up to F(x) less the
+    mean output over the baselines. Source: Lundberg and Lee, "A unified approach to interpreting
+    model predictions" (2017).
+
+    Args:
+        model: as for :class:`LayerDeepLift`.
+        layer: as for :class:`LayerDeepLift`.
+        multiply_by_inputs: whether to multiply by y − y'. Without it: mean multipliers.
+    """
+
+    @captum_compatible
+    def attribute(  # type: ignore[override]
+        self,
+        inputs: TensorOrTuple,
+        baselines: Any,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: bool = False,
+        attribute_to_layer_input: bool = False,
+        custom_attribution_func: Combine | None = None,
+    ) -> Any:
+        """Attributes the chosen output to the layer.
+
+        Memory grows with the number of pairs of an input and a baseline.
+
+        Args:
+            inputs: a tensor [B, *F] of any dtype, or a tuple of tensors [B, *F_i].
+            baselines: at least two rows, as for :class:`DeepLiftShap`.
+            target: which output is explained, as for :class:`IntegratedGradients`.
+            additional_forward_args: extra arguments, as for :class:`IntegratedGradients`.
+            return_convergence_delta: whether to return the convergence deltas as well.
+            attribute_to_layer_input: whether to explain by the layer's positional inputs rather
+                than by its outputs.
+            custom_attribution_func: as for :class:`LayerDeepLift`, with one row for each pair of an
+                input and a baseline, [B · K, *S_i], input by input.
+
+        Returns:
+            As :class:`LayerDeepLift`. With ``return_convergence_delta`` a pair: the attributions,
+            and Σ attributions − (F(x) − F(x')) of each pair of an input and a baseline, [B · K],
+            input by input.
+
+        Raises:
+            ArgumentError, IndexError, RuntimeError: as :class:`LayerDeepLift`.
+        """
+        query = self._query(inputs, baselines, target, additional_forward_args)
+        found = self._of_all(query, custom_attribution_func, attribute_to_layer_input)
+        result = found.inside.packed([v.mean(1) for v in found.values])
+        return (result, found.delta) if return_convergence_delta else result
+
+    compute_convergence_delta = GradientAttribution.compute_convergence_delta
+
+    def _find(  # type: ignore[override]
+        self,
+        query: Query,
+        detailed: bool,
+        custom_attribution_func: Combine | None,
+        attribute_to_layer_input: bool,
+    ) -> Found:
+        found = self._of_all(query, custom_attribution_func, attribute_to_layer_input)
+        return Found(
+            tuple(v.mean(1) for v in found.values),
+            baseline_outputs=self._at_baselines(query).mean(1) if detailed else None,
+            convergence_delta=found.delta.reshape(query.inputs.batch, -1).mean(1),
+            form=found.inside.packed,
+        )
+
+    def _of_all(self, query: Query, custom: Combine | None, of_inputs: bool) -> _OfPairs:
+        assert query.background is not None
+        pairs = Pairs(query.inputs.tensors, query.background, len(query.background[0]))
+        return self._of_pairs_inside(query, pairs, custom, of_inputs, False)
