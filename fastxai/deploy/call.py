@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from inspect import signature
 from typing import Any
@@ -31,8 +32,10 @@ from ..core.inputs import (
     check_seed,
     name_of,
 )
-from ..core.model import Target
+from ..core.model import Model, Target
 from ..core.prefix import may_stay_affine
+from .afresh import Afresh
+from .copies import Apart, way_apart
 from .manifest import (
     Argument,
 )
@@ -125,6 +128,7 @@ class Call:
         fixed: bool = False,
     ):
         self.module = _frozen_copy(module)
+        self.function = Afresh(self.module)
         self.fixed = fixed
         differentiates = explainer._differentiates or isinstance(explainer, NoiseTunnel)
         self.inputs = check_inputs(inputs, differentiates)
@@ -137,6 +141,7 @@ class Call:
         self.target = _check_target(options.get("target"), batch, fixed)
         self.seed = _check_seed(explainer, options.get("seed"))
         self.prefix = _may_have_prefix(explainer, self.module, self.inputs, self.baselines)
+        self._shares_calls = isinstance(explainer, (IntegratedGradients, DeepLift, *_DRAWING))
         in_tuple = self.inputs.in_tuple
         named = [
             *self._named("inputs", self.inputs.tensors, in_tuple),
@@ -148,6 +153,7 @@ class Call:
         self.rows = batch if fixed else BATCH
         self.examples = [_some_rows(tensor, self.rows) for _, tensor in named]
         self.arguments = tuple(described(name, tensor, batch) for name, tensor in named)
+        self.apart: Apart | None = None
 
     def _named(self, name: str, values: Sequence[Any], in_tuple: bool) -> list[tuple[str, Tensor]]:
         """Those that a call brings, and what they are called."""
@@ -183,14 +189,21 @@ class Call:
         of_rows = tuple(map(self._is_of_rows, self.forward_args))
         seed = next(given) if isinstance(self.seed, Tensor) else self.seed
         return Question(
-            self.module, inputs, baselines, forward_args, of_rows, target, seed, self.prefix
+            self.function,
+            inputs,
+            baselines,
+            forward_args,
+            of_rows,
+            target,
+            seed,
+            self.prefix,
+            self.apart,
         )
 
     def check_outputs(self) -> Tensor:
         """The outputs at the examples, [B, *C]; one for each row, that the target is among."""
         question = self.question(self.examples)
-        with torch.no_grad():
-            outputs = question.outputs(*(x.clone() for x in question.inputs))
+        outputs = self._outputs(question)
         got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         of_rows = isinstance(outputs, Tensor) and outputs.shape[:1] == (question.batch,)
         check(
@@ -206,10 +219,47 @@ class Call:
             )
         return outputs
 
+    def _outputs(self, question: Question) -> Any:
+        rows = (x.clone() for x in question.inputs)
+        try:
+            with torch.no_grad():
+                return self.function.tried(*rows, *question.extra(1))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            if self.fixed:
+                raise
+            raise ArgumentError(
+                "forward_func: expected a model that takes any number of rows, as a package does "
+                f"(the explainer's compile is for one number), got for {self.rows} rows "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def keep_apart(self) -> None:
+        """Finds out whether rows influence one another; if so, each copy is a call by itself.
+
+        Raises:
+            ArgumentError: the eager method has rows of several copies share statistics, as Captum.
+        """
+        if self._shares_calls and Model(self.module, self.rows).mixes_rows:
+            raise ArgumentError(
+                "forward_func: expected batch norms with running statistics, as the rows that a "
+                "method takes gradients at would share those of a call otherwise, got one without; "
+                "track_running_stats=True keeps some in training"
+            )
+        question = self.question(self.examples)
+        with torch.no_grad():
+            found = way_apart(self.function, question.inputs, question.baselines, question.extra)
+        self.apart = found
+        self.prefix = self.prefix and found is None
+
 
 def _may_have_prefix(
     explainer: Any, module: nn.Module, inputs: Inputs, baselines: tuple[Tensor, ...]
 ) -> bool:
+    # An infinite number in a group that is absent must leave no trace: 0 · ∞ would.
+    if not all(math.isfinite(b.sum()) for b in baselines):
+        return False
     wanted = method_of(explainer)._affine_prefix and may_stay_affine((*inputs.tensors, *baselines))
     return wanted and may_follow(module, modules_of(module))
 

@@ -122,6 +122,7 @@ def _prepared(
     outputs = call.check_outputs()
     if isinstance(method_of(explainer), ONE_NUMBER):
         programs.check_one_number(call.question(call.examples), outputs)
+    call.keep_apart()
     traced = trace(program, call)
     manifest = Manifest(
         method=name_of_method(explainer),
@@ -129,6 +130,8 @@ def _prepared(
         arguments=call.arguments,
         results=traced.results,
         magnitude=traced.magnitude,
+        rows_interact=call.apart is not None,
+        affine_prefix=call.prefix,
         inputs_in_tuple=call.inputs.in_tuple,
         fingerprint=fingerprint(module),
         needs_library=calls_our_ops(traced.program),

@@ -17,6 +17,7 @@ from ..core.inputs import (
     name_of,
 )
 from .call import BATCH, Call, described
+from .copies import mapped, one_by_one
 from .manifest import (
     Argument,
 )
@@ -60,9 +61,12 @@ def trace(program: Program, call: Call) -> Traced:
     except NotAffine:
         call.prefix = False
         return trace(program, call)
-    except (ArgumentError, IndexError):
+    except ArgumentError:
         raise
     except Exception as error:
+        if call.apart is mapped:  # which has no rule for some operations, and few in Python
+            call.apart = one_by_one
+            return trace(program, call)
         raise ArgumentError(
             f"explainer: expected a model that can be traced for {_TRACED[call.fixed]}, no numpy. "
             f"{type(error).__name__}: "
