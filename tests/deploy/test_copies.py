@@ -31,7 +31,7 @@ class LessMean(nn.Module):
 
 class OverLargest(nn.Module):
     def forward(self, x):
-        return (x / x.abs().max(0).values).sin()
+        return (x / (x.abs().max(0).values + 0.1)).sin()
 
 
 class Attending(nn.Module):
@@ -132,11 +132,15 @@ def test_compiled(uncompiled, method, model):
     torch.testing.assert_close(
         found.attributions, expected(explainer, x, arguments), rtol=1e-4, atol=1e-5
     )
-    assert explain.manifest.rows_interact
+    assert explain.manifest.rows_interact or model is InPairs  # whole pairs are in each copy
 
 
 @pytest.mark.parametrize("example", [1, 3])
-@pytest.mark.parametrize(("method", "model"), [p for p in pairs() if p[1] in ANY_NUMBER])
+@pytest.mark.parametrize(
+    ("method", "model"),
+    [("IntegratedGradients", m) for m in ANY_NUMBER]
+    + [("KernelShap", LessMean), ("NoiseTunnel", LessMean), ("DeepLiftShap", LessMean)],
+)
 def test_any_number_of_rows(tmp_path, method, model, example):
     torch.manual_seed(0)
     kind, arguments = METHODS[method]
@@ -214,7 +218,7 @@ def test_outputs_with_statistics_of_the_batch(uncompiled):
 
 def test_too_many_calls_to_write_out(uncompiled):
     with pytest.raises(ArgumentError, match="forward_func: .*torch.vmap.*256.*samples"):
-        KernelShap(OfCopies().eval()).compile(randn(3, [(40,)])[:, :4], target=1, n_samples=300)
+        IntegratedGradients(OfCopies().eval()).compile(randn(3, [(4,)]), target=1, n_steps=300)
 
 
 def test_a_matrix_for_one_number_of_rows(tmp_path):
@@ -228,3 +232,40 @@ def test_a_matrix_for_one_number_of_rows(tmp_path):
             target=1,
             additional_forward_args=of,
         )
+
+
+class Counting(nn.Module):  # its first call and later ones differ, by a buffer and by attributes
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.number, self.cache = 0, None
+
+    def forward(self, x):
+        self.calls += 1
+        self.number += 1
+        self.cache = x.mean(1, keepdim=True) if self.cache is None else self.cache + 1
+        return x * self.calls * self.number + self.cache[: len(x)]
+
+
+def test_what_a_model_keeps(uncompiled):
+    explainer, x = FeatureAblation(Counting().eval()), randn(3, [(4,)])
+    explain = explainer.compile(torch.ones_like(x), target=1)
+    model = Counting().eval()
+    for _ in range(2):
+        torch.testing.assert_close(explain(x).outputs, Counting()(x))
+    wanted = FeatureAblation(lambda rows: rows + rows.mean(1, keepdim=True)).attribute(x, target=1)
+    torch.testing.assert_close(explain(x).attributions, wanted)
+    assert model.number == 0 and explainer.forward_func.number == 0
+
+
+def test_infinite_inputs_with_a_prefix(uncompiled):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 3000), nn.ReLU(), nn.Linear(3000, 2)).eval()
+    x = randn(3, [(40,)])
+    x[1, 3] = torch.inf
+    explain = FeatureAblation(model).compile(torch.zeros_like(x), target=1)
+    assert explain.manifest.affine_prefix
+    with pytest.raises(ArgumentError, match=r"inputs: expected finite .*affine_prefix.* rows \[?1"):
+        explain(x)
+    explain = FeatureAblation(model, affine_prefix=False).compile(torch.zeros_like(x), target=1)
+    assert not explain.manifest.affine_prefix
