@@ -223,7 +223,9 @@ def test_too_many_calls_to_write_out(uncompiled):
 
 def test_a_matrix_for_one_number_of_rows(tmp_path):
     x, of = randn(3, [(4,)]), randn(3, [(3,)])
-    with pytest.raises(ArgumentError, match="forward_func: expected .* any number of rows.*compile"):
+    with pytest.raises(
+        ArgumentError, match="forward_func: expected .* any number of rows.*compile"
+    ):
         fastxai.export(
             FeatureAblation(Related().eval()),
             x,
