@@ -203,7 +203,7 @@ def test_rows_by_themselves_stay_in_one_call(uncompiled, monkeypatch):
 @pytest.mark.parametrize("method", ["IntegratedGradients", "GradientShap", "NoiseTunnel"])
 def test_gradients_with_statistics_of_the_batch(uncompiled, method):
     kind, arguments = METHODS[method]
-    with pytest.raises(ArgumentError, match="forward_func: .*track_running_stats"):
+    with pytest.raises(ArgumentError, match=r"forward_func: .*track_running_stats"):
         kind(Normed().eval()).compile(randn(4, [(4,)]), target=1, **arguments)
     explain = Saliency(Normed().eval()).compile(randn(4, [(4,)]), target=1)
     assert explain.manifest.rows_interact
@@ -217,14 +217,14 @@ def test_outputs_with_statistics_of_the_batch(uncompiled):
 
 
 def test_too_many_calls_to_write_out(uncompiled):
-    with pytest.raises(ArgumentError, match="forward_func: .*torch.vmap.*256.*samples"):
+    with pytest.raises(ArgumentError, match=r"forward_func: .*torch.vmap.*256.*samples"):
         IntegratedGradients(OfCopies().eval()).compile(randn(3, [(4,)]), target=1, n_steps=300)
 
 
 def test_a_matrix_for_one_number_of_rows(tmp_path):
     x, of = randn(3, [(4,)]), randn(3, [(3,)])
     with pytest.raises(
-        ArgumentError, match="forward_func: expected .* any number of rows.*compile"
+        ArgumentError, match=r"forward_func: expected .* any number of rows.*compile"
     ):
         fastxai.export(
             FeatureAblation(Related().eval()),
