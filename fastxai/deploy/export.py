@@ -57,9 +57,9 @@ def export(
     method has them, the convergence delta or standard errors, in one call for any number of rows.
     All rows that the method asks the model about for a batch go through it in one call; affine
     operations at its beginning are done on few rows for all where that saves time, unless the
-    explainer has ``affine_prefix=False``. The model's weights are copied into the file. Where rows of
-    a call influence one another, which is found out here, each copy of the batch is kept apart from
-    the others, and the manifest says so.
+    explainer has ``affine_prefix=False``. The model's weights are copied into the file. If the rows
+    of a call influence one another, which is found out here, each copy of the batch is kept apart
+    from the others, and the manifest says so.
 
     A tensor argument with a row for each example becomes an argument of that function, and so does
     the ``seed`` of :class:`GradientShap` and :class:`NoiseTunnel` unless it is given here;
