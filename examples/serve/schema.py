@@ -39,6 +39,7 @@ class Manifest(BaseModel):
     method: str
     arguments: tuple[Argument, ...]
     results: tuple[Argument, ...]
+    rows_interact: bool = False
 
 
 class Unanswerable(ValueError):

@@ -104,6 +104,9 @@ class Service:
     async def _warm_up(self) -> None:
         """The first call, which is slow; and whether answers depend on a row's place in a call."""
         results = await self._batcher.submit(self.schema.alike(2))
+        if self.manifest.rows_interact:
+            log.warning("rows influence one another in the model: requests are not joined")
+            self._batcher.max_rows = 1
         pairs = (np.split(result, 2) for result in results)
         if not all(np.allclose(*pair, rtol=1e-3, atol=1e-6, equal_nan=True) for pair in pairs):
             log.warning("the method draws for each row of a call: requests are not joined")

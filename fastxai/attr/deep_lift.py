@@ -136,6 +136,8 @@ class DeepLift(GradientAttribution):
         if pairs.repeats > 1:  # copies of the inputs are stacked, each with another baseline
             first = tuple(b[:1] for b in pairs.baselines)
             interaction.settle(query.model, Ends(pairs.inputs, first))
+        interact = query.model.rows_interact
+        shares = None if interact is None else not interact
         changes: Tensor | None = None  # F(x) − F(x') of each pair, [K, B], or [B]
 
         def note(change: Tensor) -> None:
@@ -151,8 +153,8 @@ class DeepLift(GradientAttribution):
 
         def wrapped(function: Callable[..., Any]) -> Told:
             if inside is not None:
-                return Told(inside.lifted(function, self.eps), note)
-            return Told(Lifted(function, len(pairs.inputs), self.eps), note)
+                return Told(inside.lifted(function, self.eps, shares), note)
+            return Told(Lifted(function, len(pairs.inputs), self.eps, shares=shares), note)
 
         model = query.model.through(wrapped)
         multipliers = engine.gradients(model, pairs, None if inside is None else inside.points)

@@ -32,6 +32,7 @@ from torch.overrides import TorchFunctionMode
 
 from .affine import transformation
 from .checkpoints import without_checkpoints
+from .independence import differ
 from .inputs import ArgumentError
 from .multipliers.calls import Call, Place, Rule, Unlike
 from .multipliers.table import COMPOSITES, RULES, has_no_rule, in_python
@@ -48,6 +49,8 @@ class Lifted:
         eps: how far input and baseline must be apart for the Rescale rule; the gradient is used
             for what is closer.
         at_baselines: what to call with the baselines, if not forward_func.
+        shares: whether one row may stand for a baseline of several inputs, as rows do not influence
+            one another; None to find out.
 
     Attributes:
         reference: what the latest call gave for the baselines.
@@ -60,12 +63,13 @@ class Lifted:
         count: int,
         eps: float,
         at_baselines: Function | None = None,
+        shares: bool | None = None,
     ):
         self.forward_func, self.count, self.eps = forward_func, count, eps
         self.at_baselines = at_baselines or forward_func
         self.reference: Any = None
         self.unruled: dict[Function, None] = {}
-        self._shares = True  # whether a baseline's values can be told from those of others
+        self._shares = shares
         self._copies = False  # whether values must be copied, as the function writes to them
 
     def __call__(self, *tensors: Any) -> Any:
@@ -74,9 +78,15 @@ class Lifted:
         extra = tensors[2 * self.count :]
         each = inputs[0].shape[0] // baselines[0].shape[0]
         plain = all(a is None or isinstance(a, int | float | str) for a in extra)
-        if each > 1 and plain and self._shares:
+        if each > 1 and plain and self._shares is not False:
             try:
-                return self._with_copies_if_needed(inputs, baselines, extra, each)
+                twice = None if self._shares else self._at_baselines_twice(baselines, extra)
+                output = self._with_copies_if_needed(inputs, baselines, extra, each)
+                if twice is not None:
+                    once = self.reference.repeat_interleave(2, 0)
+                    self._shares = not differ(once, twice)
+                if self._shares:
+                    return output
             except (Unlike, Exception):  # or a model that knows how many rows there are
                 self._shares = False
         if each > 1:
@@ -96,6 +106,11 @@ class Lifted:
             except _Overwritten:
                 self._copies = True
         return self._run(inputs, baselines, extra, each)
+
+    def _at_baselines_twice(self, baselines: tuple[Tensor, ...], extra: Any) -> Any:
+        """The outputs at the baselines, each twice in a call: if rows interact, they are others."""
+        with torch.no_grad():
+            return self.at_baselines(*(b.repeat_interleave(2, 0) for b in baselines), *extra)
 
     def _run(
         self, inputs: tuple[Tensor, ...], baselines: tuple[Tensor, ...], extra: Any, each: int

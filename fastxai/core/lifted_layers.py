@@ -32,11 +32,12 @@ class LayerPairs:
         self.layers, self.pairs, self.unused = layers, pairs, unused
         self._both: list[list[Tensor]] = []
 
-    def lifted(self, function: Function, eps: float) -> Lifted:
+    def lifted(self, function: Function, eps: float, shares: bool | None) -> Lifted:
         """The model lifted, and watched in both passes."""
         self._recorded = _Recorded(function, self.layers, len(self.pairs.inputs), self.unused)
         self._watched = _Watched(function, self.layers)
-        lifted = Lifted(self._recorded, len(self.pairs.inputs), eps, at_baselines=self._watched)
+        count, at_baselines = len(self.pairs.inputs), self._watched
+        lifted = Lifted(self._recorded, count, eps, at_baselines, shares)
         self._recorded.forget = lifted.unruled.clear
         return lifted
 

@@ -18,7 +18,7 @@ from . import archive, schema
 
 FORMATS = ("aoti", "torch")
 ENTRY = "fastxai.json"  # among the archive's extra files
-_VERSION = 2  # of what is in it
+_VERSION = 3  # of what is in it
 _EXTENSIONS = re.compile(r"(sse|ssse|avx|amx|fma|bmi|f16c|abm|popcnt|movbe|adx|v?aes|sha|gfni)")
 
 
@@ -49,6 +49,10 @@ class Manifest:
         magnitude: whether the program returns one more tensor after the results, [B]: the largest
             magnitude of the outputs that it compared for each example, which is not finite where
             one of them is not.
+        rows_interact: whether the rows of a call influence one another in the model, so that it
+            matters which come together.
+        affine_prefix: whether affine operations at the model's beginning are done on few rows for
+            all, which takes finite numbers.
         inputs_in_tuple: whether inputs and attributions come in a tuple.
         outputs: how many numbers the model gives for each row, by dimension.
         fingerprint: of the model's weights, as :func:`fingerprint` makes it.
@@ -64,6 +68,8 @@ class Manifest:
     arguments: tuple[Argument, ...]
     results: tuple[Argument, ...]
     magnitude: bool
+    rows_interact: bool
+    affine_prefix: bool
     inputs_in_tuple: bool
     fingerprint: str
     needs_library: bool

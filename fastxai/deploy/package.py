@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import treespec_loads
 
 from ..attr._base import check_numbers
-from ..core.inputs import ArgumentError, TensorOrTuple, check, check_seed
+from ..core.inputs import ArgumentError, TensorOrTuple, check, check_seed, short_list
 from .manifest import Argument, Manifest, PackageError
 from .schema import ARGUMENTS
 
@@ -57,6 +58,8 @@ class Package:
         taken = [a.name.split("[")[0] for a in manifest.arguments]
         self._counts = [(name, taken.count(name)) for name in ARGUMENTS]
         self._draws = "seed" in taken
+        # An infinite number in a group that is absent must leave no trace: 0 · ∞ would.
+        self._is_finite_only = manifest.affine_prefix and manifest.magnitude
         self._places = _places([r.name.split("[")[0] for r in manifest.results], manifest)
 
     def __call__(
@@ -85,7 +88,8 @@ class Package:
         Raises:
             ArgumentError: an argument is missing, is not taken, or is not as ``manifest`` says; or
                 the package is of a method that compares outputs, on a CPU, and one is NaN. One
-                that is infinite is a warning. Both name the row.
+                that is infinite is a warning. Both name the row. Such a package does not take
+                infinite inputs if its manifest has ``affine_prefix``.
         """
         tensors: list[Tensor] = []
         drawn_by = torch.tensor(check_seed(seed)) if self._draws or seed is not None else None
@@ -109,6 +113,8 @@ class Package:
                 self._refuse(tensor, argument, batch)
             if argument.name == "target" and batch > 0:
                 self._check_range(tensor)
+            if self._is_finite_only and tensor.is_floating_point():
+                _check_finite(tensor, argument.name)
             tensors[i] = (tensor.detach() if tensor.requires_grad else tensor).contiguous()
         if batch == 0:  # what a model does with nothing is not to be asked
             of_rows = len(self._expected)
@@ -159,6 +165,18 @@ class Package:
         return (
             f"Package({m.method} of {taken}; {m.format}, {m.device}, torch {m.versions['torch']})"
         )
+
+
+def _check_finite(tensor: Tensor, name: str) -> None:  # [B, *F]
+    if math.isfinite(tensor.sum()):
+        return
+    odd = ~tensor.isfinite().reshape(len(tensor), -1).all(1)
+    expected = (
+        "finite numbers, as this package does affine operations at the model's beginning on few "
+        "rows for all; the explainer's affine_prefix=False makes one that takes others"
+    )
+    rows = odd.nonzero()[:, 0].tolist()  # none where the sum alone is infinite
+    check(not rows, name, expected, f"others in rows {short_list(rows)}")
 
 
 def _at(results: list[Tensor], place: int | slice | None) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import ops
 from ..attr._base import result_dtype
@@ -40,6 +40,7 @@ from ..core.linear_fits import Lasso, LinearFit, NormalEquations, Ridge, pair_va
 from ..core.prefix import saved
 from ..core.rows import Noisy
 from ..core.windows import Windows
+from .copies import Apart, in_order
 
 TOP = "argmax"  # the target that is the class with the largest output
 # Multiplications that must be saved for one row of inputs, as rows that stay affine take kernels of
@@ -54,7 +55,7 @@ class Question:
     Rows are arranged as repeats × examples, repeat by repeat.
     """
 
-    module: nn.Module
+    module: Callable[..., Tensor]
     inputs: tuple[Tensor, ...]  # each [B, *F_i]
     baselines: tuple[Tensor, ...]  # each [B, *F_i] or [1, *F_i]
     forward_args: tuple[Any, ...]
@@ -65,6 +66,10 @@ class Question:
     # Whether rows may stay affine in the model. Where they cannot, or it does not pay, a program
     # raises NotAffine.
     prefix: bool = False
+    # How copies of the batch are kept apart where rows influence one another; None where they do
+    # not, and all are rows of one call.
+    apart: Apart | None = None
+    samples: int = 1  # rows of an example, which lie together, each in another copy of the batch
 
     @property
     def batch(self) -> int:
@@ -82,7 +87,27 @@ class Question:
 
     def outputs(self, *rows: Tensor) -> Tensor:  # each [r * B, *F_i] -> [r * B, *C]
         """All outputs of the model."""
-        return self.module(*rows, *self.extra(rows[0].shape[0] // self.batch))
+        return self.called(self.module, rows)
+
+    def called(
+        self, function: Callable[..., Tensor], rows: tuple[Tensor, ...]
+    ) -> Tensor:  # each [r * B, *F_i] -> [r * B, *C]
+        """The outputs of a function of rows and the extra arguments, in one call if it may be."""
+        repeats, samples = int(rows[0].shape[0] // self.batch), self.samples
+        if self.apart is None or (repeats == 1 and samples == 1):
+            return function(*rows, *self.extra(repeats))
+        batch = self.batch
+        if samples > 1:  # by repeat, sample and example
+            batch = batch // samples
+            i = torch.arange(repeats * self.batch, device=rows[0].device)
+            inside = i % self.batch
+            order = i - inside + inside % batch * samples + inside // batch
+            rows = tuple(t[order] for t in rows)
+        copies = [in_order(in_order(t).unflatten(0, (repeats * samples, batch))) for t in rows]
+        found = self.apart(function, copies, self.extra(1))
+        if samples > 1:
+            found = found[i - inside + inside % samples * batch + inside // samples]
+        return found
 
     def extra(self, repeats: int) -> tuple[Any, ...]:
         """The arguments after the rows."""
@@ -130,9 +155,11 @@ class Question:
             self,
             inputs=rows,
             baselines=baselines or tuple(b if b.shape[0] == 1 else each(b) for b in self.baselines),
-            forward_args=tuple(each(a) if own else a for a, own in pairs),
+            # Those of a copy of the batch are the same for all of its samples.
+            forward_args=tuple(each(a) if own and self.apart is None else a for a, own in pairs),
             target=each(target) if isinstance(target, Tensor) else target,
             seed=None if self.seed is None else self.seed ^ _ANOTHER,
+            samples=n,
         )
 
 
@@ -235,8 +262,8 @@ def deep_lift(question: Question, combine: Combine, eps: float) -> Answer:
     x = question.inputs
     baselines = tuple(b.expand_as(a) for b, a in zip(question.baselines, x, strict=True))
     one_for_all = all(b.shape[0] == 1 for b in question.baselines)
-    against = question.baselines if one_for_all else baselines
-    outputs, chosen, multipliers = _multipliers(question, x, against, 1, eps)
+    against = question.baselines if one_for_all and question.apart is None else baselines
+    outputs, chosen, multipliers = _multipliers(question, x, against, eps)
     found = combine(multipliers, x, baselines)
     at_baselines = question.choice(outputs)(question.outputs(*(b.clone() for b in baselines)))
     return Answer(outputs, found, _sums(found) - (chosen - at_baselines).reshape(-1))
@@ -251,7 +278,11 @@ def deep_lift_shap(
     """The mean over the background, and for each pair how far its sum is from F(x) − F(x')."""
     count, batch = background[0].shape[0], question.batch
     x = tuple(a.repeat(count, *[1] * (a.dim() - 1)) for a in question.inputs)  # [K * B, *F_i]
-    every, chosen, multipliers = _multipliers(question, x, background, count, eps)
+    against = background
+    if question.apart is not None:
+        each = (b[:, None].expand(-1, batch, *[-1] * (b.dim() - 1)) for b in background)
+        against = tuple(b.flatten(0, 1) for b in each)
+    every, chosen, multipliers = _multipliers(question, x, against, eps)
     outputs = every[-batch:]
     i = torch.arange(batch * count, device=outputs.device)
     order = i % count * batch + i // count  # by example, and then by baseline
@@ -265,15 +296,14 @@ def deep_lift_shap(
 def _multipliers(
     question: Question,
     rows: tuple[Tensor, ...],  # each [r * B, *F_i]
-    baselines: tuple[Tensor, ...],  # as Lifted takes them
-    repeats: int,
+    baselines: tuple[Tensor, ...],  # as Lifted takes them; one for each row if rows interact
     eps: float,
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """All outputs of these rows, the chosen ones, and DeepLift's multipliers of those."""
     leaves = tuple(row.detach().requires_grad_() for row in rows)
     with torch.enable_grad():
-        lifted = Lifted(question.module, len(rows), eps)
-        outputs = lifted(*leaves, *baselines, *question.extra(repeats))
+        lifted = Lifted(question.module, len(rows), eps, shares=True)
+        outputs = question.called(lifted, leaves + baselines)
         chosen = question.choice(outputs.detach()[-question.batch :])(outputs)
     return outputs.detach(), chosen.detach(), _for_leaves(chosen, leaves)
 

@@ -148,6 +148,8 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "arguments": _are_arguments,
     "results": _are_arguments,
     "magnitude": _is_truth,
+    "rows_interact": _is_truth,
+    "affine_prefix": _is_truth,
     "inputs_in_tuple": _is_truth,
     "fingerprint": _is_text,
     "needs_library": _is_truth,

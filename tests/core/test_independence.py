@@ -9,6 +9,7 @@ from torch import nn
 
 from fastxai.attr import (
     DeepLift,
+    DeepLiftShap,
     FeatureAblation,
     FeaturePermutation,
     GradientShap,
@@ -313,6 +314,23 @@ def test_noise_tunnel_with_a_matrix_of_the_batch():
     found = tunnel.attribute(X, stdevs=0.0, target=1, additional_forward_args=matrix)
     expected = IntegratedGradients(model).attribute(X, target=1, additional_forward_args=matrix)
     torch.testing.assert_close(found, expected, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "mix", [lambda x: x.cumsum(0), lambda x: x + x.sum(0), lambda x: x * x.flip(0).exp()]
+)
+@pytest.mark.parametrize("method", [DeepLift, DeepLiftShap])
+def test_baselines_of_interacting_rows(mix, method):
+    """Every example has a baseline of its own in the pass at the baselines."""
+    net = nn.Sequential(nn.Linear(FEATURES, 5), nn.Tanh(), nn.Linear(5, 2)).double()
+    model, baselines = (lambda x: net(mix(x)).sin()), randn(2, FEATURES, seed=6)
+    if method is DeepLift:
+        baselines = baselines[:1]
+    found = method(model).attribute(X, baselines, target=1)
+    many = [DeepLift(model).attribute(X, b.expand_as(X).clone(), target=1) for b in baselines]
+    torch.testing.assert_close(found, torch.stack(many).mean(0), **CLOSE)
+    drop = sum((model(X) - model(b.expand_as(X)))[:, 1].sum() for b in baselines) / len(baselines)
+    torch.testing.assert_close(found.sum(), drop, **CLOSE)
 
 
 class Grouped(nn.Module):

@@ -94,7 +94,7 @@ MANIFESTS = {
     "a name twice": lambda manifest: json.dumps(manifest)[:-1] + ', "device": "cpu"}',
     "another version": said(fastxai_package=1),
     "a version of true": said(fastxai_package=True),
-    "a version with a fraction": said(fastxai_package=2.0),
+    "a version with a fraction": said(fastxai_package=3.0),
     "no version": without("fastxai_package"),
     "no device": without("device"),
     "one more": said(more=1),
