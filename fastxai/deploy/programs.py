@@ -69,7 +69,7 @@ class Question:
     # How copies of the batch are kept apart where rows influence one another; None where they do
     # not, and all are rows of one call.
     apart: Apart | None = None
-    samples: int = 1  # rows of an example, which lie together, each in another copy of the batch
+    samples: int = 1  # copies of the batch that the inputs are
 
     @property
     def batch(self) -> int:
@@ -96,18 +96,9 @@ class Question:
         repeats, samples = int(rows[0].shape[0] // self.batch), self.samples
         if self.apart is None or (repeats == 1 and samples == 1):
             return function(*rows, *self.extra(repeats))
-        batch = self.batch
-        if samples > 1:  # by repeat, sample and example
-            batch = batch // samples
-            i = torch.arange(repeats * self.batch, device=rows[0].device)
-            inside = i % self.batch
-            order = i - inside + inside % batch * samples + inside // batch
-            rows = tuple(t[order] for t in rows)
-        copies = [in_order(in_order(t).unflatten(0, (repeats * samples, batch))) for t in rows]
-        found = self.apart(function, copies, self.extra(1))
-        if samples > 1:
-            found = found[i - inside + inside % samples * batch + inside // samples]
-        return found
+        shape = repeats * samples, self.batch // samples
+        copies = [in_order(in_order(t).unflatten(0, shape)) for t in rows]
+        return self.apart(function, copies, self.extra(1))
 
     def extra(self, repeats: int) -> tuple[Any, ...]:
         """The arguments after the rows."""
@@ -140,14 +131,14 @@ class Question:
     def of_samples(
         self,
         n: int,
-        rows: tuple[Tensor, ...],  # each [B * n, *F_i], those of an example together
-        baselines: tuple[Tensor, ...] | None,  # each [B * n, *F_i]; None: each example's own
+        rows: tuple[Tensor, ...],  # each [n * B, *F_i], copy by copy of the batch
+        baselines: tuple[Tensor, ...] | None,  # each [n * B, *F_i]; None: each example's own
         outputs: Tensor,  # [B, *C], at the inputs
     ) -> Question:
         """The question about n samples of each example, with another seed for what is drawn."""
 
         def each(value: Tensor) -> Tensor:
-            return value.repeat_interleave(n, 0)
+            return value.repeat(n, *[1] * (value.dim() - 1))
 
         target = outputs.argmax(1) if self.target is TOP else self.target
         pairs = zip(self.forward_args, self.of_rows, strict=True)
@@ -324,35 +315,31 @@ def noise_tunnel(
     outputs = question.outputs(*(x.clone() for x in question.inputs))  # it may write to them
     block = slice(0, samples), slice(0, question.batch)
 
-    # By example, and then by sample. (A transposition has strides that a trace stumbles over.)
-    i = torch.arange(question.batch * samples, device=outputs.device)
-    order = i % samples * question.batch + i // samples
-
-    def by_example(rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(x[order] for x in rows)
-
-    rows = by_example(question.noisy(None, stdevs, samples).block(*block))
+    rows = question.noisy(None, stdevs, samples).block(*block)
     drawn = None
     if background is not None:
-        drawn = by_example(question.noisy(background, stdevs, samples).starts().block(*block))
+        drawn = question.noisy(background, stdevs, samples).starts().block(*block)
     answer = method(question.of_samples(samples, rows, drawn, outputs))
-    each = (a.unflatten(0, (question.batch, samples)) for a in answer.attributions)
+    each = (a.unflatten(0, (samples, question.batch)) for a in answer.attributions)
     smoothed = tuple(_smoothed(nt_type, a) for a in each)
-    magnitude = answer.magnitude
+    magnitude, delta = answer.magnitude, answer.convergence_delta
     if magnitude is not None:
-        magnitude = magnitude.unflatten(0, (question.batch, samples)).amax(1)
-    return Answer(outputs, smoothed, answer.convergence_delta, magnitude=magnitude)
+        magnitude = magnitude.unflatten(0, (samples, question.batch)).amax(0)
+    if delta is not None:  # by example, and then by sample
+        own = delta.shape[0] // outputs.shape[0] // samples
+        delta = delta.reshape(samples, -1, own).transpose(0, 1).flatten()
+    return Answer(outputs, smoothed, delta, magnitude=magnitude)
 
 
-def _smoothed(nt_type: str, values: Tensor) -> Tensor:  # [B, N, *F] -> [B, *F]
+def _smoothed(nt_type: str, values: Tensor) -> Tensor:  # [N, B, *F] -> [B, *F]
     wide = values.to(_wide(values))
     if nt_type == "smoothgrad":
-        found = wide.mean(1)
+        found = wide.mean(0)
     elif nt_type == "smoothgrad_sq":
-        found = wide.square().mean(1)
+        found = wide.square().mean(0)
     else:  # of numbers around zero
-        apart = wide - wide[:, :1]
-        found = (apart.square().mean(1) - apart.mean(1).square()).clamp(min=0)
+        apart = wide - wide[:1]
+        found = (apart.square().mean(0) - apart.mean(0).square()).clamp(min=0)
     return found.to(values.dtype)
 
 
