@@ -279,7 +279,7 @@ def test_what_the_method_refuses_the_package_refuses(tmp_path, name):
 
     bad = x.clone()
     bad[1, 2] = -1
-    with pytest.raises(ArgumentError, match="forward_func: .*NaN for row 1 of the inputs"):
+    with pytest.raises(ArgumentError, match=r"forward_func: .*NaN for row 1 of the inputs"):
         explainer.attribute(bad, **options)
     with pytest.raises(ArgumentError, match=r"forward_func: .*NaN for row 1 of the inputs"):
         package(bad)

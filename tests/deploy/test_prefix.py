@@ -231,7 +231,7 @@ def test_an_infinite_input_is_in_no_other_row(wide_package, kind):
     before = package(x)
     x[1, 7] = math.inf
     if kind is not IntegratedGradients:  # which refuses nothing
-        with pytest.raises(ArgumentError, match="inputs: .*others in rows 1"):
+        with pytest.raises(ArgumentError, match=r"inputs: .*others in rows 1"):
             package(x)
         return
     found = package(x)
