@@ -8,9 +8,9 @@ from interleave import Competitor, record
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from fastxai import ops
-from fastxai.core.designs import kriging_design
-from fastxai.core.kriging import Kriging
-from fastxai.core.surrogate import ShapleyRegression
+from fastxai.core.estimate.designs import kriging_design
+from fastxai.core.estimate.kriging import Kriging
+from fastxai.core.estimate.shapley_regression import ShapleyRegression
 
 
 @pytest.mark.benchmark(group="KernelShap's fits with standard errors: time")

@@ -29,9 +29,11 @@ from torch import Tensor
 
 import fastxai
 from fastxai.attr import Lasso, LeastSquares, Lime
-from fastxai.attr.lime import ExpKernel
-from fastxai.core.designs import all_coalitions, bernoulli_pairs, foldover_hadamard, unpack
-from fastxai.core.linear_fits import LinearFit, fit_rows
+from fastxai.core.coalition_bits import all_coalitions, unpack
+from fastxai.core.estimate.hadamard import foldover_hadamard
+from fastxai.core.estimate.linear_fits import LinearFit, fit_rows
+from fastxai.core.estimate.sampling import bernoulli_pairs
+from fastxai.core.estimate.similarity import ExpKernel
 from tests.oracles import Game
 
 RESULTS = Path(__file__).parent / "results" / "lime_accuracy.json"

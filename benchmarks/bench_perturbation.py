@@ -19,8 +19,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
 import fastxai
-from fastxai.core import designs
-from fastxai.core.surrogate import ShapleyRegression
+from fastxai.core.estimate import designs
+from fastxai.core.estimate.shapley_regression import ShapleyRegression
 
 MLP, RESNET, _, TABULAR, WIDE = models.MODELS
 CHUNKS = (1, 10, 50, 100, 250, 1000)

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastxai.core.designs import shapley_design, unpack
-from fastxai.core.surrogate import ShapleyRegression
+from fastxai.core.coalition_bits import unpack
+from fastxai.core.estimate.designs import shapley_design
+from fastxai.core.estimate.shapley_regression import ShapleyRegression
 from tests import oracles
 from tests.oracles import Game
 

@@ -34,8 +34,8 @@ from .attr import (
     ShapleyValueSampling,
     TokenReferenceBase,
 )
-from .core.inputs import ArgumentError
-from .core.plan import Plan
+from .core.checks import ArgumentError
+from .core.engine.plan import Plan
 from .ops.native import LibraryLoadError, build_info
 
 if TYPE_CHECKING:

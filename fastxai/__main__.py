@@ -1,6 +1,6 @@
 """``python -m fastxai`` prints what runs here, and why."""
 
-from fastxai.ops.native import build_info
+from .ops.native import build_info
 
 if __name__ == "__main__":
     print(build_info())

@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def independent_rows(monkeypatch):
     """Rows are known to be independent: for tests that count the calls of the model."""
-    monkeypatch.setattr("fastxai.core.model.is_row_by_row", lambda *of: True)
+    monkeypatch.setattr("fastxai.core.engine.model.is_row_by_row", lambda *of: True)
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 import fastxai
 from fastxai import attr
-from fastxai.core import prefix
+from fastxai.core.engine import shortcut as prefix
 
 from .models import EmbeddingModel, ResidualCNN, TextModel, mlp
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import fastxai
 from fastxai import metrics
 from fastxai.attr import LeastSquares
-from fastxai.core.state import modules_behind
+from fastxai.core.engine.state import modules_behind
 
 from .oracles import brute_force, every_coalition
 from .zoo import OPEN, ZOO, CopyByCopy, Entry

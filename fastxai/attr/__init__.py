@@ -1,6 +1,6 @@
 """The attribution methods, with Captum's names and signatures: ``captum.attr`` made fast."""
 
-from ..core.linear_fits import Lasso, LeastSquares, Ridge
+from ..core.estimate.linear_fits import Lasso, LeastSquares, Ridge
 from ._base import Attribution, Explanation, GradientAttribution, PerturbationAttribution
 from ._layer import LayerAttribution
 from .ablation import FeatureAblation, FeaturePermutation, Occlusion

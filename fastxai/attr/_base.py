@@ -6,7 +6,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,33 +14,25 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from ..core import engine, interaction
-from ..core.affine import Prefix
+from ..core import engine
+from ..core.checks import TensorOrTuple, check, check_dense, short_list, warn
+from ..core.engine import interaction
+from ..core.engine.coalition_rows import Coalitions, Prefixes
+from ..core.engine.groups import FeatureGroups
+from ..core.engine.inputs import check_baselines, check_forward_args, check_inputs
+from ..core.engine.model import Model, Prefix
+from ..core.engine.outputs import result_dtype, scalars
+from ..core.engine.plan import Plan, together
+from ..core.engine.progress import Bar
+from ..core.engine.request import Query, check_numbers
+from ..core.engine.rows import Given, Rows
 from ..core.flags import check_flags, flags_checked, flags_of
-from ..core.inputs import (
-    ArgumentError,
-    FeatureGroups,
-    Inputs,
-    TensorOrTuple,
-    check,
-    check_baselines,
-    check_dense,
-    check_forward_args,
-    check_inputs,
-    short_list,
-    warn,
-)
-from ..core.model import Model, scalars
-from ..core.plan import Plan, together
-from ..core.progress import Bar
-from ..core.rows import Coalitions, Given, Prefixes, Rows
 
 if TYPE_CHECKING:
     from ..deploy import Package
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_MOST_IDS = 10_000_000
 # Multiplications for each number of a row that a function outside torch is taken to do.
 _GUESSED_WORK = 3000
 _QUESTION = ("inputs", "baselines", "target", "additional_forward_args", "background")
@@ -68,41 +60,6 @@ def captum_compatible(attribute: F) -> F:
         return found
 
     return wrapper  # type: ignore[return-value]
-
-
-@dataclass(frozen=True)
-class Query:
-    """One question to a method, checked: these inputs, against these baselines, for this output."""
-
-    inputs: Inputs  # each [B, *F_i]
-    baselines: tuple[Tensor, ...]  # each [B, *F_i] or [1, *F_i]
-    model: Model
-    background: tuple[Tensor, ...] | None = None  # each [K, *F_i], in place of the baselines
-    rows: Tensor | None = None  # [B] int64: which of the user's rows they are; None for all of them
-    infinite: set[int] = field(default_factory=set)  # rows whose infinite outputs were warned of
-
-    @property
-    def is_indivisible(self) -> bool:
-        """Whether the model must be asked about all examples together, as far as is known."""
-        return self.model.is_together
-
-    def of(self, examples: slice | Tensor) -> Query:
-        """The same question about some examples of the batch, a slice or [k] int64 in order."""
-        rows = self.rows
-        if rows is None:
-            rows = torch.arange(self.inputs.batch, device="cpu")
-        rows = rows[examples]
-        return replace(
-            self,
-            inputs=Inputs(_of(examples, self.inputs.tensors), self.inputs.in_tuple),
-            baselines=_of(examples, self.baselines),
-            model=self.model.of(rows),
-            rows=rows,
-        )
-
-
-def _of(examples: slice | Tensor, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(t if t.shape[0] == 1 else t[examples] for t in tensors)
 
 
 @dataclass(frozen=True)
@@ -275,7 +232,7 @@ class Attribution:
         Takes the arguments of :meth:`attribute`.
 
         Returns:
-            A :class:`~fastxai.core.plan.Plan`. Printed, it is a table: how many rows of which
+            A :class:`~fastxai.core.engine.plan.Plan`. Printed, it is a table: how many rows of which
             kind, in how many calls; which operations at the model's beginning were done on the few
             tensors that the rows are made of, and what the rows were made for; and the
             multiplications that remain, as a share of the model's for as many rows.
@@ -318,7 +275,7 @@ class Attribution:
                 traced; the message names it.
             fastxai.deploy.PackageError: there is no C++ compiler here.
         """
-        from ..deploy import compiled  # which stands above, and knows the methods it takes
+        from ..deploy import compiled
 
         return compiled.compile(self, example_inputs, standard_errors, attribute_arguments)
 
@@ -567,13 +524,6 @@ def arranged(
     return groups.spread(values) if return_input_shape else (groups.by_id(values),)
 
 
-def check_ids(groups: FeatureGroups) -> None:
-    """One number for each id between the least and the greatest must be few enough to return."""
-    span = groups.count if groups.ids is None else int(groups.ids[-1] - groups.ids[0]) + 1
-    expected = "ids within {} of each other, as there is a number for each"
-    check(span <= _MOST_IDS, "feature_mask", expected, f"{span} apart", _MOST_IDS)
-
-
 def check_groups_for_batch(query: Query, groups: FeatureGroups) -> None:
     """One answer for the batch needs one grouping for the batch."""
     check(
@@ -582,54 +532,6 @@ def check_groups_for_batch(query: Query, groups: FeatureGroups) -> None:
         "one row for all examples, as forward_func gives one answer for the batch",
         "one for each example",
     )
-
-
-def result_dtype(outputs: Tensor) -> torch.dtype:
-    """float64 for outputs in float64, otherwise float32."""
-    return torch.float64 if outputs.dtype == torch.float64 else torch.float32
-
-
-def check_numbers(
-    outputs: Tensor,  # [r, b, *C], of the examples from start on
-    start: int,
-    query: Query | None = None,
-) -> None:
-    """An error that names the row if an output is NaN; a warning if one is infinite."""
-    if not outputs.is_floating_point():
-        check(not outputs.is_complex(), "forward_func", "real outputs", outputs.dtype)
-        return
-    # Only where looking is free: on an accelerator it would make every block wait for the device.
-    if outputs.device.type != "cpu":
-        return
-    # Sums of halves would often be infinite themselves.
-    wide = torch.float32 if outputs.dtype.itemsize < 4 else None
-    if math.isfinite(outputs.sum(dtype=wide)):
-        return
-    each = outputs.reshape(*outputs.shape[:2], -1).transpose(0, 1).flatten(1)
-    for odd, is_refused in ((each.isnan(), True), (each.isinf(), False)):
-        found = odd.any(1).nonzero()[:, 0] + start
-        if len(found) == 0:  # a sum of numbers may be infinite without any
-            continue
-        rows = found if query is None or query.rows is None else query.rows[found]
-        _tell(rows.tolist(), is_refused, query)
-
-
-def _tell(rows: list[int], are_nan: bool, query: Query | None) -> None:
-    """That the outputs for these rows are NaN, or infinite, once for each row of a question."""
-    whole = query is not None and query.model.whole_batch
-    if are_nan:
-        which = "the batch of inputs" if whole else f"row {rows[0]} of the inputs"
-        raise ArgumentError(f"forward_func: expected numbers, got NaN for {which}")
-    told = set() if query is None else query.infinite
-    new = [-1] if whole else rows
-    new = [row for row in new if row not in told]
-    told.update(new)
-    if new:
-        which = "the batch of inputs" if whole else f"rows {short_list(new)} of the inputs"
-        warn(
-            f"forward_func: infinite outputs for {which}; attributions that they have a part in "
-            "are not finite, others are not affected"
-        )
 
 
 def _warn_unless_finite(

@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core import engine
-from ..core.inputs import ArgumentError, check, check_count
-from ..core.layers import Layers, Recorded, Watched, check_layer
-from ..core.model import Model, scalars
-from ..core.rows import Rows
-from ._base import Attribution, Query
+from ..core.checks import ArgumentError, check, check_count
+from ..core.engine.model import Model
+from ..core.engine.outputs import scalars
+from ..core.engine.request import Query
+from ..core.engine.rows import Rows
+from ..core.intercept.layers import Layers, Recorded, Watched, check_layer
+from ._base import Attribution
 
 
 class LayerAttribution(Attribution):

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.inputs import FeatureGroups
-from ..core.rows import MaskPieces, Pieces
-from ..core.windows import Windows
-from ._base import Query
+from ..core.engine.coalition_rows import MaskPieces, Pieces
+from ..core.engine.groups import FeatureGroups
+from ..core.engine.request import Query
+from ..core.engine.windows import Windows
 
 _NUMBERS = 1 << 22  # of examples × features, at a time
 

@@ -9,11 +9,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..core.budget import Budget, relative_errors
-from ..core.inputs import FeatureGroups, warn
-from ..core.progress import Bar, bar
-from ..core.tiers import TIERS
-from ._base import Query
+from ..core.checks import warn
+from ..core.engine.groups import FeatureGroups
+from ..core.engine.progress import Bar, bar
+from ..core.engine.request import Query
+from ..core.estimate.budget import Budget, relative_errors
+from ..core.estimate.tiers import TIERS
 from ._players import Part, by_group, by_problem, is_whole, parts, total_rows
 
 _ROUNDINGS = 4.0  # of an output: standard errors as small are none

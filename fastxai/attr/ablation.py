@@ -8,27 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.inputs import (
-    FeatureGroups,
-    Inputs,
-    TensorOrTuple,
-    check,
-    check_feature_mask,
-    check_limit,
-    check_seed,
-    warn,
-)
-from ..core.progress import bar
-from ..core.rows import MaskPieces, OneOff, Permuted, Pieces, Rows
-from ..core.windows import check_windows
-from ._base import (
-    Found,
-    PerturbationAttribution,
-    Query,
-    captum_compatible,
-    check_groups_for_batch,
-    result_dtype,
-)
+from ..core.checks import TensorOrTuple, check, check_limit, check_seed, warn
+from ..core.engine.coalition_rows import MaskPieces, OneOff, Pieces
+from ..core.engine.groups import FeatureGroups, check_feature_mask
+from ..core.engine.inputs import Inputs
+from ..core.engine.outputs import result_dtype
+from ..core.engine.progress import bar
+from ..core.engine.request import Query
+from ..core.engine.rows import Permuted, Rows
+from ..core.engine.windows import check_windows
+from ._base import Found, PerturbationAttribution, captum_compatible, check_groups_for_batch
 from ._players import (
     Part,
     by_group,

@@ -10,14 +10,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..core import engine, interaction
-from ..core.completeness import Told
-from ..core.inputs import TensorOrTuple, check, check_background, check_not_inference
-from ..core.lift import Lifted
-from ..core.lifted_layers import LayerPairs
-from ..core.rows import Ends, Pairs, length
-from ..core.rules import check_eager
-from ._base import Found, GradientAttribution, Query, captum_compatible
+from ..core import engine
+from ..core.checks import TensorOrTuple, check, check_not_inference
+from ..core.engine import interaction
+from ..core.engine.inputs import check_background
+from ..core.engine.request import Query
+from ..core.engine.rows import Ends, Pairs
+from ..core.intercept.completeness import Told
+from ..core.intercept.deep_lift import Lifted
+from ..core.intercept.lifted_layers import LayerPairs
+from ..core.intercept.relu import check_eager
+from ..core.spans import length
+from ._base import Found, GradientAttribution, captum_compatible
 
 Combine = Callable[..., tuple[Tensor, ...]]
 

@@ -11,16 +11,12 @@ import torch
 from torch import Tensor
 
 from ..core import engine
-from ..core.inputs import (
-    TensorOrTuple,
-    check_background,
-    check_count,
-    check_seed,
-    check_stdevs,
-)
-from ..core.model import scalars
-from ..core.rows import Noisy
-from ._base import Found, GradientAttribution, Query, captum_compatible
+from ..core.checks import TensorOrTuple, check_count, check_seed
+from ..core.engine.inputs import check_background, check_stdevs
+from ..core.engine.noisy_rows import Noisy
+from ..core.engine.outputs import scalars
+from ..core.engine.request import Query
+from ._base import Found, GradientAttribution, captum_compatible
 
 
 class GradientShap(GradientAttribution):

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..core.inputs import TensorOrTuple
-from ..core.rules import RectifiedBackward, check_eager
-from ._base import GradientAttribution, Query, captum_compatible
+from ..core.checks import TensorOrTuple
+from ..core.engine.request import Query
+from ..core.intercept.relu import RectifiedBackward, check_eager
+from ._base import GradientAttribution, captum_compatible
 from .saliency import gradient
 
 

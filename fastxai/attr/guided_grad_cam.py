@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.inputs import TensorOrTuple, check
-from ._base import GradientAttribution, Query, captum_compatible
+from ..core.checks import TensorOrTuple, check
+from ..core.engine.request import Query
+from ._base import GradientAttribution, captum_compatible
 from ._layer import LayerAttribution
 from .guided_backprop import GuidedBackprop
 from .layer_gradients import LayerGradCam

@@ -7,10 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..core import engine, quadrature
-from ..core.inputs import TensorOrTuple, check_limit
-from ..core.rows import Path
-from ._base import GradientAttribution, Query, captum_compatible
+from ..core import engine
+from ..core.checks import TensorOrTuple, check_limit
+from ..core.engine.request import Query
+from ..core.engine.rows import Path
+from ..core.estimate import quadrature
+from ._base import GradientAttribution, captum_compatible
 
 
 class IntegratedGradients(GradientAttribution):

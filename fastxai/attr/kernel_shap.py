@@ -12,32 +12,24 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..core import designs
-from ..core.affine import most_multiplications
-from ..core.budget import Budget, check_budget
-from ..core.inputs import (
-    ArgumentError,
-    FeatureGroups,
-    TensorOrTuple,
-    check,
-    check_background,
-    check_feature_mask,
-    check_limit,
-    check_seed,
-    warn,
-)
-from ..core.kriging import Kriging, leaves_residuals
-from ..core.progress import Bar
-from ..core.surrogate import ShapleyRegression
-from ..core.tiers import best_tier, check_tier
+from ..core import coalition_bits
+from ..core.checks import ArgumentError, TensorOrTuple, check, check_limit, check_seed, warn
+from ..core.engine.groups import FeatureGroups, check_feature_mask, check_ids
+from ..core.engine.inputs import check_background
+from ..core.engine.progress import Bar
+from ..core.engine.request import Query
+from ..core.engine.shortcut import most_multiplications
+from ..core.estimate import designs
+from ..core.estimate.budget import Budget, check_budget
+from ..core.estimate.kriging import Kriging, leaves_residuals
+from ..core.estimate.shapley_regression import ShapleyRegression
+from ..core.estimate.tiers import best_tier, check_tier
 from ._base import (
     Found,
     PerturbationAttribution,
-    Query,
     arranged,
     captum_compatible,
     check_groups_for_batch,
-    check_ids,
     coalition_rows,
 )
 from ._players import counted, groups_that_vary
@@ -113,7 +105,7 @@ class KernelShap(PerturbationAttribution):
                 best for this number and tier; so too for an example with so few players that there
                 is no such design, though there is one for all groups.
             tier: how the values are found from the outputs: "fast", by the regression; "shared",
-                corrected by kriging (:class:`~fastxai.core.kriging.Kriging`) with one process for
+                corrected by kriging (:class:`~fastxai.core.estimate.kriging.Kriging`) with one process for
                 all examples and outputs; "accurate", with one for each of them too, whose work
                 grows with the cube of the samples. None for the most accurate that takes at most
                 a tenth of the model's work ("accurate" for at most 800 samples). Where all
@@ -431,7 +423,7 @@ class _Known:
 
     def others(self, bits: Tensor) -> Tensor:  # [N, W]
         """Those coalitions of which there are no values."""
-        return bits[designs.positions(bits, self._bits) < 0]
+        return bits[coalition_bits.positions(bits, self._bits) < 0]
 
     def add(self, bits: Tensor, values: Tensor, problems: Tensor) -> None:  # [n, W], [n, k, C]
         every = values.new_zeros(len(bits), *self._values.shape[1:])
@@ -440,7 +432,7 @@ class _Known:
         self._values = torch.cat([self._values, every])
 
     def of(self, bits: Tensor, problems: Tensor) -> Tensor:  # [N, W] -> [N, k, C]
-        return self._values[designs.positions(bits, self._bits)[:, None], problems]
+        return self._values[coalition_bits.positions(bits, self._bits)[:, None], problems]
 
 
 def _regression(

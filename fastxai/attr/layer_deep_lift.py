@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ..core import engine
-from ..core.inputs import TensorOrTuple, check
-from ..core.lifted_layers import LayerPairs
-from ..core.rows import Pairs
-from ._base import Found, GradientAttribution, Query, captum_compatible, convergence_delta
+from ..core.checks import TensorOrTuple, check
+from ..core.engine.request import Query
+from ..core.engine.rows import Pairs
+from ..core.intercept.lifted_layers import LayerPairs
+from ._base import Found, GradientAttribution, captum_compatible, convergence_delta
 from ._layer import LayerAttribution, may_be_unused
 from .deep_lift import Combine, DeepLift, DeepLiftShap, contributions
 

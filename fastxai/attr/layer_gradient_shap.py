@@ -11,11 +11,14 @@ from torch import Tensor
 
 from .. import ops
 from ..core import engine
-from ..core.inputs import TensorOrTuple, check, check_count, check_seed, check_stdevs
-from ..core.layer_paths import Between, Picked, drawn
-from ..core.layers import Replaced, Watched
-from ..core.rows import Given, Noisy, Rows
-from ._base import Found, Query, captum_compatible
+from ..core.checks import TensorOrTuple, check, check_count, check_seed
+from ..core.engine.inputs import check_stdevs
+from ..core.engine.noisy_rows import Noisy
+from ..core.engine.request import Query
+from ..core.engine.rows import Given, Rows
+from ..core.intercept.layer_paths import Between, Picked, drawn
+from ..core.intercept.layers import Replaced, Watched
+from ._base import Found, captum_compatible
 from ._layer import LayerAttribution, activations
 from .gradient_shap import GradientShap
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ..core import engine
-from ..core.inputs import TensorOrTuple
-from ..core.layers import Answerless
-from ..core.rows import Given
-from ._base import Found, GradientAttribution, Query, captum_compatible
+from ..core.checks import TensorOrTuple
+from ..core.engine.request import Query
+from ..core.engine.rows import Given
+from ..core.intercept.layers import Answerless
+from ._base import Found, GradientAttribution, captum_compatible
 from ._layer import LayerAttribution, may_be_unused
 
 

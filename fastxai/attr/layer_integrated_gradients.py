@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 
-from ..core import engine, quadrature
-from ..core.inputs import TensorOrTuple, check_limit
-from ..core.layers import Replaced, Watched
-from ..core.rows import Given, Path
-from ._base import Found, GradientAttribution, Query, captum_compatible, convergence_delta
+from ..core import engine
+from ..core.checks import TensorOrTuple, check_limit
+from ..core.engine.request import Query
+from ..core.engine.rows import Given, Path
+from ..core.estimate import quadrature
+from ..core.intercept.layers import Replaced, Watched
+from ._base import Found, GradientAttribution, captum_compatible, convergence_delta
 from ._layer import LayerAttribution, activations, may_be_unused
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,80 +14,46 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from ..core import engine
-from ..core.budget import check_budget
-from ..core.designs import foldover_hadamard, unpack
-from ..core.inputs import (
-    FeatureGroups,
-    Inputs,
+from ..core.checks import (
     TensorOrTuple,
     check,
-    check_choice,
     check_count,
-    check_feature_mask,
     check_limit,
-    check_number,
     check_seed,
     warn,
 )
-from ..core.linear_fits import Lasso, LinearFit, LocalRegression, fit_rows, is_wide
-from ..core.progress import Bar, bar
-from ..core.rows import part, row_bytes
+from ..core.coalition_bits import unpack
+from ..core.engine.groups import FeatureGroups, check_feature_mask, check_ids
+from ..core.engine.inputs import Inputs
+from ..core.engine.outputs import result_dtype
+from ..core.engine.progress import Bar, bar
+from ..core.engine.request import Query, check_numbers
+from ..core.engine.rows import row_bytes
+from ..core.estimate.budget import check_budget
+from ..core.estimate.hadamard import foldover_hadamard
+from ..core.estimate.linear_fits import Lasso, LinearFit, fit_rows, is_wide
+from ..core.estimate.local_regression import LocalRegression
+from ..core.estimate.similarity import (
+    ExpKernel,
+    cosine_distance,
+    in_float64,
+    products,
+    squares,
+)
+from ..core.spans import part
 from ._base import (
     Found,
     PerturbationAttribution,
-    Query,
     arranged,
     captum_compatible,
     check_groups_for_batch,
-    check_ids,
-    check_numbers,
     coalition_rows,
-    result_dtype,
 )
 from ._players import counted, groups_that_vary
 from ._sampling import Sampled, by_players, in_rounds
 
 _BYTES_KEPT = 1 << 26  # of perturbed inputs that custom functions made, at a time
 _FIRST_SAMPLES, _MOST_SAMPLES = 5, 100  # for each group, if the errors decide how many
-
-
-@dataclass(frozen=True)
-class ExpKernel:
-    """A similarity of exp(−d² / (2 width²)), d a distance between model inputs as flat vectors.
-
-    It may be called as any ``similarity_func``; :class:`Lime` knows it, and works the distances
-    out from the coalitions.
-
-    Args:
-        distance_mode: "cosine", one minus the cosine of the angle; or "euclidean".
-        kernel_width: the width, in units of the distance.
-
-    Raises:
-        ArgumentError: the mode is another, or the width is not above zero.
-    """
-
-    distance_mode: str = "cosine"
-    kernel_width: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_choice(self.distance_mode, "distance_mode", ("cosine", "euclidean"))
-        width = check_number(self.kernel_width, "kernel_width", "a width above 0", positive=True)
-        object.__setattr__(self, "kernel_width", width)
-
-    def __call__(
-        self, original: TensorOrTuple, perturbed: TensorOrTuple, interpretable: Any, **kwargs: Any
-    ) -> float:
-        x, p = _flat(original), _flat(perturbed)
-        if self.distance_mode == "cosine":
-            distance = _cosine_distance(
-                *(_products(a, b).sum() for a, b in ((x, p), (x, x), (p, p)))
-            )
-        else:
-            distance = _squares(x - p).sum().sqrt()
-        return float(self.of_distance(distance))
-
-    def of_distance(self, distance: Tensor) -> Tensor:
-        return (distance.square() / (-2 * self.kernel_width**2)).exp()
 
 
 def get_exp_kernel_similarity_function(
@@ -705,54 +670,29 @@ def _weigher(
             query.inputs.batch, groups.count, dtype=torch.float64
         )
         for x, b, mask in zip(query.inputs.tensors, query.baselines, groups.masks, strict=True):
-            values = product(_wide(x), _wide(b)).expand(x.shape)
+            values = product(in_float64(x), in_float64(b)).expand(x.shape)
             rows = (len(x), x.shape[1:].numel())
             players = mask.long().reshape(len(mask), rows[1]).expand(rows)
             total.scatter_add_(1, players, values.reshape(rows))
         return total.sum(0, keepdim=True) if query.model.whole_batch else total
 
     if kernel.distance_mode == "euclidean":
-        apart = sums(lambda x, b: _squares(x - b))
+        apart = sums(lambda x, b: squares(x - b))
         return lambda z, p: kernel.of_distance(((1 - z) @ apart[p].T).sqrt())
 
-    xx, bb = sums(lambda x, b: _squares(x)), sums(lambda x, b: _squares(b))
-    xb = sums(_products)
+    xx, bb = sums(lambda x, b: squares(x)), sums(lambda x, b: squares(b))
+    xb = sums(products)
 
     def weigh(z: Tensor, p: slice) -> Tensor:
         product = z @ (xx - xb)[p].T + xb[p].sum(1)
         square = z @ (xx - bb)[p].T + bb[p].sum(1)
-        return kernel.of_distance(_cosine_distance(product, xx[p].sum(1), square))
+        return kernel.of_distance(cosine_distance(product, xx[p].sum(1), square))
 
     return weigh
 
 
-def _cosine_distance(product: Tensor, square: Tensor, other_square: Tensor) -> Tensor:
-    """One minus the cosine of the angle between two vectors; 1 if one is zero."""
-    lengths = (s.clamp(min=0).sqrt().clamp(min=1e-8) for s in (square, other_square))
-    return 1 - product / math.prod(lengths)
-
-
-def _flat(tensors: TensorOrTuple) -> Tensor:
-    """[*] float64, or complex128 if one is complex."""
-    parts = tensors if isinstance(tensors, tuple) else (tensors,)
-    return torch.cat([_wide(p.detach().flatten()) for p in parts])
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.complex128 if x.is_complex() else torch.float64)
-
-
 # Terms of squared distances and of inner products. A complex number is a point of the plane; what
 # is NaN, which models take for missing, is left out.
-
-
-def _squares(x: Tensor) -> Tensor:
-    return _products(x, x)
-
-
-def _products(x: Tensor, other: Tensor) -> Tensor:
-    product = (x * other.conj()).real if x.is_complex() else x * other
-    return torch.where(x.isnan() | other.isnan(), 0, product)
 
 
 def _shifted_ids(groups: FeatureGroups, device: torch.device) -> Tensor:  # [M] int64

@@ -13,22 +13,16 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from .. import ops
-from ..core import engine, interaction
-from ..core.inputs import (
-    Inputs,
-    TensorOrTuple,
-    check,
-    check_background,
-    check_choice,
-    check_count,
-    check_inputs,
-    check_limit,
-    check_seed,
-    check_stdevs,
-)
-from ..core.model import Model, Target
-from ..core.plan import Plan
-from ..core.rows import Given, Noisy, length
+from ..core import engine
+from ..core.checks import TensorOrTuple, check, check_choice, check_count, check_limit, check_seed
+from ..core.engine import interaction
+from ..core.engine.inputs import Inputs, check_background, check_inputs, check_stdevs
+from ..core.engine.model import Model
+from ..core.engine.noisy_rows import Noisy
+from ..core.engine.plan import Plan
+from ..core.engine.rows import Given
+from ..core.engine.targets import Target
+from ..core.spans import length
 from ._base import Attribution, Explanation, captum_compatible
 from .saliency import OfGradient
 

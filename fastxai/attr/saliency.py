@@ -7,9 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from ..core import engine
-from ..core.inputs import TensorOrTuple
-from ..core.rows import Given
-from ._base import GradientAttribution, Query, captum_compatible
+from ..core.checks import TensorOrTuple
+from ..core.engine.request import Query
+from ..core.engine.rows import Given
+from ._base import GradientAttribution, captum_compatible
 
 
 class OfGradient(GradientAttribution):

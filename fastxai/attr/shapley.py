@@ -12,25 +12,20 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..core import designs
-from ..core.budget import check_budget
-from ..core.inputs import (
-    FeatureGroups,
-    TensorOrTuple,
-    check,
-    check_feature_mask,
-    check_limit,
-    check_seed,
-)
-from ..core.progress import Bar
+from ..core import coalition_bits
+from ..core.checks import TensorOrTuple, check, check_limit, check_seed
+from ..core.engine.groups import FeatureGroups, check_feature_mask
+from ..core.engine.outputs import result_dtype
+from ..core.engine.progress import Bar
+from ..core.engine.request import Query
+from ..core.estimate import sampling
+from ..core.estimate.budget import check_budget
 from ._base import (
     Found,
     PerturbationAttribution,
-    Query,
     captum_compatible,
     check_groups_for_batch,
     coalition_rows,
-    result_dtype,
 )
 from ._players import counted, groups_that_vary, most_players
 from ._sampling import Sampled, by_players, in_rounds
@@ -126,9 +121,9 @@ class ShapleyValues(PerturbationAttribution):
     ) -> Sampled:
         m = groups.count
         _check_few_enough(m)  # for what cannot be divided these are the players of all examples
-        bits = designs.all_coalitions(m)
+        bits = coalition_bits.all_coalitions(m)
         rows = coalition_rows(query, groups, bits)
-        sizes = designs.subset_sizes(bits)
+        sizes = coalition_bits.subset_sizes(bits)
         # What a coalition of each size counts for a player outside it: it is one of those that a
         # player of M may join, of which all have C(M - 1, size), and each of M sizes weighs alike.
         share = [1 / (m * math.comb(m - 1, s)) for s in range(m)]
@@ -276,8 +271,8 @@ class _Orders:
 
     def ask(self, query: Query, taken: slice, problems: Tensor, progress: Bar) -> None:
         m, groups = self._groups.count, self._groups.of(problems)
-        orders = designs.permutations(m, taken.stop, self._seed)[taken]  # [n, M]
-        rows = coalition_rows(query, groups, designs.prefixes(orders), orders)
+        orders = sampling.permutations(m, taken.stop, self._seed)[taken]  # [n, M]
+        rows = coalition_rows(query, groups, sampling.prefixes(orders), orders)
         orders = orders.to(rows.device)
         joined, joins = (
             orders[:, :-1].flatten(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..core.inputs import ArgumentError, check_count
+from ..core.checks import ArgumentError, check_count
 
 
 class TokenReferenceBase:

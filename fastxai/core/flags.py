@@ -7,7 +7,7 @@ from collections.abc import Callable
 from inspect import Parameter, signature
 from typing import Any, TypeVar
 
-from .inputs import ArgumentError
+from .checks import ArgumentError
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -21,25 +21,16 @@ from ..attr import (
     NoiseTunnel,
     Saliency,
 )
-from ..core.affine import may_follow, modules_of
+from ..core.checks import ArgumentError, check, check_seed, name_of
+from ..core.engine.inputs import Inputs, check_baselines, check_forward_args, check_inputs
+from ..core.engine.model import Model
+from ..core.engine.shortcut import may_follow, may_stay_affine
+from ..core.engine.targets import Target
 from ..core.flags import check_flags, flags_of
-from ..core.inputs import (
-    ArgumentError,
-    Inputs,
-    check,
-    check_baselines,
-    check_forward_args,
-    check_inputs,
-    check_seed,
-    name_of,
-)
-from ..core.model import Model, Target
-from ..core.prefix import may_stay_affine
+from ..core.modules import modules_of
 from .afresh import Afresh
 from .copies import Apart, way_apart
-from .manifest import (
-    Argument,
-)
+from .manifest import Argument
 from .programs import TOP, Question
 
 BATCH = 11  # rows to trace with: not 0 or 1, which are special, and not a multiple of much

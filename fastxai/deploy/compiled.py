@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..attr import Attribution
-from ..core.inputs import ArgumentError, TensorOrTuple, check
+from ..core.checks import ArgumentError, TensorOrTuple, check
 from .export import _native_code, _prepared
 from .package import Package, Run
 

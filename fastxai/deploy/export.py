@@ -10,13 +10,8 @@ from typing import Any
 
 import torch
 
-from ..attr import (
-    Attribution,
-)
-from ..core.inputs import (
-    TensorOrTuple,
-    check,
-)
+from ..attr import Attribution
+from ..core.checks import TensorOrTuple, check
 from . import programs
 from .call import (
     ASKED,
@@ -197,7 +192,7 @@ def _native_code(program: torch.export.ExportedProgram, folder: str, for_package
 
 
 def _versions() -> dict[str, str]:
-    from fastxai import __version__
+    from .. import __version__
 
     return {
         "fastxai": __version__,

@@ -24,29 +24,23 @@ from ..attr import (
     Occlusion,
     Saliency,
 )
-from ..attr._base import check_ids
-from ..attr.lime import ExpKernel, fair_coins
+from ..attr.lime import fair_coins
 from ..attr.noise_tunnel import _TYPES
-from ..core import designs, quadrature
-from ..core.affine import Each, Mixed, modules_of
-from ..core.inputs import (
-    ArgumentError,
-    FeatureGroups,
-    Inputs,
-    check,
-    check_background,
-    check_count,
-    check_feature_mask,
-    check_seed,
-    check_stdevs,
-)
-from ..core.kriging import Kriging, leaves_residuals
-from ..core.linear_fits import Lasso, LinearFit, is_wide
-from ..core.rows import MaskPieces, Pieces
-from ..core.rules import check_eager
-from ..core.surrogate import ShapleyRegression
-from ..core.tiers import check_tier
-from ..core.windows import Windows, check_windows
+from ..core import coalition_bits
+from ..core.checks import ArgumentError, check, check_count, check_seed
+from ..core.engine.coalition_rows import MaskPieces, Pieces
+from ..core.engine.groups import FeatureGroups, check_feature_mask, check_ids
+from ..core.engine.inputs import Inputs, check_background, check_stdevs
+from ..core.engine.windows import Windows, check_windows
+from ..core.estimate import designs, hadamard, quadrature
+from ..core.estimate.kriging import Kriging, leaves_residuals
+from ..core.estimate.linear_fits import Lasso, LinearFit, is_wide
+from ..core.estimate.shapley_regression import ShapleyRegression
+from ..core.estimate.similarity import ExpKernel
+from ..core.estimate.tiers import check_tier
+from ..core.intercept.relu import check_eager
+from ..core.modules import modules_of
+from ..core.prefix.mixing import Each, Mixed
 from ..ops import native, reference
 from . import programs
 from .call import WITH_DESIGN, method_of
@@ -280,7 +274,7 @@ def _lime(
     groups = _groups(feature_mask, inputs, return_input_shape)
     n = check_count(n_samples, "n_samples")
     check(not is_wide(n, groups.count), "feature_mask", "fewer groups", groups.count)
-    bits = designs.foldover_hadamard(groups.count, n, check_seed(seed))
+    bits = hadamard.foldover_hadamard(groups.count, n, check_seed(seed))
     present = _present(bits, groups, inputs)
     return partial(
         programs.lime,
@@ -316,7 +310,7 @@ def _present(
     bits: Tensor, groups: FeatureGroups, inputs: Inputs, with_nobody: bool = False
 ) -> Tensor:  # [N, M] bool
     """Who is in these coalitions, and at last in the full one."""
-    present = designs.unpack(bits, groups.count).to(torch.bool)
+    present = coalition_bits.unpack(bits, groups.count).to(torch.bool)
     everyone = torch.ones_like(present[:1]) if len(present) else torch.ones(1, groups.count).bool()
     first = [~everyone] if with_nobody else []
     return torch.cat([*first, present, everyone]).to(_device(inputs))

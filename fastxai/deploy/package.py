@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import treespec_loads
 
-from ..attr._base import check_numbers
-from ..core.inputs import ArgumentError, TensorOrTuple, check, check_seed, short_list
+from ..core.checks import ArgumentError, TensorOrTuple, check, check_seed, short_list
+from ..core.engine.request import check_numbers
 from .manifest import Argument, Manifest, PackageError
 from .schema import ARGUMENTS
 

@@ -16,30 +16,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import ops
-from ..attr._base import result_dtype
 from ..attr.ablation import flatten_outputs
 from ..attr.deep_lift import Combine
-from ..attr.lime import ExpKernel, _cosine_distance, _products, _squares
-from ..attr.lime import _wide as _float64
 from ..attr.noise_tunnel import _ANOTHER
-from ..core.affine import (
-    AffineRows,
-    Calls,
-    Deltas,
-    Dense,
-    Each,
-    Kept,
-    Mixed,
-    Mixing,
-    NotAffine,
-    Sparse,
-)
-from ..core.inputs import FeatureGroups, check
-from ..core.lift import Lifted
-from ..core.linear_fits import Lasso, LinearFit, NormalEquations, Ridge, pair_variance
-from ..core.prefix import saved
-from ..core.rows import Noisy
-from ..core.windows import Windows
+from ..core.checks import check
+from ..core.engine.groups import FeatureGroups
+from ..core.engine.noisy_rows import Noisy
+from ..core.engine.outputs import result_dtype
+from ..core.engine.shortcut import saved
+from ..core.engine.windows import Windows
+from ..core.estimate.linear_fits import Lasso, LinearFit, NormalEquations, Ridge
+from ..core.estimate.local_regression import pair_variance
+from ..core.estimate.similarity import ExpKernel, cosine_distance, products, squares
+from ..core.estimate.similarity import in_float64 as _float64
+from ..core.intercept.deep_lift import Lifted
+from ..core.prefix.affine_rows import AffineRows, Calls
+from ..core.prefix.deltas import Deltas, Dense, Kept, NotAffine, Sparse
+from ..core.prefix.mixing import Each, Mixed, Mixing
 from .copies import Apart, in_order
 
 TOP = "argmax"  # the target that is the class with the largest output
@@ -554,12 +547,12 @@ def _similarities(
         return total
 
     if kernel.distance_mode == "euclidean":
-        return kernel.of_distance((sums(lambda a, b: _squares(a - b)) @ (1 - x).T).sqrt())
-    aa, bb = sums(lambda a, b: _squares(a)), sums(lambda a, b: _squares(b))
-    ab = sums(_products)
+        return kernel.of_distance((sums(lambda a, b: squares(a - b)) @ (1 - x).T).sqrt())
+    aa, bb = sums(lambda a, b: squares(a)), sums(lambda a, b: squares(b))
+    ab = sums(products)
     product = (aa - ab) @ x.T + ab.sum(1, keepdim=True)
     square = (aa - bb) @ x.T + bb.sum(1, keepdim=True)
-    return kernel.of_distance(_cosine_distance(product, aa.sum(1, keepdim=True), square))
+    return kernel.of_distance(cosine_distance(product, aa.sum(1, keepdim=True), square))
 
 
 def _values(

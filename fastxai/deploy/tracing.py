@@ -9,18 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.affine import NotAffine
-from ..core.inputs import (
-    ArgumentError,
-    Inputs,
-    check,
-    name_of,
-)
+from ..core.checks import ArgumentError, check, name_of
+from ..core.engine.inputs import Inputs
+from ..core.prefix.deltas import NotAffine
 from .call import BATCH, Call, described
 from .copies import mapped, one_by_one
-from .manifest import (
-    Argument,
-)
+from .manifest import Argument
 from .programs import Answer, Program
 
 _TRACED = {  # by whether the number of rows is fixed

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.inputs import check, check_count, check_dense, check_limit, name_of, short_list, warn
+from ..core.checks import check, check_count, check_dense, check_limit, name_of, short_list, warn
 
 
 def for_function(tensors: tuple[Any, ...]) -> Any:

@@ -10,17 +10,13 @@ import torch
 from torch import Tensor
 
 from ..core import engine
+from ..core.checks import TensorOrTuple, check
+from ..core.engine.inputs import Inputs, check_baselines, check_forward_args, check_inputs
+from ..core.engine.model import Model
+from ..core.engine.outputs import scalars
+from ..core.engine.rows import Given, Perturbed
 from ..core.flags import flags_checked
-from ..core.inputs import (
-    Inputs,
-    TensorOrTuple,
-    check,
-    check_baselines,
-    check_forward_args,
-    check_inputs,
-)
-from ..core.model import Model, scalars
-from ..core.rows import Given, Perturbed, length
+from ..core.spans import length
 from ._perturb import (
     by_repeat,
     check_each,

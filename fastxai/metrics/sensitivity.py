@@ -14,17 +14,11 @@ import torch
 from torch import Tensor
 
 from ..core import engine
-from ..core.inputs import (
-    Inputs,
-    TensorOrTuple,
-    check,
-    check_inputs,
-    check_number,
-    check_seed,
-    name_of,
-)
-from ..core.model import Model
-from ..core.rows import Perturbed, length
+from ..core.checks import TensorOrTuple, check, check_number, check_seed, name_of
+from ..core.engine.inputs import Inputs, check_inputs
+from ..core.engine.model import Model
+from ..core.engine.rows import Perturbed
+from ..core.spans import length
 from ._perturb import (
     by_repeat,
     check_perturbed,

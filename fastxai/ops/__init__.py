@@ -8,7 +8,7 @@ the first call.
 
 from torch import Tensor
 
-from fastxai.ops import native
+from . import native
 
 __all__ = [
     "ablate_one",

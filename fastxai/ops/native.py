@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastxai.ops import reference
+from . import reference
 
 LIBRARY = Path(__file__).parent.parent / "_C.so"
 BUILD = LIBRARY.with_name("_build.json")  # written by setup.py beside the library, or instead of it
@@ -58,7 +58,7 @@ class BuildInfo:
 
 def build_info() -> BuildInfo:
     """Tells versions, whether the native kernels run and why, and what they were built for."""
-    from fastxai import __version__
+    from .. import __version__
 
     build = _read_build()
     try:
@@ -87,7 +87,7 @@ def backend() -> Any:
         LibraryLoadError: a library is there but cannot be loaded.
     """
     if torch.compiler.is_dynamo_compiling():
-        from fastxai.ops import traced
+        from . import traced
 
         return traced.ops
     if _backend is None:
@@ -112,7 +112,7 @@ def _load() -> SimpleNamespace:
     except OSError as error:
         raise LibraryLoadError(_explain(error)) from error
 
-    from fastxai.ops import registrations
+    from . import registrations
 
     registrations.register()
     ops = registrations.overloads()

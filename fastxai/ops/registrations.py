@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastxai.ops import reference
+from . import reference
 
 NAMES = (
     "path_points",

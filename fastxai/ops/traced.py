@@ -7,7 +7,7 @@ only there; it leaves the library loaded, or else the reference declared in its 
 
 import torch
 
-from fastxai.ops import native, reference, registrations
+from . import native, reference, registrations
 
 if native.backend() is reference:
     _library = torch.library.Library("fastxai", "DEF")  # takes the ops along when it goes

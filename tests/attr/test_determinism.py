@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from fastxai import attr
-from fastxai.core import blocks, prefix
+from fastxai.core.engine import blocks
+from fastxai.core.engine import shortcut as prefix
 from fastxai.ops import native
 
 from ..models import Exact

@@ -3,7 +3,7 @@ import torch
 
 from fastxai import InputXGradient, IntegratedGradients, Saliency
 from fastxai.attr import KernelShap
-from fastxai.core import prefix
+from fastxai.core.engine import shortcut as prefix
 
 from ..models import TwoInputs, mlp
 

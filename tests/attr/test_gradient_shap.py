@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastxai import ArgumentError, GradientShap, IntegratedGradients
-from fastxai.core.rows import Noisy
+from fastxai.core.engine.noisy_rows import Noisy
 
 from ..models import EmbeddingModel, Logged, ResidualCNN, TwoInputs, mlp
 

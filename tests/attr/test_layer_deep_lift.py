@@ -335,7 +335,7 @@ def test_explanations(method):
 
 
 def test_blocks_make_no_difference(monkeypatch):
-    from fastxai.core.blocks import Blocks
+    from fastxai.core.engine.blocks import Blocks
 
     model, x, baselines = deep(), randn(5, 5), randn(4, 5)
     methods = [LayerDeepLiftShap(model, model[2]), LayerGradientShap(model, model[2])]

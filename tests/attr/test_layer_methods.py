@@ -21,7 +21,7 @@ from fastxai import (
     LayerIntegratedGradients,
     TokenReferenceBase,
 )
-from fastxai.core import prefix
+from fastxai.core.engine import shortcut as prefix
 
 from ..models import Logged, ResidualCNN, TextModel, TwoInputs, mlp
 

@@ -15,8 +15,11 @@ from fastxai import ArgumentError
 from fastxai.attr import Lasso, LeastSquares, Lime, LimeBase, Ridge
 from fastxai.attr import get_exp_kernel_similarity_function as exp_kernel
 from fastxai.attr import lime as lime_module
-from fastxai.core.designs import all_coalitions, bernoulli_pairs, foldover_hadamard, unpack
-from fastxai.core.linear_fits import fit_rows
+from fastxai.core.coalition_bits import all_coalitions, unpack
+from fastxai.core.estimate import local_regression
+from fastxai.core.estimate.hadamard import foldover_hadamard
+from fastxai.core.estimate.linear_fits import fit_rows
+from fastxai.core.estimate.sampling import bernoulli_pairs
 
 from ..models import Logged, ResidualCNN, Segmenter, TwoInputs, mlp, one_number
 
@@ -412,11 +415,9 @@ def test_coalitions_of_many_players_take_little_memory(players):
 
 
 def test_many_rows_and_outputs_fit_in_parts(monkeypatch):
-    from fastxai.core import linear_fits
-
     x, model = randn(30, 7), mlp().double()
     expected = Lime(model).explain(x, n_samples=40, seed=3)
-    monkeypatch.setattr(linear_fits, "_BLOCK", 60)  # a problem at a time
+    monkeypatch.setattr(local_regression, "_BLOCK", 60)  # a problem at a time
     found = Lime(model).explain(x, n_samples=40, seed=3)
     torch.testing.assert_close(found.values, expected.values, rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(found.standard_errors, expected.standard_errors, rtol=1e-7, atol=0)

@@ -17,7 +17,7 @@ from fastxai import (
     Saliency,
     ShapleyValueSampling,
 )
-from fastxai.core.rows import Noisy
+from fastxai.core.engine.noisy_rows import Noisy
 
 from ..models import EmbeddingModel, Logged, ResidualCNN, TwoInputs, mlp
 

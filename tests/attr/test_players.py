@@ -17,8 +17,9 @@ from fastxai.attr import (
     ShapleyValueSampling,
 )
 from fastxai.attr._players import groups_that_vary, parts
-from fastxai.core import prefix
-from fastxai.core.inputs import ArgumentError, check_feature_mask
+from fastxai.core.checks import ArgumentError
+from fastxai.core.engine import shortcut as prefix
+from fastxai.core.engine.groups import check_feature_mask
 
 from .. import oracles
 from ..models import Logged, TwoInputs, mlp

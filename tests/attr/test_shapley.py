@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastxai.attr import KernelShap, ShapleyValues, ShapleyValueSampling, kernel_shap
-from fastxai.core.inputs import ArgumentError
+from fastxai.core.checks import ArgumentError
 
 from .. import oracles
 from ..models import Logged, ResidualCNN, TwoInputs, mlp, one_number

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from fastxai.attr import KernelShap, kernel_shap
-from fastxai.core.designs import kriging_design, unpack
-from fastxai.core.inputs import ArgumentError
-from fastxai.core.kriging import Kriging
+from fastxai.core.checks import ArgumentError
+from fastxai.core.coalition_bits import unpack
+from fastxai.core.estimate.designs import kriging_design
+from fastxai.core.estimate.kriging import Kriging
 from tests import oracles
 from tests.models import Logged
 

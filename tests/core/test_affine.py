@@ -15,21 +15,18 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from fastxai.attr import GradientShap, IntegratedGradients, KernelShap
-from fastxai.core import engine, prefix
-from fastxai.core.affine import (
-    AffineRows,
-    Calls,
-    Dense,
-    Kept,
-    Mixed,
-    NotAffine,
-    modules_of,
-    most_spared,
-)
-from fastxai.core.designs import permutations, prefixes
-from fastxai.core.model import Model
-from fastxai.core.rows import Coalitions, MaskPieces, OneOff, Path, Prefixes
-from fastxai.core.windows import Windows
+from fastxai.core import engine
+from fastxai.core.engine import shortcut as prefix
+from fastxai.core.engine.coalition_rows import Coalitions, MaskPieces, OneOff, Prefixes
+from fastxai.core.engine.model import Model
+from fastxai.core.engine.rows import Path
+from fastxai.core.engine.shortcut import most_spared
+from fastxai.core.engine.windows import Windows
+from fastxai.core.estimate.sampling import permutations, prefixes
+from fastxai.core.modules import modules_of
+from fastxai.core.prefix.affine_rows import AffineRows, Calls
+from fastxai.core.prefix.deltas import Dense, Kept, NotAffine
+from fastxai.core.prefix.mixing import Mixed
 
 from ..models import EmbeddingModel, Logged, ResidualCNN, TwoInputs, mlp, one_number
 

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from fastxai.core.budget import Budget, check_budget, relative_errors
-from fastxai.core.inputs import ArgumentError
+from fastxai.core.checks import ArgumentError
+from fastxai.core.estimate.budget import Budget, check_budget, relative_errors
 
 
 def run(rounds, errors_at):

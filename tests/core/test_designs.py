@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastxai.core import designs
-from fastxai.core.designs import Design, shapley_design
+from fastxai.core import coalition_bits
+from fastxai.core.estimate import designs, hadamard, sampling
+from fastxai.core.estimate.designs import Design, shapley_design
 
 PLAYERS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17, 33, 49, 63, 64, 65, 130]
 SEEDS = [0, -5, 2**63 + 7]
@@ -80,7 +81,7 @@ def test_weights_are_positive_with_mean_one_and_equal_in_pairs(players, name):
 def test_thousands_of_players():
     for n, name in [(500, "hadamard"), (20_000, "hadamard"), (3000, "leverage")]:
         design = shapley_design(3001, n, 1, name)
-        z = designs.unpack(design.bits, 3001)
+        z = coalition_bits.unpack(design.bits, 3001)
         assert z.shape == (n - 2, 3001)
         assert torch.equal(z[::2], ~z[1::2])
         assert torch.unique(design.bits, dim=0).shape[0] == n - 2
@@ -138,9 +139,9 @@ def test_a_mixed_design_has_few_halves_beside_many_others():
     for per_player, of_hadamard in [(5, 5), (7.5, 6), (10, 7), (20, 7), (40, 7)]:
         design = shapley_design(40, int(40 * per_player), 1, "mixed")
         hadamard = shapley_design(40, int(40 * of_hadamard), 1, "hadamard")
-        assert (designs.positions(hadamard.bits, design.bits) >= 0).all()
+        assert (coalition_bits.positions(hadamard.bits, design.bits) >= 0).all()
         more = shapley_design(40, int(40 * (of_hadamard + 0.5)), 1, "hadamard")
-        assert (designs.positions(more.bits, design.bits) < 0).sum() >= 16
+        assert (coalition_bits.positions(more.bits, design.bits) < 0).sum() >= 16
 
 
 @pytest.mark.parametrize(
@@ -175,10 +176,10 @@ def test_the_seed_decides_and_counts_modulo_two_to_the_64(name):
 def test_global_random_state_and_default_device_do_not_matter():
     def everything() -> list[Tensor]:
         made = [shapley_design(20, n, 7).bits for n in (30, 150, 500, 5000)]
-        orders = designs.permutations(20, 5, 7)
-        made += [orders, designs.prefixes(orders), designs.bernoulli_pairs(20, 5, 7)]
-        made += [designs.foldover_hadamard(players, 40, 7) for players in (8, 20)]
-        return [*made, designs.all_coalitions(4)]
+        orders = sampling.permutations(20, 5, 7)
+        made += [orders, sampling.prefixes(orders), sampling.bernoulli_pairs(20, 5, 7)]
+        made += [hadamard.foldover_hadamard(players, 40, 7) for players in (8, 20)]
+        return [*made, coalition_bits.all_coalitions(4)]
 
     expected = everything()
     torch.manual_seed(1)
@@ -267,7 +268,7 @@ class TestHadamard:
         # Rows 1, ..., H - 1 of H: columns would be orthogonal with row 0, which is all ones.
         order = 1 << (players - 1).bit_length()
         design = shapley_design(players, 2 * (order - 1) + 2, 11, "hadamard")
-        x = 2 * designs.unpack(design.bits[::2], players).double() - 1
+        x = 2 * coalition_bits.unpack(design.bits[::2], players).double() - 1
         assert x.shape == (order - 1, players)
         expected = order * torch.eye(players).double() - 1
         torch.testing.assert_close(x.T @ x, expected, atol=0, rtol=0)
@@ -275,7 +276,7 @@ class TestHadamard:
     def test_blocks_differ(self):
         design = shapley_design(64, 2 * 63 * 3 + 2, 11, "hadamard")
         singles = 64
-        x = 2 * designs.unpack(design.bits[2 * singles :: 2], 64).double() - 1
+        x = 2 * coalition_bits.unpack(design.bits[2 * singles :: 2], 64).double() - 1
         assert (x.sum(1) == 0).all()
         within = x[:63] @ x[:63].T - 64 * torch.eye(63)
         across = x[:63] @ x[63:].T
@@ -310,7 +311,7 @@ class TestHadamard:
         seeds = 400
         for seed in range(seeds):
             design = shapley_design(9, 2 * (9 + 10) + 2, seed, "hadamard")
-            halves = designs.unpack(design.bits[18:], 9).float()
+            halves = coalition_bits.unpack(design.bits[18:], 9).float()
             counts += halves.T @ halves
         alone, together = counts.diagonal(), counts[~torch.eye(9, dtype=torch.bool)]
         assert (alone == 10 * seeds).all()  # of each pair of complements one
@@ -319,7 +320,7 @@ class TestHadamard:
     def test_the_rule_fits_the_mean_square_distance_of_all_sizes(self):
         for players, n in [(20, 150), (21, 161), (49, 1400), (64, 600)]:
             design = shapley_design(players, n, 4, "hadamard")
-            size = designs.subset_sizes(design.bits).double()
+            size = coalition_bits.subset_sizes(design.bits).double()
             share = design.weights * size * (players - size)
             found = (share * (size - players / 2) ** 2).sum() / share.sum()
             assert found.item() == pytest.approx(players * (players - 2) / 12)
@@ -327,7 +328,7 @@ class TestHadamard:
     def test_a_small_middle_weighs_as_its_rows(self):
         players, halves = 20, 6
         design = shapley_design(players, 2 * (players + halves) + 2, 4, "hadamard")
-        size = designs.subset_sizes(design.bits).double()
+        size = coalition_bits.subset_sizes(design.bits).double()
         share = design.weights * size * (players - size)
         torch.testing.assert_close(share, share[:1].expand_as(share))
 
@@ -336,54 +337,54 @@ class TestHadamard:
 def test_pack_and_unpack(players):
     z = torch.from_numpy(np.random.default_rng(players).random((37, players)) < 0.5)
     z[0], z[1] = True, False
-    bits = designs.pack(z)
+    bits = coalition_bits.pack(z)
     assert bits.shape == (37, -(-players // 64)) and bits.dtype == torch.int64
     assert sets(bits, players) == [frozenset(row.nonzero().flatten().tolist()) for row in z]
-    assert torch.equal(designs.unpack(bits, players), z)
-    assert torch.equal(designs.unpack(bits[::2], players), z[::2])
-    assert torch.equal(designs.subset_sizes(bits), z.sum(1))
-    assert designs.unpack(bits[:0], players).shape == (0, players)
-    assert torch.equal(designs.pack(z.view(1, 37, players)), bits[None])
+    assert torch.equal(coalition_bits.unpack(bits, players), z)
+    assert torch.equal(coalition_bits.unpack(bits[::2], players), z[::2])
+    assert torch.equal(coalition_bits.subset_sizes(bits), z.sum(1))
+    assert coalition_bits.unpack(bits[:0], players).shape == (0, players)
+    assert torch.equal(coalition_bits.pack(z.view(1, 37, players)), bits[None])
 
 
 def test_all_coalitions():
-    assert designs.all_coalitions(3).tolist() == [[n] for n in range(8)]
+    assert coalition_bits.all_coalitions(3).tolist() == [[n] for n in range(8)]
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 7])
 @pytest.mark.parametrize("players", [1, 2, 5, 70])
 def test_permutations(players, n):
-    orders = designs.permutations(players, n, -3)
+    orders = sampling.permutations(players, n, -3)
     assert orders.shape == (n, players) and orders.dtype == torch.int64
     assert torch.equal(orders.sort(1).values, torch.arange(players).expand(n, -1))
     pairs = n // 2
     assert torch.equal(orders[: 2 * pairs : 2], orders[1 : 2 * pairs : 2].flip(1))
-    assert torch.equal(designs.permutations(players, n + 3, -3)[: 2 * pairs], orders[: 2 * pairs])
+    assert torch.equal(sampling.permutations(players, n + 3, -3)[: 2 * pairs], orders[: 2 * pairs])
 
     expected = [frozenset(order[:size]) for order in orders.tolist() for size in range(1, players)]
-    bits = designs.prefixes(orders)
+    bits = sampling.prefixes(orders)
     assert bits.shape == (n * (players - 1), -(-players // 64))
     assert sets(bits, players) == expected
 
 
 def test_permutations_are_all_equally_likely():
     n = 24_000
-    counts = Counter(tuple(order) for order in designs.permutations(4, 2 * n, 1)[::2].tolist())
+    counts = Counter(tuple(order) for order in sampling.permutations(4, 2 * n, 1)[::2].tolist())
     assert len(counts) == 24
     assert max(abs(count - n / 24) for count in counts.values()) < 4.5 * math.sqrt(n / 24)
 
 
 @pytest.mark.parametrize("players", [1, 2, 64, 65])
 def test_bernoulli_pairs(players):
-    bits = designs.bernoulli_pairs(players, 4001, 5)
-    z = designs.unpack(bits, players)
+    bits = sampling.bernoulli_pairs(players, 4001, 5)
+    z = coalition_bits.unpack(bits, players)
     assert z.shape == (4001, players)
     assert torch.equal(z[:-1:2], ~z[1::2])
     assert (z[::2].double().mean(0) - 0.5).abs().max() < 4.5 * 0.5 / math.sqrt(2001)
     if players > 1:
         together = (z[::2, 0] == z[::2, -1]).double().mean()
         assert (together - 0.5).abs() < 4.5 * 0.5 / math.sqrt(2001)
-    assert designs.bernoulli_pairs(players, 0, 5).shape == (0, -(-players // 64))
+    assert sampling.bernoulli_pairs(players, 0, 5).shape == (0, -(-players // 64))
 
 
 @pytest.mark.library
@@ -429,7 +430,7 @@ def test_either_part_of_a_growing_design_weighs_by_its_coalitions():
             break
     expected = {}
     for design in (one, other):
-        size = designs.subset_sizes(design.bits)
+        size = coalition_bits.subset_sizes(design.bits)
         share = design.weights * size * (players - size)
         for z, w in zip(design.bits.tolist(), design.weights / share.sum(), strict=True):
             key = tuple(z)
@@ -444,8 +445,8 @@ def test_positions(words):
     torch.manual_seed(words)
     among = torch.randint(-9, 9, (200, words)).unique(dim=0)[torch.randperm(18)]
     bits = torch.cat([among[[3, 0, 17]], torch.full((1, words), 99), among[5:6]])
-    assert designs.positions(bits, among).tolist() == [3, 0, 17, -1, 5]
-    assert designs.positions(bits[:0], among).tolist() == []
+    assert coalition_bits.positions(bits, among).tolist() == [3, 0, 17, -1, 5]
+    assert coalition_bits.positions(bits[:0], among).tolist() == []
 
 
 class TestFoldoverHadamard:
@@ -458,19 +459,23 @@ class TestFoldoverHadamard:
 
     @staticmethod
     def signs(players: int, n: int, seed: int) -> Tensor:
-        return 2 * designs.unpack(designs.foldover_hadamard(players, n, seed), players).double() - 1
+        return (
+            2
+            * coalition_bits.unpack(hadamard.foldover_hadamard(players, n, seed), players).double()
+            - 1
+        )
 
     @pytest.mark.parametrize("players", PLAYERS)
     def test_rows_are_paired_and_a_larger_design_begins_with_them(self, players):
         block = self.block(players)
-        bits = designs.foldover_hadamard(players, 3 * block + 6, 5)
+        bits = hadamard.foldover_hadamard(players, 3 * block + 6, 5)
         assert bits.shape == (3 * block + 6, -(-players // 64)) and bits.dtype == torch.int64
-        z = designs.unpack(bits, players)
+        z = coalition_bits.unpack(bits, players)
         assert torch.equal(z[::2], ~z[1::2])
-        assert torch.equal(designs.pack(z), bits)  # no bits beyond the players
+        assert torch.equal(coalition_bits.pack(z), bits)  # no bits beyond the players
         for n in {0, 1, 2, 3, 25, block - 1, block, block + 1, 2 * block, 3 * block + 1}:
             if n <= len(bits):
-                assert torch.equal(designs.foldover_hadamard(players, n, 5), bits[:n])
+                assert torch.equal(hadamard.foldover_hadamard(players, n, 5), bits[:n])
 
     @pytest.mark.parametrize("players", PLAYERS)
     def test_whole_blocks_are_orthogonal_and_of_different_rows(self, players):
@@ -484,7 +489,7 @@ class TestFoldoverHadamard:
 
     @pytest.mark.parametrize("players", range(1, 13))
     def test_of_few_players_all_coalitions_come_once_before_any_comes_again(self, players):
-        bits = designs.foldover_hadamard(players, 3 << players, 4)[:, 0].view(3, -1)
+        bits = hadamard.foldover_hadamard(players, 3 << players, 4)[:, 0].view(3, -1)
         for cycle in bits:
             assert torch.equal(cycle.sort().values, torch.arange(1 << players))
         if players > 2:
@@ -520,7 +525,7 @@ class TestFoldoverHadamard:
 
     def test_every_coalition_is_as_likely_in_every_place(self):
         seeds = 2000
-        drawn = torch.cat([designs.foldover_hadamard(3, 9, seed).T for seed in range(seeds)])
+        drawn = torch.cat([hadamard.foldover_hadamard(3, 9, seed).T for seed in range(seeds)])
         for place in drawn.T.tolist():
             counts = Counter(place)
             assert len(counts) == 8
@@ -529,7 +534,7 @@ class TestFoldoverHadamard:
     @pytest.mark.parametrize("players", [9, 20])
     def test_the_seed_decides_and_counts_modulo_two_to_the_64(self, players):
         def bits(seed: int) -> Tensor:
-            return designs.foldover_hadamard(players, 150, seed)
+            return hadamard.foldover_hadamard(players, 150, seed)
 
         for seed in (0, -1, 2**63, 12345):
             assert torch.equal(bits(seed), bits(seed + 2**64))
@@ -537,8 +542,8 @@ class TestFoldoverHadamard:
         assert len({tuple(bits(seed).flatten().tolist()) for seed in seeds}) == 6
 
     def test_coins_where_a_block_is_dear(self):
-        found = designs.foldover_hadamard(16_385, 25, 3)
-        assert torch.equal(found, designs.bernoulli_pairs(16_385, 25, 3))
+        found = hadamard.foldover_hadamard(16_385, 25, 3)
+        assert torch.equal(found, sampling.bernoulli_pairs(16_385, 25, 3))
         assert not torch.equal(
-            designs.foldover_hadamard(16_384, 25, 3), designs.bernoulli_pairs(16_384, 25, 3)
+            hadamard.foldover_hadamard(16_384, 25, 3), sampling.bernoulli_pairs(16_384, 25, 3)
         )

@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from fastxai.core import engine
-from fastxai.core.affine import Prefix
-from fastxai.core.model import Model
-from fastxai.core.rows import Given, Path
+from fastxai.core.engine.model import Model, Prefix
+from fastxai.core.engine.rows import Given, Path
 
 from ..models import Logged, mlp
 

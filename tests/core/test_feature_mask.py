@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from fastxai import ArgumentError
-from fastxai.core.inputs import check_feature_mask, check_inputs
+from fastxai.core.engine.groups import check_feature_mask
+from fastxai.core.engine.inputs import check_inputs
 
 
 def groups_of(mask, *shapes):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fastxai.attr import FeatureAblation, IntegratedGradients, KernelShap, Occlusion
-from fastxai.core import blocks
+from fastxai.core.engine import blocks
 from fastxai.core.footprint import Footprint, RowCost, is_watched
 
 from ..models import EmbeddingModel, Logged, ResidualCNN, TextModel

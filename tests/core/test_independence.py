@@ -26,11 +26,11 @@ from fastxai.attr import (
     ShapleyValues,
     ShapleyValueSampling,
 )
-from fastxai.attr.lime import ExpKernel
-from fastxai.core.affine import modules_of
-from fastxai.core.independence import is_row_by_row as of_chain
-from fastxai.core.inputs import ArgumentError
-from fastxai.core.linear_fits import LeastSquares
+from fastxai.core.checks import ArgumentError
+from fastxai.core.engine.independence import is_row_by_row as of_chain
+from fastxai.core.estimate.linear_fits import LeastSquares
+from fastxai.core.estimate.similarity import ExpKernel
+from fastxai.core.modules import modules_of
 from fastxai.metrics import infidelity
 
 from ..models import Logged, mlp
@@ -365,7 +365,7 @@ def test_groups_are_not_cut(size, rows):
 
 def test_a_batch_that_may_be_too_large(monkeypatch):
     """By the guess of what a row takes it is not given whole, unless rows interact."""
-    monkeypatch.setattr("fastxai.core.blocks._MOST_WHOLE", 1000)
+    monkeypatch.setattr("fastxai.core.engine.blocks._MOST_WHOLE", 1000)
     for model in (Grouped(2), Grouped(9), Centred()):
         x = randn(90, FEATURES)
         whole = gradients(model, x, ())

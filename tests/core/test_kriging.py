@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from fastxai import ops
-from fastxai.core import kriging
-from fastxai.core.designs import Design, kriging_design, pack, shapley_design, unpack
-from fastxai.core.kriging import Kriging
-from fastxai.core.surrogate import ShapleyRegression
+from fastxai.core.coalition_bits import pack, unpack
+from fastxai.core.estimate import kriging
+from fastxai.core.estimate.designs import Design, kriging_design, shapley_design
+from fastxai.core.estimate.kriging import Kriging
+from fastxai.core.estimate.shapley_regression import ShapleyRegression
 from tests import oracles
 from tests.oracles import Game
 

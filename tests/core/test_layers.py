@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from fastxai import LayerActivation
-from fastxai.core.layers import Layers, Recorded, Replaced, Watched
-from fastxai.core.model import Model
+from fastxai.core.engine.model import Model
+from fastxai.core.intercept.layers import Layers, Recorded, Replaced, Watched
 
 from ..models import ResidualCNN, TextModel, mlp
 

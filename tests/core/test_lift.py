@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastxai import ArgumentError
-from fastxai.core.lift import Lifted
-from fastxai.core.multipliers import elementwise
+from fastxai.core.intercept.deep_lift import Lifted
+from fastxai.core.intercept.multipliers import elementwise
 
 EXACT = {"rtol": 1e-9, "atol": 1e-10}
 

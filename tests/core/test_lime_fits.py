@@ -7,9 +7,11 @@ from sklearn import linear_model
 from torch import Tensor
 
 from fastxai import ArgumentError
-from fastxai.core import linear_fits
-from fastxai.core.designs import bernoulli_pairs, pack, unpack
-from fastxai.core.linear_fits import Lasso, LeastSquares, LocalRegression, Ridge, fit_rows
+from fastxai.core.coalition_bits import pack, unpack
+from fastxai.core.estimate import lasso, linear_fits, local_regression
+from fastxai.core.estimate.linear_fits import Lasso, LeastSquares, Ridge, fit_rows
+from fastxai.core.estimate.local_regression import LocalRegression
+from fastxai.core.estimate.sampling import bernoulli_pairs
 
 FITS = {
     "lasso": (Lasso(0.05), linear_model.Lasso(0.05, tol=1e-14, max_iter=100_000)),
@@ -70,7 +72,7 @@ def test_wide_problems_are_fitted_alike_without_a_gram_matrix(monkeypatch, fits,
 @pytest.mark.parametrize(("n", "m"), [(25, 40), (12, 30), (5, 40)])
 @pytest.mark.parametrize("small", [128, 4])  # all columns at once, and few by few
 def test_lasso_of_fewer_rows_than_columns(monkeypatch, alpha, n, m, small):
-    monkeypatch.setattr(linear_fits, "_SMALL", small)
+    monkeypatch.setattr(lasso, "_SMALL", small)
     x, weights, y = problem(n, m)
     assert_minimum_of_lasso(fit_rows(Lasso(alpha), x, weights, y), alpha, x, weights, y)
 
@@ -78,7 +80,7 @@ def test_lasso_of_fewer_rows_than_columns(monkeypatch, alpha, n, m, small):
 def test_a_player_that_matters_only_beside_another_is_let_in():
     gram = torch.tensor([[1.0, 0.9], [0.9, 1.0]]).double()
     rhs = gram @ torch.tensor([1.0, -0.9]).double()  # [0.19, 0]: by itself the second is of no use
-    found = linear_fits._lasso_of_many(gram, rhs, torch.zeros(2).double(), 1e-3)
+    found = lasso._lasso_of_many(gram, rhs, torch.zeros(2).double(), 1e-3)
     signs = torch.tensor([1.0, -1.0]).double()
     torch.testing.assert_close(rhs - gram @ found, 1e-3 * signs, rtol=0, atol=1e-10)
 
@@ -133,7 +135,7 @@ def test_problems_share_coalitions_and_weigh_them_differently(
 ):
     regression, z, weights, values = local(fits, n, problems=problems)
     expected = expected_coefficients(fits[0], z, weights, values)
-    monkeypatch.setattr(linear_fits, "_BLOCK", block)
+    monkeypatch.setattr(local_regression, "_BLOCK", block)
     regression.add(values, slice(0, n), slice(0, problems))
     torch.testing.assert_close(regression.solve(fits[0]), expected, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(regression.weights(slice(0, problems)), weights)
@@ -142,7 +144,7 @@ def test_problems_share_coalitions_and_weigh_them_differently(
 @pytest.mark.parametrize("room", [1 << 21, 200, 1])
 def test_values_come_in_any_blocks(monkeypatch, room):
     regression, z, weights, values = local(None, 51, problems=5)
-    monkeypatch.setattr(linear_fits, "_BLOCK", room)
+    monkeypatch.setattr(local_regression, "_BLOCK", room)
     for problems in (slice(0, 2), slice(2, 5)):
         for rows in (slice(0, 7), slice(7, 8), slice(30, 51), slice(8, 30)):
             regression.add(values[rows, problems], rows, problems)
@@ -154,10 +156,10 @@ def test_values_come_in_any_blocks(monkeypatch, room):
 
 def test_out_of_memory_counts_nothing_twice(monkeypatch):
     regression, z, weights, values = local(None)
-    monkeypatch.setattr(linear_fits, "_BLOCK", 1)  # adds up at every block
+    monkeypatch.setattr(local_regression, "_BLOCK", 1)  # adds up at every block
     regression.add(values[:20], slice(0, 20), slice(0, 4))
     with monkeypatch.context() as patch:
-        patch.setattr(linear_fits, "unpack", lambda *args: [][0])
+        patch.setattr(local_regression, "unpack", lambda *args: [][0])
         with pytest.raises(IndexError):
             regression.add(values[20:], slice(20, 50), slice(0, 4))
     regression.add(values[20:35], slice(20, 35), slice(0, 4))
@@ -205,7 +207,7 @@ def test_weights_that_are_all_zero_are_told(monkeypatch, block):
     weights = torch.tensor([1.0, 1, 0, 1]).double()
     regression._weigh = lambda z, span: weights[span].expand(len(z), -1)
     regression.add(values, slice(0, 50), slice(0, 4))
-    monkeypatch.setattr(linear_fits, "_BLOCK", block)
+    monkeypatch.setattr(local_regression, "_BLOCK", block)
     with pytest.raises(ArgumentError, match=r"similarity_func: .* none for row 2 of the inputs"):
         regression.solve(Lasso())
     with pytest.raises(ArgumentError, match=r"similarity_func: .* kernel too narrow"):
@@ -233,7 +235,7 @@ def test_standard_errors_are_those_of_leaving_out_a_pair(monkeypatch, fit, n, bl
     for first in range(0, n, 2):
         rest = [i for i in range(n) if i // 2 != first // 2]
         variance += (found - expected_coefficients(fit, z[rest], weights[rest], values[rest])) ** 2
-    monkeypatch.setattr(linear_fits, "_BLOCK", block)
+    monkeypatch.setattr(local_regression, "_BLOCK", block)
     errors = regression.standard_errors(fit, found, values)
     torch.testing.assert_close(errors, variance.sqrt(), rtol=1e-7, atol=1e-9)
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastxai.core.lift import Lifted
+from fastxai.core.intercept.deep_lift import Lifted
 
 from .test_lift import check_completeness, multipliers, randn
 

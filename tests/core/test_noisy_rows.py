@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fastxai.core import engine
-from fastxai.core.model import Model
-from fastxai.core.rows import Noisy
+from fastxai.core.engine.model import Model
+from fastxai.core.engine.noisy_rows import Noisy
 
 from ..models import Logged
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from fastxai import ArgumentError
-from fastxai.core import quadrature
+from fastxai.core.estimate import quadrature
 
 CPU = torch.device("cpu")
 

@@ -5,8 +5,10 @@ import itertools
 import pytest
 import torch
 
-from fastxai.core.rows import Coalitions, Given, MaskPieces, OneOff, Permuted, part
-from fastxai.core.windows import Windows
+from fastxai.core.engine.coalition_rows import Coalitions, MaskPieces, OneOff
+from fastxai.core.engine.rows import Given, Permuted
+from fastxai.core.engine.windows import Windows
+from fastxai.core.spans import part
 
 CPU = torch.device("cpu")
 BATCH, REPEATS = 4, 6

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fastxai import DeepLift, FeatureAblation, InputXGradient, IntegratedGradients, KernelShap
-from fastxai.core.state import modules_behind
+from fastxai.core.engine.state import modules_behind
 
 X = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
 NORM = nn.BatchNorm1d(5)  # a global, which a function names

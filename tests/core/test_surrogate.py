@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from fastxai import ops
-from fastxai.core import surrogate
-from fastxai.core.designs import Design, pack, shapley_design, simpson_weights, unpack
-from fastxai.core.surrogate import ShapleyRegression
+from fastxai.core.coalition_bits import pack, unpack
+from fastxai.core.estimate import shapley_regression as surrogate
+from fastxai.core.estimate.designs import Design, shapley_design, simpson_weights
+from fastxai.core.estimate.shapley_regression import ShapleyRegression
 from tests import oracles
 from tests.oracles import Game
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from fastxai.core.inputs import ArgumentError
-from fastxai.core.tiers import best_tier, check_tier
+from fastxai.core.checks import ArgumentError
+from fastxai.core.estimate.tiers import best_tier, check_tier
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 RESNET, TABULAR = 1.8e9, 6e3

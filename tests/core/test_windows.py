@@ -7,8 +7,8 @@ import random
 import pytest
 import torch
 
-from fastxai.core.inputs import check_inputs
-from fastxai.core.windows import Windows, check_windows
+from fastxai.core.engine.inputs import check_inputs
+from fastxai.core.engine.windows import Windows, check_windows
 
 CPU = torch.device("cpu")
 CASES = [  # feature shape, window, strides

@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import fastxai
 from fastxai import FeatureAblation, IntegratedGradients, KernelShap, Lime, NoiseTunnel, Occlusion
 from fastxai.attr import Ridge
-from fastxai.core.affine import Each, Mixed
-from fastxai.core.inputs import ArgumentError
+from fastxai.core.checks import ArgumentError
+from fastxai.core.prefix.mixing import Each, Mixed
 from fastxai.deploy import programs
 
 from .test_gradient_methods import CLOSE, needs_library, pairs, randn

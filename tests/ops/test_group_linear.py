@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from fastxai import ops as fastxai_ops
-from fastxai.core.rows import MaskPieces
+from fastxai.core.engine.coalition_rows import MaskPieces
 from fastxai.ops import native, reference
 from tests.ops.conftest import DTYPES
 

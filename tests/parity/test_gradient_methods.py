@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fastxai
-from fastxai.core import quadrature
+from fastxai.core.estimate import quadrature
 
 from ..models import EmbeddingModel, ResidualCNN, Segmenter, TwoInputs, mlp, one_number
 

@@ -164,7 +164,7 @@ def test_layer_integrated_gradients(case, to_input, multiply):
         assert_same(ours, theirs, rtol=1e-4, atol=2e-6)
 
 
-@pytest.mark.parametrize("method", fastxai.core.quadrature.METHODS)
+@pytest.mark.parametrize("method", fastxai.core.estimate.quadrature.METHODS)
 @pytest.mark.parametrize("limit", [None, 3, 7, 1000])
 def test_integration_arguments(method, limit):
     ours, theirs = both(

@@ -1,0 +1,1 @@
+"""Estimates from numbers alone: designs, fits, errors and budgets. Knows no model."""

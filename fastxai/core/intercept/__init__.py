@@ -1,0 +1,1 @@
+"""Layers watched, and other gradients for a model's operations."""

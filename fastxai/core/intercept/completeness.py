@@ -1,0 +1,111 @@
+"""Whether DeepLift's attributions add up, told by the two passes that it takes anyway."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checks import ArgumentError
+from .deep_lift import Lifted
+
+
+class Told:
+    """A lifted function that notes the chosen outputs of both passes.
+
+    The gradient that comes to a model's output from what is explained is one at the output that was
+    chosen of each row: the place at which both passes are read. So the chosen outputs of every
+    block of rows come with its multipliers, from no other call of the model.
+
+    Args:
+        lifted: the function.
+        note: takes F(x) − F(x') of the rows of the latest call, [N], as they are known.
+    """
+
+    def __init__(self, lifted: Lifted, note: Callable[[Tensor], None]):
+        self.lifted, self.note = lifted, note
+        self._graph: Any = None  # of the latest call
+        self._outputs: tuple[Tensor, ...] = ()  # its changes and references
+
+    def __call__(self, *tensors: Any) -> Any:
+        output, count = self.lifted(*tensors), len(tensors[0])
+        if not isinstance(output, Tensor) or not output.requires_grad:
+            return output
+        if output.dim() and output.shape[0] != count:
+            return output
+        reference = self.lifted.reference
+        if output.dim() and 1 < len(reference) < count:
+            reference = reference.repeat_interleave(count // len(reference), 0)
+        if reference.shape[1:] != output.shape[1:]:
+            raise ArgumentError(
+                "forward_func: expected outputs of one shape for inputs and baselines, got "
+                f"{tuple(output.shape)} and {tuple(reference.shape)}"
+            )
+        with torch.no_grad():
+            change = output - reference
+        self._graph, self._outputs = output.grad_fn, (change, reference)
+
+        def read(gradient: Tensor) -> None:
+            if gradient.dim() < 2:
+                self.note(change)
+                return
+            chosen = change.masked_fill(gradient == 0, 0)  # others may be infinite
+            self.note(chosen.sum(tuple(range(1, chosen.dim()))))
+
+        output.register_hook(read)
+        return output
+
+    def check(self, attributions: Sequence[Tensor], change: Tensor, beside: str = "") -> None:
+        """Warns if attributions do not add up.
+
+        Args:
+            attributions: to all inputs, each [n, *F_i].
+            change: F(x) − F(x') of each row, [n].
+            beside: what else may be the reason.
+        """
+        rows = [a.flatten(1) if a.dim() > 1 else a[:, None] for a in attributions]
+        off = _total([r.sum(1) for r in rows]) - change
+        # For the rounding of a deep network: half the digits.
+        share = max(torch.finfo(r.dtype).eps for r in rows) ** 0.5
+        missed = float(torch.linalg.vector_norm(off, torch.inf))
+        if missed <= share * float(torch.linalg.vector_norm(change, torch.inf)):
+            return
+        size = sum(float(t.abs().nan_to_num(0, 0, 0).max()) for t in self._outputs)
+        sizes = _total([r.abs().sum(1) for r in rows])
+        if (off.abs() <= share * (size + sizes)).all():
+            return
+        names = ", ".join(self._unruled())
+        reason = f"no rule for {names}: gradients are used instead" if names else _OTHERWISE
+        warnings.warn(
+            f"DeepLift: attributions miss F(x) - F(x') by up to {missed:.3g}, for outputs of up "
+            f"to {size:.3g} ({reason}{beside})",
+            stacklevel=4,
+        )
+
+    def _unruled(self) -> list[str]:
+        """Names of the operations without a rule, also of those that users wrote."""
+        names = [function.__name__ for function in self.lifted.unruled]
+        nodes, seen = [self._graph], set()
+        while nodes:
+            node = nodes.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            nodes += [before for before, _ in node.next_functions]
+            function = getattr(node, "_forward_cls", None)
+            if function is not None and not function.__module__.startswith(__package__):
+                names.append(function.__name__)
+        return list(dict.fromkeys(names))
+
+
+def _total(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+
+
+_OTHERWISE = (
+    "every operation has a rule; rows that influence one another, or masks and numbers made of "
+    "what has no gradient, may be the reason"
+)
