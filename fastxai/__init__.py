@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import metrics
+from ._version import __version__ as __version__
 from .attr import (
     Deconvolution,
     DeepLift,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from .deploy.export import export
     from .deploy.package import load
 
-__version__ = "0.1.0"
 
 __all__ = [
     "ArgumentError",

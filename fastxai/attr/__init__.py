@@ -1,8 +1,10 @@
 """The attribution methods, with Captum's names and signatures: ``captum.attr`` made fast."""
 
 from ..core.estimate.linear_fits import Lasso, LeastSquares, Ridge
-from ._base import Attribution, Explanation, GradientAttribution, PerturbationAttribution
+from ._base import Attribution, GradientAttribution, PerturbationAttribution
+from ._explanation import Explanation
 from ._layer import LayerAttribution
+from ._lime_base import LimeBase
 from .ablation import FeatureAblation, FeaturePermutation, Occlusion
 from .deep_lift import DeepLift, DeepLiftShap
 from .gradient_shap import GradientShap
@@ -14,7 +16,7 @@ from .layer_deep_lift import LayerDeepLift, LayerDeepLiftShap
 from .layer_gradient_shap import LayerGradientShap
 from .layer_gradients import LayerActivation, LayerGradCam, LayerGradientXActivation
 from .layer_integrated_gradients import LayerIntegratedGradients
-from .lime import Lime, LimeBase, get_exp_kernel_similarity_function
+from .lime import Lime, get_exp_kernel_similarity_function
 from .noise_tunnel import NoiseTunnel
 from .saliency import InputXGradient, Saliency
 from .shapley import ShapleyValues, ShapleyValueSampling

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,16 +16,16 @@ from torch.utils._pytree import tree_leaves
 from ..core import engine
 from ..core.checks import TensorOrTuple, check, check_dense, short_list, warn
 from ..core.engine import interaction
-from ..core.engine.coalition_rows import Coalitions, Prefixes
-from ..core.engine.groups import FeatureGroups
 from ..core.engine.inputs import check_baselines, check_forward_args, check_inputs
 from ..core.engine.model import Model, Prefix
-from ..core.engine.outputs import result_dtype, scalars
+from ..core.engine.outputs import scalars
 from ..core.engine.plan import Plan, together
 from ..core.engine.progress import Bar
 from ..core.engine.request import Query, check_numbers
 from ..core.engine.rows import Given, Rows
 from ..core.flags import check_flags, flags_checked, flags_of
+from ..core.program.program import Program
+from ._explanation import Explanation, Found, convergence_delta, only_one
 
 if TYPE_CHECKING:
     from ..deploy import Package
@@ -35,6 +34,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # Multiplications for each number of a row that a function outside torch is taken to do.
 _GUESSED_WORK = 3000
+_ATTRIBUTING = {"attribute", "_find", "_values", "of_gradient"}
 _QUESTION = ("inputs", "baselines", "target", "additional_forward_args", "background")
 
 
@@ -62,86 +62,6 @@ def captum_compatible(attribute: F) -> F:
     return wrapper  # type: ignore[return-value]
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a method has to tell. What it does not know by itself is None."""
-
-    values: tuple[Tensor, ...]  # each [B, *C, *F_i], or as attribute documents it
-    outputs: Tensor | None = None  # [B, *C]
-    baseline_outputs: Tensor | None = None  # [B, *C]
-    convergence_delta: Tensor | None = None  # [B, *C]
-    standard_errors: tuple[Tensor, ...] | None = None  # as values
-    samples: Tensor | None = None  # [B] int64
-    players: Tensor | None = None  # [B] int64
-    reached: Tensor | None = None  # [B] float64
-    tier: str | None = None
-    form: Callable[[Sequence[Tensor]], Any] | None = None  # of what is returned, if not the inputs'
-
-
-@dataclass(frozen=True, eq=False)  # tensors have no truth value to compare by
-class Explanation:
-    """What :meth:`Attribution.explain` found.
-
-    Attributes:
-        values: the attributions, as :meth:`Attribution.attribute` returns them: a tensor [B, *F],
-            or a tuple of them for a tuple of inputs; by layer for a method of layers.
-        outputs: the explained output for each input, [B], or [B, *C] where a method explains
-            several at once.
-        baseline_outputs: the same at the baselines, or its mean over the background; None for a
-            method without baselines.
-        convergence_delta: Σ attributions − (output − baseline output): how far the attributions
-            are from adding up, each feature group counted once. None for a method that does not
-            promise to.
-        standard_errors: how far the values may be off because not all coalitions were evaluated,
-            one standard deviation, in the values' form; None for a method that does not sample.
-        method: the method's name, "Integrated Gradients".
-        seconds: wall time of the attribution.
-        samples: how many samples each example took, [B] int64; None for a method that does not
-            sample.
-        players: how many groups of features (or windows) of each example differ from the baseline,
-            [B] int64. The others have exactly zero, and cost no samples. None for a method that
-            does not put baselines in the place of groups.
-        reached: the largest standard error of each example, as a share of the range of its values
-            and zero, [B] float64; None where standard errors are not known.
-        tier: how the values were found from the outputs, where there are several ways:
-            :class:`KernelShap` tells which. With samples by tolerance it is that of the last round;
-            if examples with fewer players have a simpler one, the most accurate.
-    """
-
-    values: Any
-    outputs: Tensor
-    baseline_outputs: Tensor | None
-    convergence_delta: Tensor | None
-    standard_errors: TensorOrTuple | None
-    method: str
-    seconds: float
-    samples: Tensor | None = None
-    players: Tensor | None = None
-    reached: Tensor | None = None
-    tier: str | None = None
-
-    def __repr__(self) -> str:
-        shapes = ", ".join(str(tuple(v.shape)) for v in tree_leaves(self.values))
-        delta = self.convergence_delta
-        worst = (
-            f", convergence_delta up to {delta.abs().max():.2g}"
-            if delta is not None and delta.numel()
-            else ""
-        )
-        sampled = ""
-        if self.samples is not None and self.samples.numel():
-            sampled = f", {self.samples.max():,} samples"
-        if self.players is not None and self.players.numel():
-            least, most = self.players.min(), self.players.max()
-            sampled += f", {least:,} to {most:,} players" if least < most else f", {most:,} players"
-        if self.reached is not None and self.reached.numel():
-            sampled += f", standard errors up to {self.reached.max():.2%}"
-        if self.tier is not None:
-            sampled += f", {self.tier} tier"
-        milliseconds = f"{self.seconds * 1e3:.3g} ms"
-        return f"Explanation({self.method}: values {shapes}{worst}{sampled}, {milliseconds})"
-
-
 class Attribution:
     """An attribution method over a model.
 
@@ -165,6 +85,14 @@ class Attribution:
     _of_inputs = True  # with respect to the inputs, which must then be floating-point
     _row_by_row = True  # whether each row must have an output of its own
     _draws_baselines = False  # whether baselines are rows for all examples to draw from
+    # What a program of the method, for packages, is made by; and what that asks.
+    _program: Callable[..., Program] | None = None
+    _stacks_rows = False  # whether rows beside the inputs are differentiated in the same call
+    _draws_per_call = False  # whether every call draws, by a seed that comes with it
+    _draws_design = False  # whether coalitions are drawn beforehand
+    _chooses_delta = False  # whether the convergence delta costs calls and must be asked for
+    _gives_one_number = False  # whether the target must leave one number a row
+    _has_standard_errors = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -210,7 +138,7 @@ class Attribution:
         if delta is None and at_baselines is not None and self.has_convergence_delta():
             delta = convergence_delta(found.values, outputs, at_baselines)
         # Numbers by group come as one tensor, whatever the inputs are.
-        pack = found.form or (_only if by_group else query.inputs.pack)
+        pack = found.form or (only_one if by_group else query.inputs.pack)
         errors = found.standard_errors
         return Explanation(
             values=pack(found.values),
@@ -232,8 +160,8 @@ class Attribution:
         Takes the arguments of :meth:`attribute`.
 
         Returns:
-            A :class:`~fastxai.core.engine.plan.Plan`. Printed, it is a table: how many rows of which
-            kind, in how many calls; which operations at the model's beginning were done on the few
+            A :class:`fastxai.Plan`. Printed, it is a table: how many rows of which kind, in how
+            many calls; which operations at the model's beginning were done on the few
             tensors that the rows are made of, and what the rows were made for; and the
             multiplications that remain, as a share of the model's for as many rows.
         """
@@ -286,6 +214,32 @@ class Attribution:
         options = dict(call.arguments)
         options.pop("return_convergence_delta", None)
         options.update(options.pop("kwargs", {}))
+        return options
+
+    @property
+    def _smoothed_method(self) -> Any:
+        """The method itself, or the one that a tunnel smooths."""
+        return self
+
+    def _check_program(self) -> None:
+        """Raises ArgumentError if there is no program of the method."""
+        expected = "a method that says how it is written as operations on tensors"
+        check(self._has_program(), "explainer", expected, type(self).__name__)
+
+    def _has_program(self) -> bool:
+        """Whether the program is of this class, and not of one whose attributions it changed."""
+        for kind in type(self).__mro__:
+            if "_program" in vars(kind):
+                return vars(kind)["_program"] is not None
+            if _ATTRIBUTING & vars(kind).keys():
+                return False
+        return False
+
+    def _program_options(self, options: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of ``attribute`` as the program takes them, beside those of a question."""
+        check(not rest, next(iter(rest), ""), "no such argument", "one")
+        if self._draws_baselines:
+            options["background"] = options.pop("baselines")
         return options
 
     def has_convergence_delta(self) -> bool:
@@ -493,47 +447,6 @@ class PerturbationAttribution(Attribution):
         return f"{self.get_name()} attribution" if show_progress else None
 
 
-def coalition_rows(
-    query: Query,
-    groups: FeatureGroups,
-    bits: Tensor,  # [N, W] int64
-    orders: Tensor | None = None,  # [n, M] int64
-) -> Coalitions:
-    """Rows for coalitions of the groups, over the background or else the baselines.
-
-    With orders, the coalitions are their beginnings.
-    """
-    if query.background is None:
-        baselines = tuple(baseline[:, None] for baseline in query.baselines)  # [B, 1, *F_i]
-    else:
-        baselines = tuple(rows[None] for rows in query.background)  # [1, K, *F_i]
-    if orders is not None:
-        return Prefixes(query.inputs.tensors, baselines, bits, groups.masks, orders)
-    return Coalitions(query.inputs.tensors, baselines, bits, groups.masks, groups.count)
-
-
-def arranged(
-    values: Tensor,  # [B, C, M] float64
-    outputs: Tensor,  # [B, *C]
-    groups: FeatureGroups,
-    return_input_shape: bool,
-) -> tuple[Tensor, ...]:
-    """Values of groups in the form that KernelShap and Lime return: one output a row is [B]."""
-    shape = outputs.shape[:1] if outputs.shape[1:].numel() == 1 else outputs.shape
-    values = values.reshape(*shape, groups.count).to(groups.masks[0].device, result_dtype(outputs))
-    return groups.spread(values) if return_input_shape else (groups.by_id(values),)
-
-
-def check_groups_for_batch(query: Query, groups: FeatureGroups) -> None:
-    """One answer for the batch needs one grouping for the batch."""
-    check(
-        groups.one_for_all or not query.model.whole_batch,
-        "feature_mask",
-        "one row for all examples, as forward_func gives one answer for the batch",
-        "one for each example",
-    )
-
-
 def _warn_unless_finite(
     method: Attribution, values: Any
 ) -> None:  # each [B, *F_i], by layer perhaps
@@ -552,16 +465,3 @@ def _warn_unless_finite(
             f"{method.get_name()}: NaN or infinite attributions in rows {short_list(rows)}, as the "
             "output or its gradient is there; other rows are not affected"
         )
-
-
-def _only(values: Sequence[Tensor]) -> Tensor:
-    return values[0]
-
-
-def convergence_delta(
-    values: tuple[Tensor, ...], outputs: Tensor, baseline_outputs: Tensor
-) -> Tensor:
-    total = torch.stack([v.detach().flatten(1).sum(1) if v.dim() > 1 else v for v in values]).sum(0)
-    if len(outputs) == 1:  # it may be the batch's
-        total = total.sum(0, keepdim=True)
-    return total - (outputs.to(total.dtype) - baseline_outputs.to(total.dtype))

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core.checks import TensorOrTuple, check, check_limit, check_seed, warn
+from ..core.checks import (
+    TensorOrTuple,
+    check,
+    check_limit,
+    check_seed,
+    warn,
+)
 from ..core.engine.coalition_rows import MaskPieces, OneOff, Pieces
 from ..core.engine.groups import FeatureGroups, check_feature_mask
 from ..core.engine.inputs import Inputs
@@ -16,8 +23,20 @@ from ..core.engine.outputs import result_dtype
 from ..core.engine.progress import bar
 from ..core.engine.request import Query
 from ..core.engine.rows import Permuted, Rows
-from ..core.engine.windows import check_windows
-from ._base import Found, PerturbationAttribution, captum_compatible, check_groups_for_batch
+from ..core.engine.windows import Windows, check_windows
+from ..core.prefix.mixing import Each
+from ..core.program.program import (
+    Answer,
+    Program,
+    Question,
+    Replaced,
+    magnitude_of,
+    values_of,
+)
+from ._base import PerturbationAttribution, captum_compatible
+from ._coalition_program import device_of, groups_for_all, positions_of
+from ._coalitions import check_groups_for_batch
+from ._explanation import Found
 from ._players import (
     Part,
     by_group,
@@ -140,6 +159,23 @@ class FeatureAblation(PerturbationAttribution):
         none = outputs.new_zeros(count, *outputs.shape)
         return outputs, by_group(asked, drops, none).movedim(0, -1)
 
+    def _program(self, inputs: Inputs, feature_mask: Any) -> Program:
+        groups = groups_for_all(feature_mask, inputs)
+        count = groups.count + 1  # the last is of no feature
+
+        def kept() -> tuple[Tensor, ...]:
+            numbers = torch.arange(count, device=device_of(inputs))
+            return tuple(
+                mask != numbers.reshape(-1, *[1] * (mask.dim() - 1)) for mask in groups.masks
+            )
+
+        pieces = (MaskPieces(mask, count) for mask in groups.masks)
+        return partial(
+            feature_ablation,
+            rows=Replaced(kept, positions_of(pieces, count), Each(count)),
+            groups=groups,
+        )
+
 
 class Occlusion(FeatureAblation):
     """How much the output falls when a window that slides over the input is set to its baseline.
@@ -215,6 +251,25 @@ class Occlusion(FeatureAblation):
         players = counted(query, varies, len(outputs), count) if detailed else None
         return Found(flatten_outputs(values, outputs), outputs, players=players)
 
+    def _program(
+        self,
+        inputs: Inputs,
+        feature_mask: Any = None,
+        sliding_window_shapes: Any = None,
+        strides: Any = None,
+    ) -> Program:
+        windows = check_windows(sliding_window_shapes, strides, inputs)
+        count = windows[-1].first + windows[-1].count + 1  # the last is of no feature
+        positions = positions_of(windows, count)
+        kept = tuple(
+            _left_by(window, *found) for window, found in zip(windows, positions, strict=True)
+        )
+        return partial(
+            occlusion,
+            rows=Replaced(lambda: kept, positions, Each(count)),
+            windows=windows,
+        )
+
 
 class FeaturePermutation(FeatureAblation):
     """How much the output falls when a feature's values are shuffled among the examples.
@@ -231,6 +286,9 @@ class FeaturePermutation(FeatureAblation):
             or [B, *F], and returns the inputs with these shuffled. None: a random permutation other
             than the identity.
     """
+
+    def _has_program(self) -> bool:  # it permutes, and not as FeatureAblation
+        return False
 
     def __init__(
         self,
@@ -346,3 +404,43 @@ def _shuffles(count: int, batch: int, seed: int) -> Tensor:  # [count, B] int64
         draw = torch.rand(int(same.sum()), batch, generator=generator, dtype=torch.float64)
         orders[same] = draw.argsort(1)
     return orders
+
+
+def feature_ablation(
+    question: Question,
+    rows: Replaced,  # by one group after the other
+    groups: FeatureGroups,
+) -> Answer:
+    """f(x) − f(x without a group), for every group."""
+    outputs, values = values_of(question, rows)
+    found = flatten_outputs(groups.spread(_drops(values)), values[-1])
+    return Answer(outputs, found, magnitude=magnitude_of(values))
+
+
+def occlusion(
+    question: Question,
+    rows: Replaced,  # by one window after the other
+    windows: tuple[Windows, ...],
+) -> Answer:
+    """For every feature the mean of f(x) − f(x without a window) over the windows that cover it."""
+    outputs, values = values_of(question, rows)
+    drops = _drops(values).to(result_dtype(values)).split([w.count for w in windows], dim=-1)
+    spread = tuple(w.spread(drop) for w, drop in zip(windows, drops, strict=True))
+    return Answer(outputs, flatten_outputs(spread, values[-1]), magnitude=magnitude_of(values))
+
+
+def _drops(values: Tensor) -> Tensor:  # [N + 1, B, *C] -> [B, *C, N]
+    """How much lower the values are than the last."""
+    if not values.dtype.is_signed:  # a truth value or an unsigned number, but they may rise
+        values = values.long()
+    return (values[-1] - values[:-1]).movedim(0, -1)
+
+
+def _left_by(windows: Windows, positions: Tensor, offsets: Tensor) -> Tensor:  # [N, *F] bool
+    """Which features of one input each window leaves."""
+    count = offsets.shape[1] - 1
+    window = torch.arange(count, device=windows.device).repeat_interleave(offsets[0].diff())
+    features = torch.Size(windows.shape).numel()
+    kept = torch.ones(count, features, dtype=torch.bool, device=windows.device)
+    kept[window, positions[0]] = False
+    return kept.unflatten(1, windows.shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from inspect import signature
 from typing import Any, cast
 
@@ -11,17 +12,30 @@ import torch
 from torch import Tensor
 
 from ..core import engine
-from ..core.checks import TensorOrTuple, check, check_not_inference
+from ..core.checks import (
+    TensorOrTuple,
+    check,
+    check_not_inference,
+)
 from ..core.engine import interaction
-from ..core.engine.inputs import check_background
+from ..core.engine.inputs import Inputs, check_background
 from ..core.engine.request import Query
 from ..core.engine.rows import Ends, Pairs
 from ..core.intercept.completeness import Told
 from ..core.intercept.deep_lift import Lifted
 from ..core.intercept.lifted_layers import LayerPairs
 from ..core.intercept.relu import check_eager
+from ..core.modules import modules_of
+from ..core.program.program import (
+    Answer,
+    Program,
+    Question,
+    check_rows_built_in,
+    for_leaves,
+)
 from ..core.spans import length
-from ._base import Found, GradientAttribution, captum_compatible
+from ._base import GradientAttribution, captum_compatible
+from ._explanation import Found
 
 Combine = Callable[..., tuple[Tensor, ...]]
 
@@ -71,6 +85,8 @@ class DeepLift(GradientAttribution):
         eps: where input and baseline of a non-linearity are closer than this, or than rounding can
             tell, its gradient is its multiplier.
     """
+
+    _gives_one_number = _stacks_rows = True
 
     def __init__(
         self, model: Callable[..., Any], multiply_by_inputs: bool = True, eps: float = 1e-10
@@ -184,6 +200,11 @@ class DeepLift(GradientAttribution):
     def multiplies_by_inputs(self) -> bool:
         return self._multiply_by_inputs
 
+    def _program(self, inputs: Inputs, custom_attribution_func: Any) -> Program:
+        check_eager(self.model, modules_of(self.model))
+        combine = self._combination(custom_attribution_func)
+        return partial(deep_lift, combine=combine, eps=self.eps)
+
 
 class DeepLiftShap(DeepLift):
     """DeepLift against each of several baselines, averaged: an estimate of SHAP values.
@@ -296,9 +317,77 @@ class DeepLiftShap(DeepLift):
         rows = zip(*(b.split(1) for b in query.background), strict=True)
         return torch.stack([self._outputs(query, one) for one in rows], 1)
 
+    def _program(
+        self, inputs: Inputs, custom_attribution_func: Any, background: Any = None
+    ) -> Program:
+        check_eager(self.model, modules_of(self.model))
+        background = check_rows_built_in(background, inputs)
+        check(len(background[0]) > 1, "baselines", "two rows or more; DeepLift takes one", "one")
+        return partial(
+            deep_lift_shap,
+            background=background,
+            combine=self._combination(custom_attribution_func),
+            eps=self.eps,
+        )
+
 
 def contributions(
     multipliers: tuple[Tensor, ...], inputs: tuple[Tensor, ...], baselines: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
     triples = zip(multipliers, inputs, baselines, strict=True)
     return tuple(m * (x - baseline) for m, x, baseline in triples)
+
+
+def deep_lift(question: Question, combine: Combine, eps: float) -> Answer:
+    """Multipliers ∘ (x − x'), and how far their sum is from F(x) − F(x')."""
+    x = question.inputs
+    baselines = tuple(b.expand_as(a) for b, a in zip(question.baselines, x, strict=True))
+    one_for_all = all(b.shape[0] == 1 for b in question.baselines)
+    against = question.baselines if one_for_all and question.apart is None else baselines
+    outputs, chosen, multipliers = _multipliers(question, x, against, eps)
+    found = combine(multipliers, x, baselines)
+    at_baselines = question.choice(outputs)(question.outputs(*(b.clone() for b in baselines)))
+    return Answer(outputs, found, _sums(found) - (chosen - at_baselines).reshape(-1))
+
+
+def deep_lift_shap(
+    question: Question,
+    background: tuple[Tensor, ...],  # each [K, *F_i]
+    combine: Combine,
+    eps: float,
+) -> Answer:
+    """The mean over the background, and for each pair how far its sum is from F(x) − F(x')."""
+    count, batch = background[0].shape[0], question.batch
+    x = tuple(a.repeat(count, *[1] * (a.dim() - 1)) for a in question.inputs)  # [K * B, *F_i]
+    against = background
+    if question.apart is not None:
+        each = (b[:, None].expand(-1, batch, *[-1] * (b.dim() - 1)) for b in background)
+        against = tuple(b.flatten(0, 1) for b in each)
+    every, chosen, multipliers = _multipliers(question, x, against, eps)
+    outputs = every[-batch:]
+    i = torch.arange(batch * count, device=outputs.device)
+    order = i % count * batch + i // count  # by example, and then by baseline
+    baselines = tuple(b[i % count] for b in background)
+    found = combine(tuple(m[order] for m in multipliers), tuple(a[order] for a in x), baselines)
+    at_baselines = question.choice(outputs)(question.outputs(*(b[i // batch] for b in background)))
+    delta = _sums(found) - (chosen - at_baselines).reshape(-1)[order]
+    return Answer(outputs, tuple(a.unflatten(0, (batch, count)).mean(1) for a in found), delta)
+
+
+def _multipliers(
+    question: Question,
+    rows: tuple[Tensor, ...],  # each [r * B, *F_i]
+    baselines: tuple[Tensor, ...],  # as Lifted takes them; one for each row if rows interact
+    eps: float,
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """All outputs of these rows, the chosen ones, and DeepLift's multipliers of those."""
+    leaves = tuple(row.detach().requires_grad_() for row in rows)
+    with torch.enable_grad():
+        lifted = Lifted(question.module, len(rows), eps, shares=True)
+        outputs = question.called(lifted, leaves + baselines)
+        chosen = question.choice(outputs.detach()[-question.batch :])(outputs)
+    return outputs.detach(), chosen.detach(), for_leaves(chosen, leaves)
+
+
+def _sums(values: tuple[Tensor, ...]) -> Tensor:  # each [N, *F_i] -> [N]
+    return torch.stack([v.reshape(v.shape[0], -1).sum(1) for v in values]).sum(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,11 +13,21 @@ from torch import Tensor
 
 from ..core import engine
 from ..core.checks import TensorOrTuple, check_count, check_seed
-from ..core.engine.inputs import check_background, check_stdevs
+from ..core.engine.inputs import Inputs, check_background, check_stdevs
 from ..core.engine.noisy_rows import Noisy
 from ..core.engine.outputs import scalars
 from ..core.engine.request import Query
-from ._base import Found, GradientAttribution, captum_compatible
+from ..core.program.program import (
+    Answer,
+    Program,
+    Question,
+    check_library,
+    check_rows_built_in,
+    dtype_of_sums,
+    gradients_of,
+)
+from ._base import GradientAttribution, captum_compatible
+from ._explanation import Found
 
 
 class GradientShap(GradientAttribution):
@@ -45,6 +56,8 @@ class GradientShap(GradientAttribution):
         multiply_by_inputs: whether to multiply by x̃ − b. Without it, the mean gradient is
             returned: local sensitivities rather than contributions.
     """
+
+    _gives_one_number = _stacks_rows = _draws_per_call = _chooses_delta = True
 
     _draws_baselines = True
 
@@ -153,6 +166,25 @@ class GradientShap(GradientAttribution):
     def multiplies_by_inputs(self) -> bool:
         return self._multiply_by_inputs
 
+    def _program(
+        self,
+        inputs: Inputs,
+        background: Any,
+        n_samples: int,
+        stdevs: Any,
+        return_convergence_delta: bool,
+        seed: int | None = None,
+    ) -> Program:
+        check_library("which draws the samples")
+        return partial(
+            gradient_shap,
+            background=check_rows_built_in(background, inputs),
+            stdevs=check_stdevs(stdevs, inputs),
+            samples=check_count(n_samples, "n_samples"),
+            multiply_by_inputs=self.multiplies_by_inputs,
+            convergence_delta=return_convergence_delta,
+        )
+
 
 @dataclass(frozen=True)
 class _Products(engine.Weighted):
@@ -181,3 +213,38 @@ def _outputs(query: Query, rows: Noisy) -> Tensor:
     """The explained output at each row, [R, B]."""
     outputs = engine.values(query.model, rows)
     return scalars(outputs.flatten(0, 1)).reshape(rows.repeats, rows.batch)
+
+
+def gradient_shap(
+    question: Question,
+    background: tuple[Tensor, ...],  # each [K, *F_i]
+    stdevs: tuple[float, ...],
+    samples: int,
+    multiply_by_inputs: bool,
+    convergence_delta: bool,
+) -> Answer:
+    """The mean over samples of (x̃ − b) ∘ ∂F/∂x (b + α (x̃ − b))."""
+    batch = question.batch
+    noisy = question.noisy(background, stdevs, samples)
+    block = slice(0, samples), slice(0, batch)
+    rows = [torch.cat(pair) for pair in zip(noisy.block(*block), question.inputs, strict=True)]
+    outputs, _, gradients = gradients_of(question, rows, slice(-batch, None))
+    each = [g[:-batch].unflatten(0, (samples, batch)) for g in gradients]
+    sums = (
+        noisy.add_products([], each, *block)
+        if multiply_by_inputs
+        else [g.sum(0, dtype=dtype_of_sums(g)) for g in each]
+    )
+    outputs = outputs[-batch:]
+    found = tuple(total / samples for total in sums)
+    if not convergence_delta:
+        return Answer(outputs, found)
+    if multiply_by_inputs:
+        totals = noisy.products(each, *block)  # [N, B]
+    else:
+        totals = torch.stack([g.flatten(2).sum(2, dtype=torch.float64) for g in each]).sum(0)
+    pairs = zip(noisy.ends().block(*block), noisy.starts().block(*block), strict=True)
+    ends = question.choice(outputs)(question.outputs(*map(torch.cat, pairs)))
+    at_end, at_start = ends.reshape(2, samples, batch).unbind()
+    delta = (totals - (at_end - at_start)).T.flatten().to(found[0].dtype)
+    return Answer(outputs, found, delta)

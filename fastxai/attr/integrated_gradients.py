@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..core import engine
 from ..core.checks import TensorOrTuple, check_limit
+from ..core.engine.inputs import Inputs
 from ..core.engine.request import Query
 from ..core.engine.rows import Path
 from ..core.estimate import quadrature
+from ..core.program.program import (
+    Answer,
+    Program,
+    Question,
+    dtype_of_sums,
+    gradient_sums,
+    gradients_of,
+)
 from ._base import GradientAttribution, captum_compatible
 
 
@@ -34,6 +46,8 @@ class IntegratedGradients(GradientAttribution):
             for each example rather than on all points of its path. The results are equal up to
             rounding.
     """
+
+    _gives_one_number = _stacks_rows = True
 
     _row_by_row = False
 
@@ -114,3 +128,49 @@ class IntegratedGradients(GradientAttribution):
     @property
     def multiplies_by_inputs(self) -> bool:
         return self._multiply_by_inputs
+
+    def _program(self, inputs: Inputs, n_steps: int, method: str) -> Program:
+        alphas, weights = quadrature.rule(method, n_steps, inputs.tensors[0].device)
+        return partial(
+            integrated_gradients,
+            alphas=alphas,
+            weights=weights,
+            multiply_by_inputs=self.multiplies_by_inputs,
+        )
+
+
+def integrated_gradients(
+    question: Question,
+    alphas: Tensor,  # [S] float64
+    weights: Tensor,  # [S] float64
+    multiply_by_inputs: bool,
+) -> Answer:
+    """(x − x') ∘ Σ_s w_s ∂F/∂x (x' + α_s (x − x')), and how far its sum is from F(x) − F(x')."""
+    batch, last = question.batch, -2 * question.batch  # rows: the path's points, then x, then x'
+    ends = list(zip(question.inputs, question.baselines, strict=True))
+    at_inputs = slice(last, -batch)
+    if question.prefix:
+        along = torch.cat([alphas, alphas.new_tensor([1, 0])])
+        every, chosen, means = gradient_sums(question, along, F.pad(weights, (0, 2)), at_inputs)
+    else:
+        rows = [torch.cat([_path(x, b, alphas), x, b.expand_as(x)]) for x, b in ends]
+        every, chosen, gradients = gradients_of(question, rows, at_inputs)
+        wide = (g[:last].to(dtype_of_sums(g)).unflatten(0, (-1, batch)) for g in gradients)
+        means = tuple(torch.tensordot(weights.to(g.dtype), g, 1) for g in wide)
+    if multiply_by_inputs:
+        found = tuple(
+            mean * (x.to(mean.dtype) - b.to(mean.dtype))
+            for mean, (x, b) in zip(means, ends, strict=True)
+        )
+    else:
+        found = means
+    at_input, at_baseline = chosen[last:].reshape(2, batch).to(found[0].dtype).unbind()
+    total = torch.stack([v.reshape(batch, -1).sum(1) for v in found]).sum(0)
+    return Answer(every[at_inputs], found, total - (at_input - at_baseline))
+
+
+def _path(x: Tensor, baseline: Tensor, alphas: Tensor) -> Tensor:  # [S * B, *F]
+    wide = dtype_of_sums(x)
+    start, end = baseline.to(wide), x.to(wide)
+    steps = alphas.to(wide).reshape(-1, *[1] * x.dim())
+    return (start + steps * (end - start)).to(x.dtype).flatten(0, 1)

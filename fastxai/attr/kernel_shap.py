@@ -12,10 +12,17 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..core import coalition_bits
-from ..core.checks import ArgumentError, TensorOrTuple, check, check_limit, check_seed, warn
+from ..core.checks import (
+    ArgumentError,
+    TensorOrTuple,
+    check,
+    check_count,
+    check_limit,
+    check_seed,
+    warn,
+)
 from ..core.engine.groups import FeatureGroups, check_feature_mask, check_ids
-from ..core.engine.inputs import check_background
+from ..core.engine.inputs import Inputs, check_background
 from ..core.engine.progress import Bar
 from ..core.engine.request import Query
 from ..core.engine.shortcut import most_multiplications
@@ -24,21 +31,40 @@ from ..core.estimate.budget import Budget, check_budget
 from ..core.estimate.kriging import Kriging, leaves_residuals
 from ..core.estimate.shapley_regression import ShapleyRegression
 from ..core.estimate.tiers import best_tier, check_tier
-from ._base import (
-    Found,
-    PerturbationAttribution,
-    arranged,
-    captum_compatible,
-    check_groups_for_batch,
-    coalition_rows,
+from ..core.program.program import (
+    Answer,
+    Program,
+    Question,
+    Replaced,
+    Spread,
+    by_output,
+    magnitude_of,
+    values_of,
 )
+from ._base import PerturbationAttribution, captum_compatible
+from ._coalition_program import (
+    by_id,
+    coalitions_replaced,
+    device_of,
+    groups_for_all,
+    players_present,
+)
+from ._coalitions import arranged, check_groups_for_batch
+from ._explanation import Found
 from ._players import counted, groups_that_vary
-from ._sampling import Sampled, by_players, in_rounds
+from ._rounds import Sampled, by_players, in_rounds
+from ._shapley_game import (
+    FOR_KRIGING,
+    GROWING,
+    GROWING_MIXED,
+    Fits,
+    Game,
+    columns_of,
+    kriging_of,
+    regression_of,
+)
 
-_NUMBERS_KEPT = 1 << 20  # coalitions × groups of a design to keep; their bits are 128 KiB
 _FIRST_SAMPLES, _MOST_SAMPLES = 5, 100  # for each group, if the errors decide how many
-# Further names of designs: of those that grow with the samples, and of those for kriging.
-_GROWING, _GROWING_MIXED, _FOR_KRIGING = "growing", "growing mixed", "for kriging"
 
 
 class KernelShap(PerturbationAttribution):
@@ -58,6 +84,8 @@ class KernelShap(PerturbationAttribution):
     and Lee, "Improving KernelSHAP" (2021); Musco and Witter, "Provably accurate Shapley value
     estimation via leverage score sampling" (2024).
     """
+
+    _has_standard_errors = _draws_design = True
 
     @captum_compatible
     def attribute(
@@ -105,8 +133,8 @@ class KernelShap(PerturbationAttribution):
                 best for this number and tier; so too for an example with so few players that there
                 is no such design, though there is one for all groups.
             tier: how the values are found from the outputs: "fast", by the regression; "shared",
-                corrected by kriging (:class:`~fastxai.core.estimate.kriging.Kriging`) with one process for
-                all examples and outputs; "accurate", with one for each of them too, whose work
+                corrected by kriging, the best prediction of what the regression leaves over, with
+                one process for all examples and outputs; "accurate", with one for each of them too, whose work
                 grows with the cube of the samples. None for the most accurate that takes at most
                 a tenth of the model's work ("accurate" for at most 800 samples). Where all
                 coalitions are taken, or too few for the regression, it is "fast". With samples by
@@ -183,7 +211,7 @@ class KernelShap(PerturbationAttribution):
             check_ids(groups)
         seed = check_seed(seed)
         # A large one is asked for several times, and kept nowhere else.
-        regression = lru_cache(maxsize=1)(partial(_regression, seed))
+        regression = lru_cache(maxsize=1)(partial(regression_of, seed))
         limit, tier = check_limit(perturbations_per_eval), check_tier(tier)
         amount = (n_samples, tolerance, max_samples)
         asked = _Asked(regression, seed, amount, limit, design, tier, detailed)
@@ -211,7 +239,7 @@ class KernelShap(PerturbationAttribution):
 
         if sampled.errors is None or sampled.empty is None:
             return Found(arrange(sampled.values))
-        difference = full.reshape(_columns(full)).to(torch.float64) - sampled.empty
+        difference = full.reshape(columns_of(full)).to(torch.float64) - sampled.empty
         delta = sampled.values.sum(0) - difference.to(sampled.values.device)
         return Found(
             arrange(sampled.values),
@@ -247,16 +275,16 @@ class KernelShap(PerturbationAttribution):
             tier_of = _fast
         design = asked.design_for(m, first)
         if budget.is_open:
-            design = _GROWING_MIXED if krigs else _GROWING
+            design = GROWING_MIXED if krigs else GROWING
         elif design is None and krigs:
-            design = _FOR_KRIGING
+            design = FOR_KRIGING
         regression = partial(asked.regression, m, design)
         if not regression(first)[1].determined:
             asked.too_few.append(m)
         with_errors = asked.detailed or budget.is_open
-        fits = _Fits(regression, partial(_kriging, asked.seed, m, design), tier_of)
+        fits = Fits(regression, partial(kriging_of, asked.seed, m, design), tier_of)
         keeps = with_errors or krigs
-        game = _Game(self, groups, full, asked.limit, fits, keeps, with_errors)
+        game = Game(self, groups, full, asked.limit, fits, keeps, with_errors)
         found = in_rounds(game, query, full, budget, first, progress, there_are)
         return Sampled(
             found.values, found.samples, found.errors, found.reached, game.empty, game.tier
@@ -281,6 +309,49 @@ class KernelShap(PerturbationAttribution):
             return best(n, self._multiplications(query))
 
         return tier_of
+
+    def _program(
+        self,
+        inputs: Inputs,
+        feature_mask: Any,
+        n_samples: int,
+        return_input_shape: bool,
+        background: Any,
+        design: str | None,
+        tier: str | None,
+        seed: int | None,
+        standard_errors: bool = True,
+    ) -> Program:
+        groups = groups_for_all(feature_mask, inputs, return_input_shape)
+        n_samples = check_count(n_samples, "n_samples", at_least=2)
+        expected = "None, fast or shared, as a package factorises nothing"
+        check(check_tier(tier) != "accurate", "tier", expected, tier)
+        seed, device = check_seed(seed), device_of(inputs)
+        try:
+            if tier == "shared" and design is None:
+                plan = designs.kriging_design(groups.count, n_samples, seed)
+            else:
+                plan = designs.shapley_design(groups.count, n_samples, seed, design)
+        except ValueError as error:
+            raise ArgumentError(f"design: {error}") from error
+        regression = ShapleyRegression(plan)
+        fit: Fit
+        if tier == "shared" and leaves_residuals(plan, regression):
+            kriging = Kriging(plan, device)
+            fit = partial(kriging.of_block, own_scales=False, with_errors=standard_errors)
+        else:
+            fit = Regression(
+                _solution(plan, regression).to(device),
+                _pairs(regression, device) if standard_errors else None,
+            )
+        present = players_present(plan.bits, groups, inputs, with_nobody=True)
+        return partial(
+            kernel_shap,
+            rows=coalitions_replaced(present, groups, inputs),
+            fit=fit,
+            background=None if background is None else check_background(background, inputs),
+            spread=groups.spread if return_input_shape else by_id(groups),
+        )
 
 
 @dataclass(frozen=True)
@@ -316,165 +387,6 @@ class _Asked:
         return self.design
 
 
-@dataclass(frozen=True)
-class _Fits:
-    """What is fitted to the outputs for so many samples."""
-
-    regression: Callable[[int], tuple[designs.Design, ShapleyRegression]]
-    kriging: Callable[[int], Kriging]
-    tier: Callable[[int], str]
-
-
-class _Game:
-    """A model's outputs for the coalitions of a design, and the regression on them.
-
-    The outputs are added up as they come, unless ``keeps``: then all are there for kriging, the
-    standard errors and for a design that grows.
-    """
-
-    def __init__(
-        self,
-        method: KernelShap,
-        groups: FeatureGroups,
-        full: Tensor,  # [P, *C]
-        limit: int | None,
-        fits: _Fits,
-        keeps: bool,
-        with_errors: bool,
-    ):
-        self._method, self._groups, self._limit = method, groups, limit
-        self._fits, self._with_errors = fits, with_errors
-        self.tier = "fast"  # of the last estimate
-        self._full = full.reshape(_columns(full)).to(torch.float64)  # [P, C]
-        self._empty = torch.zeros_like(self._full)
-        self._moment = self._full.new_zeros(groups.count, *self._full.shape)  # [M, P, C]
-        self._known = _Known(groups.count, self._full) if keeps else None
-
-    @property
-    def empty(self) -> Tensor:
-        """v(∅), [P, C] float64, where the model is."""
-        return self._empty
-
-    def ask(self, query: Query, taken: slice, problems: Tensor, progress: Bar) -> None:
-        m, is_first = self._groups.count, taken.start == 0
-        plan, _ = self._fits.regression(taken.stop)
-        bits, weights = plan.bits, plan.weights
-        if is_first:  # coalition 0 has nobody; it fits any values, and so weighs nothing
-            bits = torch.cat((bits.new_zeros(1, bits.shape[1]), bits))
-            weights = torch.cat((weights.new_zeros(1), weights))
-        elif self._known is not None:
-            bits = self._known.others(bits)
-        rows = coalition_rows(query, self._groups.of(problems), bits)
-        k, weights = rows.grain, weights.to(rows.device)
-        new = torch.zeros(len(bits) if self._known else 0, *self._full[problems].shape).double()
-
-        def add(values: Tensor, repeats: slice, examples: slice) -> None:
-            y, which = _mean_over_background(values.reshape(*values.shape[:2], -1), repeats, k)
-            if self._known is not None:
-                new[which, examples] += y.cpu()
-            else:
-                part = ops.coalition_rhs(rows.bits[which], m, weights[which], y.flatten(1))
-                self._moment[:, examples] += part.unflatten(1, y.shape[1:])
-            if is_first and which.start == 0:
-                self._empty[examples] += y[0]
-
-        self._method._stream(query, rows, add, self._limit, progress)
-        if self._known is not None:
-            self._known.add(bits, new, problems)
-
-    def estimate(
-        self, query: Query, n: int, problems: Tensor
-    ) -> tuple[Tensor, Tensor | None]:  # [M, k, C]
-        plan, fit = self._fits.regression(n)
-        difference = (self._full - self._empty)[problems].cpu()  # v(all) − v(∅)
-        if self._known is None:
-            return fit.solve(self._moment.cpu(), difference), None
-        values = self._known.of(plan.bits, problems)  # [N, k, C]
-        self.tier = self._fits.tier(n) if leaves_residuals(plan, fit) else "fast"
-        if self.tier != "fast":
-            try:
-                return self._by_kriging(n, values, problems)
-            except torch.linalg.LinAlgError as error:
-                warn(f"tier: a factorisation failed, the values are of the fast tier ({error})")
-                self.tier = "fast"
-        moment = ops.coalition_rhs(plan.bits, plan.players, plan.weights, values.flatten(1))
-        phi = fit.solve(moment.unflatten(1, difference.shape), difference)
-        if not self._with_errors:
-            return phi, None
-        return phi, fit.standard_errors(values, difference, phi)
-
-    def _by_kriging(
-        self, n: int, values: Tensor, problems: Tensor
-    ) -> tuple[Tensor, Tensor | None]:  # [N, k, C] -> [M, k, C]
-        kriging = self._fits.kriging(n)
-        empty, full = (x[problems].cpu().flatten() for x in (self._empty, self._full))
-        accurate = self.tier == "accurate"
-        phi, errors = kriging.solve(values.flatten(1), empty, full, accurate, self._with_errors)
-        shape = phi.shape[:1] + values.shape[1:]
-        return phi.view(shape), None if errors is None else errors.view(shape)
-
-
-class _Known:
-    """The values v(z) of coalitions so far."""
-
-    def __init__(self, players: int, full: Tensor):  # [P, C]
-        self._bits = torch.zeros(0, -(-players // 64), dtype=torch.int64)  # [n, W]
-        self._values = torch.zeros(0, *full.shape, dtype=torch.float64)  # [n, P, C]
-
-    def others(self, bits: Tensor) -> Tensor:  # [N, W]
-        """Those coalitions of which there are no values."""
-        return bits[coalition_bits.positions(bits, self._bits) < 0]
-
-    def add(self, bits: Tensor, values: Tensor, problems: Tensor) -> None:  # [n, W], [n, k, C]
-        every = values.new_zeros(len(bits), *self._values.shape[1:])
-        every[:, problems] = values
-        self._bits = torch.cat([self._bits, bits])
-        self._values = torch.cat([self._values, every])
-
-    def of(self, bits: Tensor, problems: Tensor) -> Tensor:  # [N, W] -> [N, k, C]
-        return self._values[coalition_bits.positions(bits, self._bits)[:, None], problems]
-
-
-def _regression(
-    seed: int, players: int, design: str | None, n_samples: int
-) -> tuple[designs.Design, ShapleyRegression]:
-    # Neither depends on the model, so that a call with the seed of an earlier one takes its own.
-    make = _kept_regression if n_samples * players <= _NUMBERS_KEPT else _new_regression
-    try:
-        return make(seed, players, design, n_samples)
-    except ValueError as error:
-        raise ArgumentError(f"design: {error}") from error
-
-
-def _new_regression(
-    seed: int, players: int, design: str | None, n_samples: int
-) -> tuple[designs.Design, ShapleyRegression]:
-    if design == _GROWING:
-        plan = designs.growing_design(players, n_samples, seed)
-    elif design == _GROWING_MIXED:
-        plan = designs.growing_design(players, n_samples, seed, "mixed")
-    elif design == _FOR_KRIGING:
-        plan = designs.kriging_design(players, n_samples, seed)
-    else:
-        plan = designs.shapley_design(players, n_samples, seed, design)
-    return plan, ShapleyRegression(plan)
-
-
-_kept_regression = lru_cache(maxsize=8)(_new_regression)
-
-
-def _kriging(seed: int, players: int, design: str | None, n_samples: int) -> Kriging:
-    make = _kept_kriging if n_samples**2 <= _NUMBERS_KEPT else _new_kriging
-    return make(seed, players, design, n_samples)
-
-
-def _new_kriging(seed: int, players: int, design: str | None, n_samples: int) -> Kriging:
-    return Kriging(_regression(seed, players, design, n_samples)[0])
-
-
-_kept_kriging = lru_cache(maxsize=4)(_new_kriging)
-
-
 def _warn_too_few(players: int, n_samples: int) -> None:
     warn(
         f"n_samples: {n_samples} coalitions do not determine the values of {players} groups; the "
@@ -496,23 +408,64 @@ def _background_rows(query: Query) -> int:
     return 1 if query.background is None else query.background[0].shape[0]
 
 
-def _columns(outputs: Tensor) -> tuple[int, int]:
-    """[P, *C] as [P, C]."""
-    return outputs.shape[0], outputs.shape[1:].numel()
+# From outputs for the empty coalition, those of a design, and the full one, [N + 2, K] float64, to
+# values and standard errors [M, K]; errors that are not wanted are empty.
+Fit = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-def _mean_over_background(
-    values: Tensor,  # [r, b, C], repeat n * K + k is coalition n over background row k
-    repeats: slice,
-    k: int,
-) -> tuple[Tensor, slice]:
-    """What these repeats give of the mean over K, [n, b, C], for a slice of the coalitions."""
-    if k == 1:
-        return values, repeats
-    if repeats.start % k == 0 and repeats.stop % k == 0:
-        sums = values.unflatten(0, (-1, k)).sum(1, dtype=torch.float64)
-        return sums.div_(k), slice(repeats.start // k, repeats.stop // k)
-    first, last = repeats.start // k, (repeats.stop - 1) // k + 1
-    coalition = torch.arange(repeats.start, repeats.stop, device=values.device) // k - first
-    sums = torch.zeros(last - first, *values.shape[1:], dtype=torch.float64, device=values.device)
-    return sums.index_add_(0, coalition, values.to(torch.float64) / k), slice(first, last)
+@dataclass(frozen=True)
+class Regression:
+    """The weighted least squares over a design: linear in the outputs, and so one product."""
+
+    solution: Tensor  # [M, N + 2] float64: what each coalition's output counts for each group
+    pairs: tuple[Tensor, Tensor] | None  # of ShapleyRegression: z [P, M]; squared influence [M, P]
+
+    def __call__(self, columns: Tensor) -> tuple[Tensor, Tensor]:
+        phi = self.solution @ columns
+        if self.pairs is None:
+            return phi, phi[:0]
+        present, squares = self.pairs
+        gain, designed = columns[-1] - columns[0], columns[1:-1]
+        residual = (designed[::2] - designed[1::2] + gain) / 2 - present @ phi
+        return phi, (squares @ residual.square()).sqrt()
+
+
+def kernel_shap(
+    question: Question,
+    rows: Replaced,  # by the features of players that are not in a coalition
+    fit: Fit,
+    background: tuple[Tensor, ...] | None,  # each [K, *F_i], in place of the baselines
+    spread: Spread,
+) -> Answer:
+    """Shapley values, fitted to the outputs for a design."""
+    outputs, values = values_of(question, rows, background)
+    phi, errors = fit(values.to(torch.float64).flatten(1))  # [M, B * C]
+    chosen = question.choice(outputs)(outputs)  # [B, *C]
+
+    def arrange(found: Tensor) -> tuple[Tensor, ...]:  # [M, B * C]
+        found = found.reshape(-1, values.shape[1], values.shape[2:].numel())
+        return spread(by_output(found.movedim(0, -1), chosen))
+
+    return Answer(
+        outputs,
+        arrange(phi),
+        standard_errors=arrange(errors) if errors.shape[0] else None,
+        magnitude=magnitude_of(values),
+    )
+
+
+def _solution(plan: designs.Design, fit: ShapleyRegression) -> Tensor:  # [M, N + 2] float64
+    """What each output counts for each value: the regression of unit vectors.
+
+    The outputs are of the empty coalition, the design's, and the full one.
+    """
+    each = torch.eye(plan.bits.shape[0], dtype=torch.float64)
+    moments = ops.coalition_rhs(plan.bits, plan.players, plan.weights, each)
+    difference = torch.zeros(each.shape[0] + 2, dtype=torch.float64)
+    difference[0], difference[-1] = -1, 1
+    return fit.solve(torch.nn.functional.pad(moments, (1, 1)), difference)
+
+
+def _pairs(fit: ShapleyRegression, device: torch.device) -> tuple[Tensor, Tensor]:
+    z, influence = fit.pairs()
+    return z.to(device), influence.square().T.contiguous().to(device)

@@ -14,7 +14,8 @@ from ..core.checks import TensorOrTuple, check
 from ..core.engine.request import Query
 from ..core.engine.rows import Pairs
 from ..core.intercept.lifted_layers import LayerPairs
-from ._base import Found, GradientAttribution, captum_compatible, convergence_delta
+from ._base import GradientAttribution, captum_compatible
+from ._explanation import Found, convergence_delta
 from ._layer import LayerAttribution, may_be_unused
 from .deep_lift import Combine, DeepLift, DeepLiftShap, contributions
 

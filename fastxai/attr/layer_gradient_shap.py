@@ -18,7 +18,8 @@ from ..core.engine.request import Query
 from ..core.engine.rows import Given, Rows
 from ..core.intercept.layer_paths import Between, Picked, drawn
 from ..core.intercept.layers import Replaced, Watched
-from ._base import Found, captum_compatible
+from ._base import captum_compatible
+from ._explanation import Found
 from ._layer import LayerAttribution, activations
 from .gradient_shap import GradientShap
 

@@ -13,7 +13,8 @@ from ..core.checks import TensorOrTuple
 from ..core.engine.request import Query
 from ..core.engine.rows import Given
 from ..core.intercept.layers import Answerless
-from ._base import Found, GradientAttribution, captum_compatible
+from ._base import GradientAttribution, captum_compatible
+from ._explanation import Found
 from ._layer import LayerAttribution, may_be_unused
 
 

@@ -13,7 +13,8 @@ from ..core.engine.request import Query
 from ..core.engine.rows import Given, Path
 from ..core.estimate import quadrature
 from ..core.intercept.layers import Replaced, Watched
-from ._base import Found, GradientAttribution, captum_compatible, convergence_delta
+from ._base import GradientAttribution, captum_compatible
+from ._explanation import Found, convergence_delta
 from ._layer import LayerAttribution, activations, may_be_unused
 
 

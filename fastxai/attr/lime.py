@@ -2,57 +2,42 @@
 
 from __future__ import annotations
 
-import contextlib
-import inspect
-import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
 
-from ..core import engine
-from ..core.checks import (
-    TensorOrTuple,
-    check,
-    check_count,
-    check_limit,
-    check_seed,
-    warn,
-)
+from ..core.checks import TensorOrTuple, check, check_count, check_limit, check_seed
 from ..core.coalition_bits import unpack
 from ..core.engine.groups import FeatureGroups, check_feature_mask, check_ids
 from ..core.engine.inputs import Inputs
-from ..core.engine.outputs import result_dtype
-from ..core.engine.progress import Bar, bar
-from ..core.engine.request import Query, check_numbers
-from ..core.engine.rows import row_bytes
+from ..core.engine.progress import Bar
+from ..core.engine.request import Query
+from ..core.estimate import hadamard
 from ..core.estimate.budget import check_budget
 from ..core.estimate.hadamard import foldover_hadamard
 from ..core.estimate.linear_fits import Lasso, LinearFit, fit_rows, is_wide
 from ..core.estimate.local_regression import LocalRegression
-from ..core.estimate.similarity import (
-    ExpKernel,
-    cosine_distance,
-    in_float64,
-    products,
-    squares,
-)
+from ..core.estimate.similarity import ExpKernel, cosine_distance, in_float64, products, squares
+from ..core.program.program import Program
 from ..core.spans import part
-from ._base import (
-    Found,
-    PerturbationAttribution,
-    arranged,
-    captum_compatible,
-    check_groups_for_batch,
-    coalition_rows,
+from ..ops import native, reference
+from ._base import captum_compatible
+from ._coalition_program import by_id, coalitions_replaced, groups_for_all, players_present
+from ._coalitions import arranged, check_groups_for_batch, coalition_rows
+from ._explanation import Found
+from ._lime_base import (
+    LimeBase,
+    _Samples,
+    at_coalition,
+    fair_coins,
 )
+from ._lime_program import lime
 from ._players import counted, groups_that_vary
-from ._sampling import Sampled, by_players, in_rounds
+from ._rounds import Sampled, by_players, in_rounds
 
-_BYTES_KEPT = 1 << 26  # of perturbed inputs that custom functions made, at a time
 _FIRST_SAMPLES, _MOST_SAMPLES = 5, 100  # for each group, if the errors decide how many
 
 
@@ -61,209 +46,6 @@ def get_exp_kernel_similarity_function(
 ) -> ExpKernel:
     """A similarity function for :class:`Lime` and :class:`LimeBase`: :class:`ExpKernel`."""
     return ExpKernel(distance_mode, kernel_width)
-
-
-class LimeBase(PerturbationAttribution):
-    """A simple model fitted to the model's outputs for samples near an input, weighted by nearness.
-
-    All of it is yours: how samples are drawn, in which space, how they weigh, what is fitted.
-    :class:`Lime` is the usual choice. For B > 1 rows the forward function must give one number for
-    the batch.
-
-    Source: Ribeiro, Singh and Guestrin, "'Why should I trust you?' Explaining the predictions of
-    any classifier" (2016).
-
-    Args:
-        forward_func: as for every method.
-        interpretable_model: :class:`Lasso`, :class:`Ridge`, :class:`LeastSquares`, or an object
-            with ``fit(dataloader)``, whose one batch is (interpretable inputs [N, M], outputs [N],
-            weights [N]) in float32, and ``representation()``. Its latest fit is left in it.
-        similarity_func: takes (inputs, perturbed inputs, interpretable sample [1, M], **kwargs),
-            returns the sample's weight.
-        perturb_func: takes (inputs, **kwargs), returns one sample, or a generator of samples.
-        perturb_interpretable_space: whether samples are interpretable, [1, M], or model inputs.
-        from_interp_rep_transform: takes (interpretable sample, inputs, **kwargs), returns the model
-            inputs it stands for, which may have other lengths than the inputs but as many rows.
-            Needed for samples in the interpretable space.
-        to_interp_rep_transform: takes (perturbed inputs, inputs, **kwargs), returns their
-            interpretable form [1, M]. Needed for samples of model inputs.
-        affine_prefix: whether affine operations at the model's beginning may be done on a row
-            for each group rather than for each coalition.
-
-    Raises:
-        ArgumentError: one of them is not what is documented.
-    """
-
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        interpretable_model: Any,
-        similarity_func: Callable[..., Any],
-        perturb_func: Callable[..., Any],
-        perturb_interpretable_space: bool,
-        from_interp_rep_transform: Callable[..., Any] | None,
-        to_interp_rep_transform: Callable[..., Any] | None,
-        *,
-        affine_prefix: bool = True,
-    ):
-        super().__init__(forward_func, affine_prefix=affine_prefix)
-        if perturb_interpretable_space:
-            needed, name = from_interp_rep_transform, "from_interp_rep_transform"
-        else:
-            needed, name = to_interp_rep_transform, "to_interp_rep_transform"
-        _check_callable(similarity_func, "similarity_func")
-        _check_callable(perturb_func, "perturb_func")
-        _check_callable(needed, name)
-        fits = isinstance(interpretable_model, LinearFit) or all(
-            callable(getattr(interpretable_model, part, None)) for part in ("fit", "representation")
-        )
-        check(
-            fits,
-            "interpretable_model",
-            "Lasso, Ridge, LeastSquares or an object with fit(dataloader) and representation()",
-            repr(interpretable_model),
-        )
-        self.interpretable_model = interpretable_model
-        self.similarity_func: Any = similarity_func
-        self.perturb_func = perturb_func
-        self.perturb_interpretable_space = perturb_interpretable_space
-        self.from_interp_rep_transform: Any = from_interp_rep_transform
-        self.to_interp_rep_transform: Any = to_interp_rep_transform
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        return False  # as in Captum
-
-    @captum_compatible
-    def attribute(
-        self,
-        inputs: TensorOrTuple,
-        target: Any = None,
-        additional_forward_args: Any = None,
-        n_samples: int = 50,
-        perturbations_per_eval: int | None = None,
-        show_progress: bool = False,
-        **kwargs: Any,
-    ) -> Any:
-        """Fits the interpretable model.
-
-        Args:
-            inputs: a tensor [B, *F] of any dtype, or a tuple of tensors [B, *F_i].
-            target: which output is explained, as for :class:`IntegratedGradients`.
-            additional_forward_args: as for :class:`FeatureAblation`.
-            n_samples: how many samples; fewer, with a warning, if a generator ends before.
-            perturbations_per_eval: at most so many samples (of B rows) in one call of the model;
-                None to choose for speed.
-            show_progress: whether to show a tqdm bar on stderr.
-            **kwargs: given to the functions that draw, transform and weigh samples.
-
-        Returns:
-            What the interpretable model's ``representation()`` is; the coefficients [1, M] of a
-            :class:`Lasso`, :class:`Ridge` or :class:`LeastSquares`, float64 for outputs in float64,
-            otherwise float32.
-
-        Raises:
-            ArgumentError: an argument is not what is documented, a function returned what cannot be
-                used, or the output is NaN or not one number for a sample.
-            IndexError: a target is out of the output's range.
-        """
-        query = self._query(inputs, None, target, additional_forward_args)
-        found = self._find(query, False, n_samples, perturbations_per_eval, show_progress, **kwargs)
-        return found.values[0]
-
-    def _find(  # type: ignore[override]
-        self,
-        query: Query,
-        detailed: bool,
-        n_samples: int,
-        perturbations_per_eval: int | None,
-        show_progress: bool,
-        **kwargs: Any,
-    ) -> Found:
-        n = check_count(n_samples, "n_samples")
-        limit = check_limit(perturbations_per_eval, query.inputs.batch)
-        with self._progress(show_progress, n * query.inputs.batch) as advance:
-            samples = self._evaluate(query, self.perturb_func, kwargs, n, limit, advance)
-        answers = samples.values[0].numel()
-        batch = query.inputs.batch
-        check(
-            answers == 1 or batch == 1 or query.model.whole_batch,
-            "forward_func",
-            "one number for the batch of {} rows (Lime explains every row)",
-            f"{answers} numbers",
-            batch,
-        )
-        check(answers == 1, "target", "one that leaves one number a sample", f"{answers} numbers")
-        outputs = self._outputs_at_inputs(query, limit, 0) if detailed else None
-        if not isinstance(self.interpretable_model, LinearFit):
-            return Found((self._represent(samples, samples.values[:, 0]),), outputs)
-        coefficients = fit_rows(self.interpretable_model, *samples.in_float64())
-        return Found((coefficients.T.to(result_dtype(samples.values)),), outputs)
-
-    def _represent(self, samples: _Samples, values: Tensor) -> Any:  # [N]
-        """What the user's model is after a fit to the samples, with these outputs."""
-        columns = (samples.interpretable, values, samples.weights)
-        dataset = TensorDataset(*(column.to(torch.float32) for column in columns))
-        # A loader draws a seed even where it shuffles nothing: not from the global generator.
-        apart = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            loader = DataLoader(dataset, batch_size=len(values), generator=apart)
-            self.interpretable_model.fit(loader)
-            return self.interpretable_model.representation()
-
-    def _evaluate(
-        self,
-        query: Query,
-        perturb: Callable[..., Any],
-        kwargs: dict[str, Any],
-        n: int,
-        limit: int | None,
-        advance: Callable[[int], object],
-    ) -> _Samples:
-        """Draws n samples for one example, or one batch, and asks the model about them."""
-        batch = query.inputs.batch
-        fitting = _BYTES_KEPT // max(1, row_bytes(query.inputs.tensors) * batch)
-        at_once = max(1, min(1024, fitting), (limit or 0) // max(1, batch))
-        interpretable, weights, values = [], [], []
-        with torch.no_grad():
-            samples = itertools.islice(self._draw(query.inputs, perturb, kwargs), n)
-            while block := list(itertools.islice(samples, at_once)):
-                # Samples of one shape after another go into one call.
-                for _, alike in itertools.groupby((rows for rows, _, _ in block), _shapes):
-                    perturbed = _Perturbed(query.inputs, list(alike))
-                    outputs = engine.values(query.model, perturbed, limit)
-                    check_numbers(outputs, 0, query)
-                    values.append(outputs.reshape(perturbed.repeats, -1).to(perturbed.device))
-                interpretable += [z for _, z, _ in block]
-                weights += [weight for _, _, weight in block]
-                advance(len(block) * batch)
-        check(len(values) > 0, "perturb_func", "at least one sample", "none")
-        if len(weights) < n:
-            warn(f"perturb_func: its generator ended after {len(weights)} of {n} samples")
-        return _Samples(torch.cat(interpretable), torch.cat(weights), torch.cat(values))
-
-    def _draw(
-        self, inputs: Inputs, perturb: Callable[..., Any], kwargs: dict[str, Any]
-    ) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:
-        """Samples without end: model inputs, their interpretable form [1, M], their weight [1]."""
-        given = inputs.pack(inputs.tensors)
-        for sample in _endless(perturb, given, kwargs):
-            if self.perturb_interpretable_space:
-                z = _check_interpretable(sample, "perturb_func")
-                perturbed = self.from_interp_rep_transform(sample, given, **kwargs)
-                rows = _check_perturbed(perturbed, inputs, "from_interp_rep_transform")
-            else:
-                perturbed = sample
-                rows = _check_perturbed(sample, inputs, "perturb_func")
-                z = self.to_interp_rep_transform(sample, given, **kwargs)
-                z = _check_interpretable(z, "to_interp_rep_transform")
-            weight = self.similarity_func(given, perturbed, z, **kwargs)
-            yield rows, z, _check_weight(weight, rows[0].device)
-
-    def _progress(
-        self, show: bool, total: int
-    ) -> contextlib.AbstractContextManager[Callable[[int], object]]:
-        return bar(self._title(show), total)
 
 
 class Lime(LimeBase):
@@ -303,6 +85,8 @@ class Lime(LimeBase):
     Raises:
         ArgumentError: one of them is not what is documented.
     """
+
+    _has_standard_errors = _draws_design = True
 
     def __init__(
         self,
@@ -540,6 +324,45 @@ class Lime(LimeBase):
             columns.append(found.detach().flatten().to(samples.values.device, torch.float64))
         return torch.stack(columns, 1)
 
+    def _program(
+        self,
+        inputs: Inputs,
+        feature_mask: Any,
+        n_samples: int,
+        return_input_shape: bool,
+        seed: int | None,
+        standard_errors: bool = False,
+    ) -> Program:
+        kernel, fit = self.similarity_func, self.interpretable_model
+        known = isinstance(kernel, ExpKernel)
+        check(known, "similarity_func", "get_exp_kernel_similarity_function's", kernel)
+        fair = self.perturb_func is fair_coins
+        check(fair, "perturb_func", "None, fair coins", self.perturb_func)
+        linear = isinstance(fit, LinearFit)
+        check(linear, "interpretable_model", "a Lasso, Ridge or LeastSquares", fit)
+        lasso = isinstance(fit, Lasso) and fit.alpha > 0
+        check(
+            not lasso or native.backend() is not reference,
+            "interpretable_model",
+            "a Ridge or LeastSquares where there is no compiled library, which has the lasso",
+            fit,
+        )
+        groups = groups_for_all(feature_mask, inputs, return_input_shape)
+        n = check_count(n_samples, "n_samples")
+        check(not is_wide(n, groups.count), "feature_mask", "fewer groups", groups.count)
+        bits = hadamard.foldover_hadamard(groups.count, n, check_seed(seed))
+        present = players_present(bits, groups, inputs)
+        return partial(
+            lime,
+            rows=coalitions_replaced(present, groups, inputs),
+            present=present,
+            groups=groups,
+            kernel=kernel,
+            fit=fit,
+            standard_errors=standard_errors,
+            spread=groups.spread if return_input_shape else by_id(groups),
+        )
+
 
 class _Near:
     """Coalitions of fair coins, and a linear fit to the outputs for them near each example."""
@@ -553,14 +376,14 @@ class _Near:
         seed: int,
         keeps: bool,
     ):
-        self._lime, self._groups, self._limit, self._seed = lime, groups, limit, seed
+        self._lime, self.groups_for_all, self._limit, self._seed = lime, groups, limit, seed
         self._start = start.to(groups.masks[0].device, torch.float64)
         # All values so far, for the errors and for the next round, [n, P, C].
         self._kept = self._start.new_empty(0, *start.shape) if keeps else None
         self._fit: LocalRegression
 
     def ask(self, query: Query, taken: slice, problems: Tensor, progress: Bar) -> None:
-        m, groups = self._groups.count, self._groups.of(problems)
+        m, groups = self.groups_for_all.count, self.groups_for_all.of(problems)
         bits = foldover_hadamard(m, taken.stop, self._seed)
         weigh = _weigher(self._lime.similarity_func, query, groups)
         self._fit = LocalRegression(bits, m, weigh, self._start[problems], query.rows)
@@ -597,56 +420,6 @@ class _Near:
             return found.transpose(0, 1), None
         errors = self._fit.standard_errors(model, found, self._kept[:, problems])
         return found.transpose(0, 1), errors.transpose(0, 1)
-
-
-def fair_coins(inputs: TensorOrTuple, *, num_interp_features: int, **kwargs: Any) -> Tensor:
-    """A coalition [1, M] that every group joins by a fair coin.
-
-    :class:`Lime` itself, seeing this function, draws balanced coalitions of the same chance.
-    """
-    device = inputs.device if isinstance(inputs, Tensor) else inputs[0].device
-    return torch.randint(2, (1, num_interp_features), device=device)
-
-
-def at_coalition(
-    sample: Tensor,  # [1, M]
-    inputs: Any,  # [B, *F], or a tuple of them, as the two that follow
-    *,
-    feature_mask: Any,  # [B, *F] or [1, *F]
-    baselines: Any,  # [B, *F] or [1, *F]
-    **kwargs: Any,
-) -> TensorOrTuple:
-    """The input where the sample is not zero, the baseline elsewhere."""
-    present = sample[0].bool()
-    if not isinstance(inputs, tuple):
-        return torch.where(present[feature_mask], inputs, baselines)
-    triples = zip(feature_mask, inputs, baselines, strict=True)
-    return tuple(torch.where(present[mask], x, b) for mask, x, b in triples)
-
-
-@dataclass(frozen=True)
-class _Samples:
-    interpretable: Tensor  # [N, M]
-    weights: Tensor  # [N] float64
-    values: Tensor  # [N, C]
-
-    def in_float64(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.interpretable, self.weights, self.values.to(torch.float64)
-
-
-class _Perturbed:
-    """Rows that a function of the user's made: every repeat is of all examples."""
-
-    kind = "samples"
-    together = True
-
-    def __init__(self, inputs: Inputs, samples: list[tuple[Tensor, ...]]):  # each [B, *F_i]
-        self.inputs, self.samples = inputs.tensors, samples
-        self.repeats, self.batch = len(samples), inputs.batch
-        self.row_bytes, self.device = row_bytes(inputs.tensors), inputs.tensors[0].device
-
-    def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
-        return tuple(torch.cat(parts) for parts in zip(*self.samples[repeats], strict=True))
 
 
 def _by_problem(values: Tensor, query: Query) -> Tensor:  # [n, b, *C] -> [n, p, C]
@@ -700,47 +473,3 @@ def _shifted_ids(groups: FeatureGroups, device: torch.device) -> Tensor:  # [M] 
     if groups.ids is None:
         return torch.arange(groups.count, device=device)
     return (groups.ids - groups.ids[0]).to(device)
-
-
-def _check_callable(value: Any, name: str) -> None:
-    check(callable(value), name, "a callable", repr(value))
-
-
-def _endless(
-    function: Callable[..., Any], inputs: TensorOrTuple, kwargs: dict[str, Any]
-) -> Iterator[Any]:
-    """What the function returns, call after call; or what the generator yields that it returns."""
-    first = function(inputs, **kwargs)
-    if inspect.isgenerator(first):
-        return first
-    return itertools.chain((first,), (function(inputs, **kwargs) for _ in itertools.count()))
-
-
-def _shapes(rows: tuple[Tensor, ...]) -> list[torch.Size]:
-    return [x.shape for x in rows]
-
-
-def _check_perturbed(perturbed: Any, inputs: Inputs, source: str) -> tuple[Tensor, ...]:
-    """Model inputs with as many rows; these may be of other shapes, as where words are left out."""
-    tensors = perturbed if isinstance(perturbed, tuple) else (perturbed,)
-    got = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in tensors]
-    wanted, batch = len(inputs.tensors), inputs.batch
-    fine = len(tensors) == wanted and all(
-        isinstance(t, Tensor) and t.shape[:1] == (batch,) for t in tensors
-    )
-    check(fine, source, "{} model inputs of {} rows", got, wanted, batch)
-    return tuple(t.detach() for t in tensors)
-
-
-def _check_interpretable(z: Any, source: str) -> Tensor:  # [1, M]
-    is_tensor = isinstance(z, Tensor)
-    fits = is_tensor and z.dim() == 2 and z.shape[0] == 1
-    got = z.shape if is_tensor else type(z).__name__
-    check(fits, source, "an interpretable sample [1, M]", got)
-    return z.detach()
-
-
-def _check_weight(weight: Any, device: torch.device) -> Tensor:  # [1] float64
-    weight = torch.as_tensor(weight, dtype=torch.float64, device=device).detach().flatten()
-    check(weight.numel() == 1, "similarity_func", "one number", f"{weight.numel()} numbers")
-    return weight

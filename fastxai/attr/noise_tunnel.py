@@ -14,23 +14,39 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from .. import ops
 from ..core import engine
-from ..core.checks import TensorOrTuple, check, check_choice, check_count, check_limit, check_seed
+from ..core.checks import (
+    TensorOrTuple,
+    check,
+    check_choice,
+    check_count,
+    check_limit,
+    check_seed,
+)
 from ..core.engine import interaction
 from ..core.engine.inputs import Inputs, check_background, check_inputs, check_stdevs
 from ..core.engine.model import Model
-from ..core.engine.noisy_rows import Noisy
+from ..core.engine.noisy_rows import ANOTHER_SEED, Noisy
 from ..core.engine.plan import Plan
 from ..core.engine.rows import Given
 from ..core.engine.targets import Target
+from ..core.program.call import ASKED, options_of
+from ..core.program.program import (
+    Answer,
+    Program,
+    Question,
+    check_library,
+    check_rows_built_in,
+    dtype_of_sums,
+)
 from ..core.spans import length
-from ._base import Attribution, Explanation, captum_compatible
+from ._base import Attribution, captum_compatible
+from ._explanation import Explanation
 from .saliency import OfGradient
 
 _TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 # Noisy inputs that a method is given at once. It cuts them as suits the model; fewer would keep it
 # from filling a call, more would only be held in memory.
 _BYTES = {"cpu": 8_000_000, "cuda": 256_000_000}
-_ANOTHER = 0x5DEECE66D  # what a method draws has a seed of its own
 
 
 class NoiseTunnel(Attribution):
@@ -58,6 +74,7 @@ class NoiseTunnel(Attribution):
     """
 
     _of_gradients = True  # or of what method it may be
+    _differentiates = _stacks_rows = _draws_per_call = True
 
     def __init__(self, attribution_method: Any):
         is_method = callable(getattr(attribution_method, "attribute", None))
@@ -240,12 +257,57 @@ class NoiseTunnel(Attribution):
         result = tree_unflatten(smoothing.result(sums, samples.count), form)
         return (result, torch.cat(deltas, 1).flatten()) if has_delta else result
 
+    @property
+    def _smoothed_method(self) -> Any:
+        return self.attribution_method
+
+    def _check_program(self) -> None:
+        super()._check_program()
+        method = self.attribution_method
+        fine = isinstance(method, Attribution) and not isinstance(method, NoiseTunnel)
+        fine = fine and method._has_program() and not method._draws_design
+        expected = "a NoiseTunnel over a method that can be exported and draws no coalitions"
+        check(fine, "explainer", expected, f"one over {type(method).__name__}")
+
+    def _program_options(self, options: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
+        """Its own, and as ``arguments`` its method's; what a question is made of among its own."""
+        of_method = options_of(self.attribution_method, options["inputs"], rest)
+        of_method.pop("seed", None)
+        asked = {name: of_method.pop(name) for name in ASKED if name in of_method}
+        draws = options.pop("draw_baseline_from_distrib")
+        background = asked.pop("baselines", None) if draws else None
+        return options | asked | {"background": background, "arguments": of_method}
+
     def has_convergence_delta(self) -> bool:
         return bool(self.attribution_method.has_convergence_delta())
 
     @property
     def multiplies_by_inputs(self) -> bool:
         return bool(self.attribution_method.multiplies_by_inputs)
+
+    def _program(
+        self,
+        inputs: Inputs,
+        nt_type: str,
+        nt_samples: int,
+        stdevs: Any,
+        background: Any,
+        arguments: dict[str, Any],
+        seed: int | None,
+    ) -> Program:
+        check_library("which draws the noise")
+        check(nt_type in _TYPES, "nt_type", f"one of {', '.join(_TYPES)}", repr(nt_type))
+        method = self.attribution_method
+        if background is not None:
+            background = check_rows_built_in(background, inputs)
+        return partial(
+            noise_tunnel,
+            method=method._program(inputs, **arguments),
+            nt_type=nt_type,
+            stdevs=check_stdevs(stdevs, inputs),
+            samples=check_count(nt_samples, "nt_samples"),
+            background=background,
+        )
 
 
 class _Samples:
@@ -295,7 +357,7 @@ class _Samples:
         if self._baselines is not None:
             arguments["baselines"] = self.inputs.pack(self._baselines.block(span, everyone))
         if "seed" in inspect.signature(method.attribute).parameters:
-            arguments["seed"] = self.seed ^ _ANOTHER
+            arguments["seed"] = self.seed ^ ANOTHER_SEED
         return self.inputs.pack(rows), arguments
 
 
@@ -378,3 +440,43 @@ def _rows_repeated(value: Any, batch: int, times: int, least_dims: int) -> Any:
     if times == 1 or not of_examples or value.shape[0] != batch:
         return value
     return torch.cat([value] * times)
+
+
+def noise_tunnel(
+    question: Question,
+    method: Program,
+    nt_type: str,
+    stdevs: tuple[float, ...],
+    samples: int,
+    background: tuple[Tensor, ...] | None,  # each [K, *F_i], to draw the method's baselines from
+) -> Answer:
+    """The mean, mean square or variance of a method's attributions at noisy inputs."""
+    outputs = question.outputs(*(x.clone() for x in question.inputs))  # it may write to them
+    block = slice(0, samples), slice(0, question.batch)
+
+    rows = question.noisy(None, stdevs, samples).block(*block)
+    drawn = None
+    if background is not None:
+        drawn = question.noisy(background, stdevs, samples).starts().block(*block)
+    answer = method(question.of_samples(samples, rows, drawn, outputs))
+    each = (a.unflatten(0, (samples, question.batch)) for a in answer.attributions)
+    smoothed = tuple(_smoothed(nt_type, a) for a in each)
+    magnitude, delta = answer.magnitude, answer.convergence_delta
+    if magnitude is not None:
+        magnitude = magnitude.unflatten(0, (samples, question.batch)).amax(0)
+    if delta is not None:  # by example, and then by sample
+        own = delta.shape[0] // outputs.shape[0] // samples
+        delta = delta.reshape(samples, -1, own).transpose(0, 1).flatten()
+    return Answer(outputs, smoothed, delta, magnitude=magnitude)
+
+
+def _smoothed(nt_type: str, values: Tensor) -> Tensor:  # [N, B, *F] -> [B, *F]
+    wide = values.to(dtype_of_sums(values))
+    if nt_type == "smoothgrad":
+        found = wide.mean(0)
+    elif nt_type == "smoothgrad_sq":
+        found = wide.square().mean(0)
+    else:  # of numbers around zero
+        apart = wide - wide[:1]
+        found = (apart.square().mean(0) - apart.mean(0).square()).clamp(min=0)
+    return found.to(values.dtype)

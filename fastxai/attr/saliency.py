@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from ..core import engine
 from ..core.checks import TensorOrTuple
+from ..core.engine.inputs import Inputs
 from ..core.engine.request import Query
 from ..core.engine.rows import Given
+from ..core.program.program import (
+    Answer,
+    Program,
+    Question,
+    gradients_of,
+)
 from ._base import GradientAttribution, captum_compatible
 
 
@@ -32,6 +40,8 @@ class Saliency(OfGradient):
 
     Source: Simonyan, Vedaldi and Zisserman, "Deep inside convolutional networks" (2013).
     """
+
+    _gives_one_number = True
 
     @captum_compatible
     def attribute(
@@ -61,12 +71,17 @@ class Saliency(OfGradient):
     def of_gradient(self, gradient: Tensor, x: Tensor, abs: bool) -> Tensor:  # type: ignore[override]
         return gradient.abs() if abs else gradient
 
+    def _program(self, inputs: Inputs, abs: bool) -> Program:
+        return partial(saliency, abs=abs)
+
 
 class InputXGradient(OfGradient):
     """The input times the gradient of the chosen output: exact contributions for a linear model.
 
     Source: Shrikumar, Greenside and Kundaje, "Not just a black box" (2016).
     """
+
+    _gives_one_number = True
 
     @captum_compatible
     def attribute(
@@ -95,8 +110,24 @@ class InputXGradient(OfGradient):
     def multiplies_by_inputs(self) -> bool:
         return True
 
+    def _program(self, inputs: Inputs) -> Program:
+        return input_x_gradient
+
 
 def gradient(query: Query) -> tuple[Tensor, ...]:
     """∂F/∂x at the inputs, each [B, *F_i], in the inputs' dtypes."""
     rows = Given(query.inputs.tensors, query.inputs.batch)
     return tuple([g[0] for g in engine.gradients(query.model, rows)])
+
+
+def saliency(question: Question, abs: bool) -> Answer:
+    """∂F/∂x, or its absolute value."""
+    outputs, _, gradients = gradients_of(question, question.inputs, slice(None))
+    return Answer(outputs, tuple(g.abs() for g in gradients) if abs else gradients)
+
+
+def input_x_gradient(question: Question) -> Answer:
+    """x ∘ ∂F/∂x."""
+    outputs, _, gradients = gradients_of(question, question.inputs, slice(None))
+    pairs = zip(gradients, question.inputs, strict=True)
+    return Answer(outputs, tuple(g * x for g, x in pairs))

@@ -20,15 +20,11 @@ from ..core.engine.progress import Bar
 from ..core.engine.request import Query
 from ..core.estimate import sampling
 from ..core.estimate.budget import check_budget
-from ._base import (
-    Found,
-    PerturbationAttribution,
-    captum_compatible,
-    check_groups_for_batch,
-    coalition_rows,
-)
+from ._base import PerturbationAttribution, captum_compatible
+from ._coalitions import check_groups_for_batch, coalition_rows
+from ._explanation import Found
 from ._players import counted, groups_that_vary, most_players
-from ._sampling import Sampled, by_players, in_rounds
+from ._rounds import Sampled, by_players, in_rounds
 
 _MOST_PLAYERS = 25  # whose coalitions fit in memory, and in anyone's patience
 _FIRST_ORDERS = 50  # 25 pairs: standard errors of fewer are too rough to stop by

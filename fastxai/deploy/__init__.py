@@ -1,7 +1,8 @@
 """Explanations compiled with their model into one file, and served from it."""
 
+from ..core.program.call import Argument
 from .export import export
-from .manifest import Argument, Manifest, PackageError, fingerprint
+from .manifest import Manifest, PackageError, fingerprint
 from .package import Explained, Package, load
 
 __all__ = [

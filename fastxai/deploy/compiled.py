@@ -11,22 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attr import Attribution
 from ..core.checks import ArgumentError, TensorOrTuple, check
-from .export import _native_code, _prepared
+from ..core.program.call import Method
+from .export import prepared
+from .native_code import native_code
 from .package import Package, Run
 
 _WARM_UP = 3  # calls before a recording, in which libraries allocate and choose
 
 
 def compile(
-    explainer: Attribution,
+    explainer: Method,
     example_inputs: TensorOrTuple,
     standard_errors: bool | None,
     arguments: dict[str, Any],
 ) -> Package:
     """What :meth:`Attribution.compile` documents; the arguments are those of ``attribute``."""
-    program, manifest = _prepared(
+    program, manifest = prepared(
         explainer, example_inputs, arguments, standard_errors, "aoti", fixed=True
     )
     examples = program.example_inputs[0]
@@ -43,7 +44,7 @@ def _library(program: torch.export.ExportedProgram) -> Run:
 
     # The loaded code needs its file no more: what is left of that goes with the process.
     with TemporaryDirectory(prefix="fastxai-") as folder:
-        path = _native_code(program, folder, for_package=False)
+        path = native_code(program, folder, for_package=False)
         return _aoti.AOTIModelContainerRunnerCpu(path, 1).run
 
 

@@ -9,36 +9,34 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch import nn
 
-from ..attr import Attribution
 from ..core.checks import TensorOrTuple, check
-from . import programs
-from .call import (
+from ..core.program.call import (
     ASKED,
-    ONE_NUMBER,
     Call,
+    Method,
     check_has_errors,
     in_words,
-    method_of,
     name_of_method,
     options_of,
 )
+from ..core.program.program import check_one_number
+from ..core.program.trace import calls_our_ops, trace
 from .manifest import (
     ENTRY,
     FORMATS,
     Manifest,
-    PackageError,
     device_here,
     file_digest,
     fingerprint,
     machine_here,
 )
-from .methods import PROGRAMS, check_module
-from .tracing import calls_our_ops, trace
+from .native_code import compile_package
 
 
 def export(
-    explainer: Attribution,
+    explainer: Method,
     example_inputs: TensorOrTuple,
     path: str | os.PathLike[str],
     *,
@@ -92,14 +90,14 @@ def export(
     """
     check(format in FORMATS, "format", "one of {}", repr(format), ", ".join(map(repr, FORMATS)))
     file = _check_path(path)
-    program, manifest = _prepared(
+    program, manifest = prepared(
         explainer, example_inputs, attribute_arguments, standard_errors, format
     )
     return _write(program, manifest, file)
 
 
-def _prepared(
-    explainer: Attribution,
+def prepared(
+    explainer: Method,
     example_inputs: TensorOrTuple,
     attribute_arguments: dict[str, Any],
     standard_errors: bool | None,
@@ -107,18 +105,19 @@ def _prepared(
     fixed: bool = False,
 ) -> tuple[torch.export.ExportedProgram, Manifest]:
     """The explanation as operations on tensors, and what it is."""
-    module = check_module(explainer)
+    module = _check_module(explainer)
     options = options_of(explainer, example_inputs, attribute_arguments)
     call = Call(explainer, module, example_inputs, options, fixed)
     options = {k: v for k, v in options.items() if k not in ASKED}
     if standard_errors is not None:
         check_has_errors(explainer, standard_errors)
         options["standard_errors"] = standard_errors
-    program = PROGRAMS[type(explainer)](explainer, call.inputs, **options)
+    assert explainer._program is not None
+    program = explainer._program(call.inputs, **options)
 
     outputs = call.check_outputs()
-    if isinstance(method_of(explainer), ONE_NUMBER):
-        programs.check_one_number(call.question(call.examples), outputs)
+    if explainer._smoothed_method._gives_one_number:
+        check_one_number(call.question(call.examples), outputs)
     call.keep_apart()
     traced = trace(program, call)
     manifest = Manifest(
@@ -159,36 +158,10 @@ def _write(program: torch.export.ExportedProgram, manifest: Manifest, file: Path
         if manifest.format == "torch":
             torch.export.save(program, draft, extra_files=extra)
         else:
-            _compile(program, draft, extra)
+            compile_package(program, draft, extra)
         sha256 = file_digest(draft)  # the file's may be another's by the time that it is there
         os.replace(draft, file)
     return sha256
-
-
-def _compile(program: torch.export.ExportedProgram, file: Path, extra: dict[str, str]) -> None:
-    from torch.export.pt2_archive._package import package_pt2
-
-    with TemporaryDirectory(prefix="fastxai-") as folder:
-        files = _native_code(program, folder, for_package=True)
-        package_pt2(str(file), aoti_files={"model": files}, extra_files=extra)
-
-
-def _native_code(program: torch.export.ExportedProgram, folder: str, for_package: bool) -> Any:
-    """Compiles into the folder: the files of a package, or one library, whose path this is."""
-    from torch._inductor import aot_compile, cpp_builder
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        cpp_builder.get_cpp_compiler()
-    except InvalidCxxCompiler as error:
-        raise PackageError(
-            "native code needs a C++ compiler: expected g++, or what the environment variable CXX "
-            f"names, got none that runs. {error}"
-        ) from error
-    arguments, keywords = program.example_inputs
-    module = program.module(check_guards=False)
-    options = {"aot_inductor.package": for_package, "aot_inductor.output_path": folder}
-    return aot_compile(module, arguments, keywords, options=options)
 
 
 def _versions() -> dict[str, str]:
@@ -199,3 +172,20 @@ def _versions() -> dict[str, str]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def _check_module(explainer: Method) -> Any:  # torch.nn.Module
+    is_method = hasattr(explainer, "_check_program")
+    expected = "an attribution method of fastxai"
+    check(is_method, "explainer", expected, type(explainer).__name__)
+    explainer._check_program()
+    module: Any = explainer.forward_func
+    check(
+        isinstance(module, nn.Module),
+        "explainer",
+        "one over a torch.nn.Module, whose weights can be exported",
+        f"a {type(module).__name__} as its forward_func",
+    )
+    training = [name or "the model" for name, m in module.named_modules() if m.training]
+    check(not training, "explainer", "a model in eval mode", f"{training[:1]} in train mode")
+    return module

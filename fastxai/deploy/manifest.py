@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.program.call import Argument
 from ..ops import native, reference
 from . import archive, schema
 
@@ -24,16 +25,6 @@ _EXTENSIONS = re.compile(r"(sse|ssse|avx|amx|fma|bmi|f16c|abm|popcnt|movbe|adx|v
 
 class PackageError(RuntimeError):
     """A package is damaged, is not the one that was meant, or cannot run or be made here."""
-
-
-@dataclass(frozen=True)
-class Argument:
-    """A tensor that goes into the program, or comes out of it."""
-
-    name: str  # "inputs[0]", "target", ...
-    shape: tuple[int, ...]  # after the rows
-    dtype: str  # "float32"
-    rows: int = 1  # rows for each example; 0 for a number on the CPU that all have in common
 
 
 @dataclass(frozen=True)

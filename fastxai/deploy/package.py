@@ -17,7 +17,8 @@ from torch.utils._pytree import treespec_loads
 
 from ..core.checks import ArgumentError, TensorOrTuple, check, check_seed, short_list
 from ..core.engine.request import check_numbers
-from .manifest import Argument, Manifest, PackageError
+from ..core.program.call import Argument
+from .manifest import Manifest, PackageError
 from .schema import ARGUMENTS
 
 Run = Callable[[list[Tensor]], Sequence[Tensor]]  # a program: arguments to results

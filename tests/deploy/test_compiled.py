@@ -206,7 +206,7 @@ def test_files_are_removed_after_an_error(monkeypatch, leftovers):
         Path(folder, "model.cpp").write_text("")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compiled, "_native_code", fail)
+    monkeypatch.setattr(compiled, "native_code", fail)
     before = leftovers()
     with pytest.raises(KeyboardInterrupt):
         Saliency(mlp()).compile(randn(2, [(7,)]), target=1)

@@ -19,7 +19,8 @@ from fastxai import (
     Saliency,
 )
 from fastxai.attr import Ridge
-from fastxai.deploy import compiled, copies
+from fastxai.core.program import copies
+from fastxai.deploy import compiled
 
 from .test_gradient_methods import randn
 

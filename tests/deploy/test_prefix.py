@@ -13,7 +13,7 @@ from fastxai import FeatureAblation, IntegratedGradients, KernelShap, Lime, Nois
 from fastxai.attr import Ridge
 from fastxai.core.checks import ArgumentError
 from fastxai.core.prefix.mixing import Each, Mixed
-from fastxai.deploy import programs
+from fastxai.core.program import program as programs
 
 from .test_gradient_methods import CLOSE, needs_library, pairs, randn
 from .test_perturbation_methods import MODELS

@@ -8,14 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import (
-    check,
-    check_dense,
-    name_of,
-)
-from .inputs import (
-    Inputs,
-)
+from ..checks import check, check_dense, name_of
+from .inputs import Inputs
 
 
 @dataclass(frozen=True)

@@ -125,3 +125,6 @@ class Noisy:
                 "first": repeats.start,
                 "last": repeats.stop,
             }
+
+
+ANOTHER_SEED = 0x5DEECE66D  # what a method draws has a seed of its own

@@ -12,16 +12,8 @@ from torch import Tensor
 
 from ..footprint import is_watched
 from ..modules import is_compiled, is_compiled_module, transformation
-from ..prefix.affine_rows import (
-    AffineRows,
-    Calls,
-)
-from ..prefix.deltas import (
-    Deltas,
-    Dense,
-    Kept,
-    NotAffine,
-)
+from ..prefix.affine_rows import AffineRows, Calls
+from ..prefix.deltas import Deltas, Dense, Kept, NotAffine
 from ..spans import length
 from .model import Model
 from .plan import Run

@@ -26,16 +26,8 @@ from ..coalition_bits import (
     single,
     subset_sizes,
 )
-from .hadamard import (
-    HADAMARD_MOST,
-    digits_of,
-    hadamard_rows,
-)
-from .sampling import (
-    COUPLES,
-    _int64,
-    random_order,
-)
+from .hadamard import HADAMARD_MOST, digits_of, hadamard_rows
+from .sampling import COUPLES, random_order, to_int64
 
 SHAPLEY_DESIGNS = ("enumeration", "hadamard", "leverage", "mixed")
 
@@ -312,9 +304,9 @@ def _leverage(players: int, n_samples: int, seed: int) -> Design:
     rank = torch.arange(size.shape[0]) - (drawn.cumsum(0) - drawn).repeat_interleave(drawn)
     # Of two halves take the one without the last player, so that no pair can come twice.
     cut = int(drawn[~is_half].sum())
-    smaller = ops.coalitions(players, size[:cut], rank[:cut], _int64(seed))
+    smaller = ops.coalitions(players, size[:cut], rank[:cut], to_int64(seed))
     without_last = players - 1 + players % 2
-    halves = ops.coalitions(without_last, size[cut:], rank[cut:], _int64(seed))
+    halves = ops.coalitions(without_last, size[cut:], rank[cut:], to_int64(seed))
     bits = paired(torch.cat([smaller, halves]), players)
 
     rows = (drawn * (1 + is_half)).double()  # of each size

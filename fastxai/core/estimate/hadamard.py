@@ -5,23 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..coalition_bits import (
-    complement,
-    on_cpu,
-    pack,
-    paired,
-    subset_sizes,
-)
-from .sampling import (
-    BLOCKS,
-    COLUMNS,
-    ROWS,
-    SIDES,
-    WHOSE,
-    bernoulli_pairs,
-    coins,
-    random_order,
-)
+from ..coalition_bits import complement, on_cpu, pack, paired, subset_sizes
+from .sampling import BLOCKS, COLUMNS, ROWS, SIDES, WHOSE, bernoulli_pairs, coins, random_order
 
 HADAMARD_MOST = 1 << 14  # players: a block of rows is 32 MiB then, and grows with their square
 

@@ -9,11 +9,7 @@ from torch import Tensor
 
 from ..coalition_bits import unpack
 from ..spans import length
-from .linear_fits import (
-    LinearFit,
-    NormalEquations,
-    check_weights,
-)
+from .linear_fits import LinearFit, NormalEquations, check_weights
 
 _BLOCK = 1 << 21  # numbers in a temporary: 16 MiB
 

@@ -6,11 +6,7 @@ import torch
 from torch import Tensor
 
 from ... import ops
-from ..coalition_bits import (
-    on_cpu,
-    paired,
-    single,
-)
+from ..coalition_bits import on_cpu, paired, single
 
 # Where the random numbers of a seed begin that are for other than halves, coins and leverage.
 COUPLES, COLUMNS, WHOSE, BLOCKS, ROWS, SIDES = (part << 40 for part in range(1, 7))
@@ -56,7 +52,7 @@ def prefixes(orders: Tensor) -> Tensor:
 def coins(players: int, n: int, seed: int, first: int = 0) -> Tensor:
     """Rows first, first + 1, ... of fair coins, [n, W]."""
     sizes = torch.full((n,), -1)
-    return ops.coalitions(players, sizes, torch.arange(first, first + n), _int64(seed))
+    return ops.coalitions(players, sizes, torch.arange(first, first + n), to_int64(seed))
 
 
 def random_order(n: int, things: int, seed: int, first: int = 0) -> Tensor:
@@ -65,6 +61,6 @@ def random_order(n: int, things: int, seed: int, first: int = 0) -> Tensor:
     return keys.argsort(dim=1, stable=True)
 
 
-def _int64(seed: int) -> int:
+def to_int64(seed: int) -> int:
     """The seed modulo 2^64, as ops take it."""
     return (int(seed) + (1 << 63)) % (1 << 64) - (1 << 63)

@@ -9,11 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import (
-    TensorOrTuple,
-    check_choice,
-    check_number,
-)
+from ..checks import TensorOrTuple, check_choice, check_number
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..footprint import is_watched
-from .affine_rows import (
-    FOLLOWS,
-    AffineRows,
-    Step,
-)
+from .affine_rows import FOLLOWS, AffineRows, Step
 from .deltas import Dense
 
 

@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from inspect import signature
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ..attr import (
-    DeepLift,
-    GradientShap,
-    InputXGradient,
-    IntegratedGradients,
-    KernelShap,
-    Lime,
-    NoiseTunnel,
-    Saliency,
-)
-from ..core.checks import ArgumentError, check, check_seed, name_of
-from ..core.engine.inputs import Inputs, check_baselines, check_forward_args, check_inputs
-from ..core.engine.model import Model
-from ..core.engine.shortcut import may_follow, may_stay_affine
-from ..core.engine.targets import Target
-from ..core.flags import check_flags, flags_of
-from ..core.modules import modules_of
+from ..checks import ArgumentError, check, check_seed, name_of
+from ..engine.inputs import Inputs, check_baselines, check_forward_args, check_inputs
+from ..engine.model import Model
+from ..engine.shortcut import may_follow, may_stay_affine
+from ..engine.targets import Target
+from ..flags import check_flags, flags_of
+from ..modules import modules_of
 from .afresh import Afresh
 from .copies import Apart, way_apart
-from .manifest import Argument
-from .programs import TOP, Question
+from .program import TOP, Program, Question
 
 BATCH = 11  # rows to trace with: not 0 or 1, which are special, and not a multiple of much
 ASKED = ("inputs", "baselines", "target", "additional_forward_args")
@@ -43,24 +33,41 @@ _ONLY = {
     "show_progress": False,
 }
 _OF_BUDGET = ("tolerance", "max_samples")  # which have no say over a number of samples
-_WITH_ERRORS = (KernelShap, Lime)
-ONE_NUMBER = (Saliency, InputXGradient, IntegratedGradients, GradientShap, DeepLift)
-_DRAWING = (GradientShap, NoiseTunnel)  # in every call; the seed comes with it
-WITH_DESIGN = (KernelShap, Lime)  # which is drawn at export
 
 
-def method_of(explainer: Any) -> Any:
-    """The method itself, or the one that a tunnel smooths."""
-    return explainer.attribution_method if isinstance(explainer, NoiseTunnel) else explainer
+class Method(Protocol):
+    """An attribution method, as far as a program of it asks: it answers for itself."""
+
+    forward_func: Callable[..., Any]
+    attribute: Callable[..., Any]
+    _affine_prefix: bool
+    _differentiates: bool
+    _draws_baselines: bool
+    _chooses_delta: bool
+    _draws_per_call: bool
+    _gives_one_number: bool
+    _has_standard_errors: bool
+    _stacks_rows: bool
+    _program: Callable[..., Program] | None
+
+    @property
+    def _smoothed_method(self) -> Any:
+        """The method itself, or the one that a tunnel smooths."""
+
+    def get_name(self) -> str: ...
+
+    def _check_program(self) -> None: ...
+
+    def _program_options(self, options: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]: ...
 
 
-def name_of_method(explainer: Any) -> str:
-    method = method_of(explainer)
+def name_of_method(explainer: Method) -> str:
+    method = explainer._smoothed_method
     own = "" if method is explainer else f"{explainer.get_name()} over "
     return own + str(method.get_name())
 
 
-def options_of(explainer: Any, inputs: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+def options_of(explainer: Method, inputs: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments of ``attribute`` by name."""
     try:
         check_flags(flags_of(explainer.attribute), (inputs,), arguments)
@@ -70,8 +77,7 @@ def options_of(explainer: Any, inputs: Any, arguments: dict[str, Any]) -> dict[s
     call.apply_defaults()
     options = dict(call.arguments)
     rest = options.pop("kwargs", {})
-    has_choice = isinstance(explainer, GradientShap)  # others give their delta for next to nothing
-    if not has_choice:
+    if not explainer._chooses_delta:  # others give it for next to nothing
         options.pop("return_convergence_delta", None)
     for name in _ONLY.keys() & options.keys():
         expected = f"{_ONLY[name]}, as a package asks the model about all rows in one call"
@@ -79,29 +85,12 @@ def options_of(explainer: Any, inputs: Any, arguments: dict[str, Any]) -> dict[s
         del options[name]
     for name in _OF_BUDGET:
         options.pop(name, None)
-    if isinstance(explainer, NoiseTunnel):
-        return _options_of_tunnel(explainer, options, rest)
-    check(not rest, next(iter(rest), ""), "no such argument", "one")
-    if explainer._draws_baselines:
-        options["background"] = options.pop("baselines")
-    return options
+    return explainer._program_options(options, rest)
 
 
-def _options_of_tunnel(
-    tunnel: NoiseTunnel, options: dict[str, Any], rest: dict[str, Any]
-) -> dict[str, Any]:
-    """Its own, and as ``arguments`` those of its method; what a question is made of among its."""
-    of_method = options_of(tunnel.attribution_method, options["inputs"], rest)
-    of_method.pop("seed", None)
-    asked = {name: of_method.pop(name) for name in ASKED if name in of_method}
-    draws = options.pop("draw_baseline_from_distrib")
-    background = asked.pop("baselines", None) if draws else None
-    return options | asked | {"background": background, "arguments": of_method}
-
-
-def check_has_errors(explainer: Any, standard_errors: Any) -> None:
+def check_has_errors(explainer: Method, standard_errors: Any) -> None:
     check(isinstance(standard_errors, bool), "standard_errors", "a bool or None", standard_errors)
-    has = isinstance(explainer, _WITH_ERRORS)
+    has = explainer._has_standard_errors
     expected = "None, as {} has no standard errors"
     check(has, "standard_errors", expected, standard_errors, explainer.get_name())
 
@@ -114,7 +103,7 @@ class Call:
 
     def __init__(
         self,
-        explainer: Any,
+        explainer: Method,
         module: nn.Module,
         inputs: Any,
         options: dict[str, Any],
@@ -123,7 +112,7 @@ class Call:
         self.module = _frozen_copy(module)
         self.function = Afresh(self.module)
         self.fixed = fixed
-        differentiates = explainer._differentiates or isinstance(explainer, NoiseTunnel)
+        differentiates = explainer._differentiates
         self.inputs = check_inputs(inputs, differentiates)
         batch = self.inputs.batch
         check(batch > 0, "example_inputs", "at least one row", self.inputs.tensors[0].shape)
@@ -134,7 +123,7 @@ class Call:
         self.target = _check_target(options.get("target"), batch, fixed)
         self.seed = _check_seed(explainer, options.get("seed"))
         self.prefix = _may_have_prefix(explainer, self.module, self.inputs, self.baselines)
-        self._shares_calls = isinstance(explainer, (IntegratedGradients, DeepLift, *_DRAWING))
+        self._stacks_rows = explainer._stacks_rows
         in_tuple = self.inputs.in_tuple
         named = [
             *self._named("inputs", self.inputs.tensors, in_tuple),
@@ -234,7 +223,7 @@ class Call:
         Raises:
             ArgumentError: the eager method has rows of several copies share statistics, as Captum.
         """
-        if self._shares_calls and Model(self.module, self.rows).mixes_rows:
+        if self._stacks_rows and Model(self.module, self.rows).mixes_rows:
             raise ArgumentError(
                 "forward_func: expected batch norms with running statistics, as the rows that a "
                 "method takes gradients at would share those of a call otherwise, got one without; "
@@ -248,12 +237,14 @@ class Call:
 
 
 def _may_have_prefix(
-    explainer: Any, module: nn.Module, inputs: Inputs, baselines: tuple[Tensor, ...]
+    explainer: Method, module: nn.Module, inputs: Inputs, baselines: tuple[Tensor, ...]
 ) -> bool:
     # An infinite number in a group that is absent must leave no trace: 0 · ∞ would.
     if not all(math.isfinite(b.sum()) for b in baselines):
         return False
-    wanted = method_of(explainer)._affine_prefix and may_stay_affine((*inputs.tensors, *baselines))
+    wanted = explainer._smoothed_method._affine_prefix and may_stay_affine(
+        (*inputs.tensors, *baselines)
+    )
     return wanted and may_follow(module, modules_of(module))
 
 
@@ -272,9 +263,9 @@ def _check_target(target: Any, batch: int, fixed: bool) -> Any:
     return checked.each[:, 0] if checked.each.shape[1] == 1 else checked.each
 
 
-def _check_seed(explainer: Any, seed: Any) -> Tensor | int | None:
+def _check_seed(explainer: Method, seed: Any) -> Tensor | int | None:
     """A tensor if every call brings another; None if there is nothing to draw in it."""
-    if not isinstance(explainer, _DRAWING):
+    if not explainer._draws_per_call:
         return None
     return torch.zeros((), dtype=torch.int64) if seed is None else check_seed(seed)
 
@@ -309,3 +300,13 @@ def in_words(value: Any) -> str:
         return repr(value)
     words = (f"tensor {tuple(t.shape)}" if isinstance(t, Tensor) else repr(t) for t in tensors)
     return ", ".join(words)
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A tensor that goes into the program, or comes out of it."""
+
+    name: str  # "inputs[0]", "target", ...
+    shape: tuple[int, ...]  # after the rows
+    dtype: str  # "float32"
+    rows: int = 1  # rows for each example; 0 for a number on the CPU that all have in common

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.checks import check
-from ..core.engine.independence import differ, is_row_by_row
-from ..core.modules import modules_of
+from ..checks import check
+from ..engine.independence import differ, is_row_by_row
+from ..modules import modules_of
 from .afresh import Afresh
 
 # Calls a function for each copy: (function, copies each [N, B, *F_i], what is the same for all).

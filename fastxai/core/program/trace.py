@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.checks import ArgumentError, check, name_of
-from ..core.engine.inputs import Inputs
-from ..core.prefix.deltas import NotAffine
-from .call import BATCH, Call, described
+from ..checks import ArgumentError, check, name_of
+from ..engine.inputs import Inputs
+from ..prefix.deltas import NotAffine
+from .call import BATCH, Argument, Call, described
 from .copies import mapped, one_by_one
-from .manifest import Argument
-from .programs import Answer, Program
+from .program import Answer, Program
 
 _TRACED = {  # by whether the number of rows is fixed
     False: "any number of rows: no Python branches on the values or the number of rows",

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.engine.state import LAYERS, modules_behind
+from ..engine.state import LAYERS, modules_behind
 
 
 class Afresh:

@@ -1,0 +1,1 @@
+"""Explanations as operations on tensors, to be traced. Knows no method by its type or name."""
