@@ -133,10 +133,10 @@ class KernelShap(PerturbationAttribution):
                 best for this number and tier; so too for an example with so few players that there
                 is no such design, though there is one for all groups.
             tier: how the values are found from the outputs: "fast", by the regression; "shared",
-                corrected by kriging, the best prediction of what the regression leaves over, with
-                one process for all examples and outputs; "accurate", with one for each of them too, whose work
-                grows with the cube of the samples. None for the most accurate that takes at most
-                a tenth of the model's work ("accurate" for at most 800 samples). Where all
+                corrected by kriging with one process for all examples and outputs; "accurate",
+                with one for each of them too, whose work grows with the cube of the samples. None
+                for the most accurate that takes at most a tenth of the model's work ("accurate" for
+                at most 800 samples). Where all
                 coalitions are taken, or too few for the regression, it is "fast". With samples by
                 tolerance it must be worth that also for ``max_samples``.
             tolerance: with "auto", the largest standard error to end with, as a share of the range

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .._version import __version__
 from ..core.checks import TensorOrTuple, check
 from ..core.program.call import (
     ASKED,
@@ -165,8 +166,6 @@ def _write(program: torch.export.ExportedProgram, manifest: Manifest, file: Path
 
 
 def _versions() -> dict[str, str]:
-    from .. import __version__
-
     return {
         "fastxai": __version__,
         "torch": torch.__version__,

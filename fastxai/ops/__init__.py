@@ -6,6 +6,9 @@ came. For ``torch.compile`` each is one operation, of ``torch.ops.fastxai``, whi
 the first call.
 """
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from . import native
@@ -23,6 +26,15 @@ __all__ = [
     "path_reduce",
     "perturb",
 ]
+
+
+def _backend() -> Any:
+    """The compiled library or the reference; what torch.compile takes where it traces."""
+    if torch.compiler.is_dynamo_compiling():
+        from . import traced
+
+        return traced.ops
+    return native.backend()
 
 
 def path_points(
@@ -48,7 +60,7 @@ def path_points(
         RuntimeError: an argument has the wrong dtype, shape or device.
         fastxai.ops.native.LibraryLoadError: a library was built but cannot be loaded here.
     """
-    return native.backend().path_points(input, baseline, alphas)
+    return _backend().path_points(input, baseline, alphas)
 
 
 def path_reduce(
@@ -74,7 +86,7 @@ def path_reduce(
         RuntimeError: an argument has the wrong dtype, shape or device.
         fastxai.ops.native.LibraryLoadError: a library was built but cannot be loaded here.
     """
-    return native.backend().path_reduce(acc, grads, weights)
+    return _backend().path_reduce(acc, grads, weights)
 
 
 def perturb(
@@ -110,7 +122,7 @@ def perturb(
             not look for ids out of range: their features get the baseline.
         fastxai.ops.native.LibraryLoadError: a library was built but cannot be loaded here.
     """
-    return native.backend().perturb(input, baseline, bits, mask, first, last)
+    return _backend().perturb(input, baseline, bits, mask, first, last)
 
 
 def ablate_one(
@@ -151,7 +163,7 @@ def ablate_one(
             their features as they are.
         fastxai.ops.native.LibraryLoadError: a library was built but cannot be loaded here.
     """
-    return native.backend().ablate_one(input, baseline, source, positions, offsets, first, last)
+    return _backend().ablate_one(input, baseline, source, positions, offsets, first, last)
 
 
 def group_linear(
@@ -190,7 +202,7 @@ def group_linear(
             leaves out what they name.
         fastxai.ops.native.LibraryLoadError: a library was built but cannot be loaded here.
     """
-    return native.backend().group_linear(values, positions, offsets, weight)
+    return _backend().group_linear(values, positions, offsets, weight)
 
 
 def coalitions(
@@ -229,7 +241,7 @@ def coalitions(
             not looked at: sizes out of range count as the nearest, ranks modulo C(M, size).
         fastxai.ops.native.LibraryLoadError: a library was built but cannot be loaded here.
     """
-    return native.backend().coalitions(players, sizes, ranks, seed)
+    return _backend().coalitions(players, sizes, ranks, seed)
 
 
 def coalition_gram(
@@ -256,7 +268,7 @@ def coalition_gram(
         RuntimeError: an argument has the wrong dtype, shape, device or value.
         fastxai.ops.native.LibraryLoadError: a library was built but cannot be loaded here.
     """
-    return native.backend().coalition_gram(bits, players, weights)
+    return _backend().coalition_gram(bits, players, weights)
 
 
 def coalition_rhs(
@@ -284,7 +296,7 @@ def coalition_rhs(
         RuntimeError: an argument has the wrong dtype, shape, device or value.
         fastxai.ops.native.LibraryLoadError: a library was built but cannot be loaded here.
     """
-    return native.backend().coalition_rhs(bits, players, weights, values)
+    return _backend().coalition_rhs(bits, players, weights, values)
 
 
 def lasso(
@@ -319,7 +331,7 @@ def lasso(
         RuntimeError: an argument has the wrong dtype, shape, device or value.
         fastxai.ops.native.LibraryLoadError: a library was built but cannot be loaded here.
     """
-    return native.backend().lasso(gram, rhs, alpha, tolerance, max_sweeps)
+    return _backend().lasso(gram, rhs, alpha, tolerance, max_sweeps)
 
 
 def noisy_points(
@@ -363,7 +375,7 @@ def noisy_points(
         RuntimeError: an argument has the wrong dtype, shape, device or range.
         fastxai.ops.native.LibraryLoadError: a library was built but cannot be loaded here.
     """
-    return native.backend().noisy_points(
+    return _backend().noisy_points(
         input, baseline, stdev, seed, stream, samples, example, first, last, position
     )
 
@@ -399,6 +411,6 @@ def noisy_reduce(
         RuntimeError: an argument has the wrong dtype, shape, device or range.
         fastxai.ops.native.LibraryLoadError: a library was built but cannot be loaded here.
     """
-    return native.backend().noisy_reduce(
+    return _backend().noisy_reduce(
         acc, grads, input, baseline, stdev, seed, stream, samples, example, first, last
     )

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._version import __version__
 from . import reference
 
 LIBRARY = Path(__file__).parent.parent / "_C.so"
@@ -58,8 +59,6 @@ class BuildInfo:
 
 def build_info() -> BuildInfo:
     """Tells versions, whether the native kernels run and why, and what they were built for."""
-    from .. import __version__
-
     build = _read_build()
     try:
         native, reason = backend() is not reference, _reason()
@@ -86,10 +85,6 @@ def backend() -> Any:
     Raises:
         LibraryLoadError: a library is there but cannot be loaded.
     """
-    if torch.compiler.is_dynamo_compiling():
-        from . import traced
-
-        return traced.ops
     if _backend is None:
         _find_backend()
     return _backend
