@@ -9,13 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.checks import (
-    TensorOrTuple,
-    check,
-    check_limit,
-    check_seed,
-    warn,
-)
+from ..core.checks import TensorOrTuple, check, check_limit, check_seed, warn
 from ..core.engine.coalition_rows import MaskPieces, OneOff, Pieces
 from ..core.engine.groups import FeatureGroups, check_feature_mask
 from ..core.engine.inputs import Inputs
@@ -25,14 +19,7 @@ from ..core.engine.request import Query
 from ..core.engine.rows import Permuted, Rows
 from ..core.engine.windows import Windows, check_windows
 from ..core.prefix.mixing import Each
-from ..core.program.program import (
-    Answer,
-    Program,
-    Question,
-    Replaced,
-    magnitude_of,
-    values_of,
-)
+from ..core.program.program import Answer, Program, Question, Replaced, magnitude_of, values_of
 from ._base import PerturbationAttribution, captum_compatible
 from ._coalition_program import device_of, groups_for_all, positions_of
 from ._coalitions import check_groups_for_batch

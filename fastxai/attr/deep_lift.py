@@ -12,11 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core import engine
-from ..core.checks import (
-    TensorOrTuple,
-    check,
-    check_not_inference,
-)
+from ..core.checks import TensorOrTuple, check, check_not_inference
 from ..core.engine import interaction
 from ..core.engine.inputs import Inputs, check_background
 from ..core.engine.request import Query
@@ -26,13 +22,7 @@ from ..core.intercept.deep_lift import Lifted
 from ..core.intercept.lifted_layers import LayerPairs
 from ..core.intercept.relu import check_eager
 from ..core.modules import modules_of
-from ..core.program.program import (
-    Answer,
-    Program,
-    Question,
-    check_rows_built_in,
-    for_leaves,
-)
+from ..core.program.program import Answer, Program, Question, check_rows_built_in, for_leaves
 from ..core.spans import length
 from ._base import GradientAttribution, captum_compatible
 from ._explanation import Found

@@ -28,12 +28,7 @@ from ._base import captum_compatible
 from ._coalition_program import by_id, coalitions_replaced, groups_for_all, players_present
 from ._coalitions import arranged, check_groups_for_batch, coalition_rows
 from ._explanation import Found
-from ._lime_base import (
-    LimeBase,
-    _Samples,
-    at_coalition,
-    fair_coins,
-)
+from ._lime_base import LimeBase, _Samples, at_coalition, fair_coins
 from ._lime_program import lime
 from ._players import counted, groups_that_vary
 from ._rounds import Sampled, by_players, in_rounds

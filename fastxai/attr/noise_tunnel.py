@@ -14,14 +14,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from .. import ops
 from ..core import engine
-from ..core.checks import (
-    TensorOrTuple,
-    check,
-    check_choice,
-    check_count,
-    check_limit,
-    check_seed,
-)
+from ..core.checks import TensorOrTuple, check, check_choice, check_count, check_limit, check_seed
 from ..core.engine import interaction
 from ..core.engine.inputs import Inputs, check_background, check_inputs, check_stdevs
 from ..core.engine.model import Model

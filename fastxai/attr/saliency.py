@@ -12,12 +12,7 @@ from ..core.checks import TensorOrTuple
 from ..core.engine.inputs import Inputs
 from ..core.engine.request import Query
 from ..core.engine.rows import Given
-from ..core.program.program import (
-    Answer,
-    Program,
-    Question,
-    gradients_of,
-)
+from ..core.program.program import Answer, Program, Question, gradients_of
 from ._base import GradientAttribution, captum_compatible
 
 

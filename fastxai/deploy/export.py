@@ -24,15 +24,7 @@ from ..core.program.call import (
 )
 from ..core.program.program import check_one_number
 from ..core.program.trace import calls_our_ops, trace
-from .manifest import (
-    ENTRY,
-    FORMATS,
-    Manifest,
-    device_here,
-    file_digest,
-    fingerprint,
-    machine_here,
-)
+from .manifest import ENTRY, FORMATS, Manifest, device_here, file_digest, fingerprint, machine_here
 from .native_code import compile_package
 
 

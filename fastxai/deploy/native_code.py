@@ -8,9 +8,7 @@ from typing import Any
 
 import torch
 
-from .manifest import (
-    PackageError,
-)
+from .manifest import PackageError
 
 
 def compile_package(

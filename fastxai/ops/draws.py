@@ -5,12 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .checks import (
-    _COUNTABLE,
-    _count_subsets,
-    accumulation_dtype,
-    coalition_words,
-)
+from .checks import _COUNTABLE, _count_subsets, accumulation_dtype, coalition_words
 
 _WORD = 0xFFFFFFFF  # philox works on words of 32 bits
 

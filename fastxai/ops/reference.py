@@ -25,13 +25,7 @@ from .checks import (
     check_perturb,
     coalition_words,
 )
-from .draws import (
-    _WORD,
-    _all_players,
-    _coalitions_of_size,
-    _noisy_ends,
-    noisy_draws,
-)
+from .draws import _WORD, _all_players, _coalitions_of_size, _noisy_ends, noisy_draws
 
 
 def path_points(

@@ -28,7 +28,7 @@ from fastxai.core.prefix.affine_rows import AffineRows, Calls
 from fastxai.core.prefix.deltas import Dense, Kept, NotAffine
 from fastxai.core.prefix.mixing import Mixed
 
-from ..models import EmbeddingModel, Logged, ResidualCNN, TwoInputs, mlp, one_number
+from ...models import EmbeddingModel, Logged, ResidualCNN, TwoInputs, mlp, one_number
 
 
 @pytest.fixture(autouse=True)

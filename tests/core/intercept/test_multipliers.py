@@ -9,7 +9,7 @@ from torch import nn
 
 from fastxai.core.intercept.deep_lift import Lifted
 
-from .test_lift import check_completeness, multipliers, randn
+from .test_deep_lift import check_completeness, multipliers, randn
 
 D = torch.float64
 W4, T = randn(4), randn(6, 6, 4).sigmoid()

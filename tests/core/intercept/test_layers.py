@@ -13,7 +13,7 @@ from fastxai import LayerActivation
 from fastxai.core.engine.model import Model
 from fastxai.core.intercept.layers import Layers, Recorded, Replaced, Watched
 
-from ..models import ResidualCNN, TextModel, mlp
+from ...models import ResidualCNN, TextModel, mlp
 
 X = torch.randn(3, 7)
 

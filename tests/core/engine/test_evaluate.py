@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from fastxai import ops
 from fastxai.core import engine
 from fastxai.core.engine.model import Model, Prefix
 from fastxai.core.engine.rows import Given, Path
 
-from ..models import Logged, mlp
+from ...models import Logged, mlp
 
 pytestmark = pytest.mark.usefixtures("independent_rows")  # these count calls
 
@@ -91,7 +92,7 @@ def test_out_of_memory_while_adding_up_counts_nothing_twice(monkeypatch, limit):
     x, y = torch.randn(6, 3).double(), torch.randn(6, 3).double()
     zero = torch.zeros(1, 3).double()
     rows = Path((x, y), (zero, zero), torch.linspace(0, 1, 10).double())
-    calls, path_reduce = [], engine.ops.path_reduce
+    calls, path_reduce = [], ops.path_reduce
 
     def fails_for_the_second_input(*args):
         calls.append(args)
@@ -99,7 +100,7 @@ def test_out_of_memory_while_adding_up_counts_nothing_twice(monkeypatch, limit):
             raise torch.OutOfMemoryError("out of memory")
         return path_reduce(*args)
 
-    monkeypatch.setattr(engine.ops, "path_reduce", fails_for_the_second_input)
+    monkeypatch.setattr(ops, "path_reduce", fails_for_the_second_input)
     model = Model(lambda x, y: (3 * x + 5 * y).sum(1), 6)
     found = engine.gradient_sum(model, rows, torch.full((10,), 0.1).double(), limit)
     torch.testing.assert_close(found, (torch.full_like(x, 3), torch.full_like(y, 5)))

@@ -33,7 +33,7 @@ from fastxai.core.estimate.similarity import ExpKernel
 from fastxai.core.modules import modules_of
 from fastxai.metrics import infidelity
 
-from ..models import Logged, mlp
+from ...models import Logged, mlp
 
 NODES, FEATURES = 7, 4
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}

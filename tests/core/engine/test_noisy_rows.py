@@ -7,7 +7,7 @@ from fastxai.core import engine
 from fastxai.core.engine.model import Model
 from fastxai.core.engine.noisy_rows import Noisy
 
-from ..models import Logged
+from ...models import Logged
 
 pytestmark = pytest.mark.usefixtures("independent_rows")  # these count calls
 
