@@ -20,6 +20,7 @@ from ..core.inputs import (
     Inputs,
     check,
     check_baselines,
+    check_dense,
     check_feature_mask,
     check_forward_args,
     check_inputs,
@@ -30,14 +31,10 @@ from ..core.model import Model, Target
 from ._base import Query
 
 
-def is_ragged(inputs: Any) -> bool:
-    """Whether these are tensors of different first dimensions; what else is wrong is not seen."""
-    if not isinstance(inputs, tuple) or len(inputs) < 2:
-        return False
-    for x in inputs:
-        if not isinstance(x, Tensor) or x.is_nested or x.dim() == 0:
-            return False
-    return any(x.shape[0] != inputs[0].shape[0] for x in inputs)
+def is_ragged(inputs: tuple[Any, ...]) -> bool:
+    """Whether there are tensors of different first dimensions; what else is wrong is not seen."""
+    tensors = [x for x in inputs if isinstance(x, Tensor) and not x.is_nested and x.dim() > 0]
+    return any(x.shape[0] != tensors[0].shape[0] for x in tensors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +58,10 @@ class RaggedQuery(Query):
             ArgumentError: one of them is not what is documented.
         """
         for i, x in enumerate(inputs):
-            check(x.layout == torch.strided, name_of("inputs", i, True), "a dense tensor", x.layout)
+            name = name_of("inputs", i, True)
+            check(isinstance(x, Tensor), name, "a torch.Tensor", f"a {type(x).__name__}")
+            check_dense(x, name)
+            check(x.dim() > 0, name, "at least one dimension", "a tensor without dimensions")
         lifted = check_inputs(tuple(x[None] for x in inputs), differentiable=False)
         given = Inputs(tuple(x[0] for x in lifted.tensors), True)
         rows = check_baselines(baselines, given)
@@ -178,7 +178,7 @@ def _each_shuffled(
         permuted = perm_func(x.clone(), chosen)
         got = permuted.shape if isinstance(permuted, Tensor) else type(permuted).__name__
         check(got == x.shape, "perm_func", "it to return a tensor of shape {}", got, tuple(x.shape))
-        out = torch.where(chosen, permuted.to(x.dtype), out)
+        out = torch.where(chosen, permuted.detach().to(x.dtype), out)
     return out
 
 
