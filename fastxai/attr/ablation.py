@@ -254,9 +254,9 @@ class FeaturePermutation(FeatureAblation):
     """How much the output falls when a feature's values are shuffled among the examples.
 
     The tensors that share a group are shuffled alike. Meant for a batch; for a single example
-    there is nothing to shuffle, and the attributions are zero. If first dimensions differ, a group is
-    shuffled among the rows of each tensor that it has a part in; with a part in a tensor of fewer
-    than two rows it has zero.
+    there is nothing to shuffle, and the attributions are zero. If first dimensions differ, a group
+    is shuffled among the rows of each tensor that it has a part in; with a part in a tensor of
+    fewer than two rows it has zero.
 
     Source: Breiman, "Random forests" (2001); Fisher, Rudin and Dominici, "All models are wrong, but
     many are useful" (2019).
