@@ -327,8 +327,8 @@ class Attribution:
         call = signature(self.attribute).bind(*args, **kwargs)
         call.apply_defaults()
         options = dict(call.arguments)
-        options.pop("return_convergence_delta", None)
         options.update(options.pop("kwargs", {}))
+        options.pop("return_convergence_delta", None)
         return options
 
     def has_convergence_delta(self) -> bool:
