@@ -134,6 +134,13 @@ def is_weight(tensor: Tensor) -> bool:
     return (not plain and isinstance(root, torch.nn.Parameter)) or tensor.dim() == 0
 
 
+def are_equal(x: Tensor, reference: Tensor) -> bool:
+    """Whether an operand is what its reference is, which may be one row for all."""
+    if reference.shape != x.shape:
+        reference = reference.expand_as(x)
+    return torch.equal(x, reference)
+
+
 def valued(surrogate: Tensor, value: Tensor) -> Tensor:
     """A value with the gradient of something else."""
     if transformation() is not None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..affine import transformation
 from ..rules import Substituted
-from .calls import ROUNDING, Call, Scaled, valued
+from .calls import ROUNDING, Call, Scaled, are_equal, valued
 
 
 def scaled_by(rule: Callable[[Call], tuple[Tensor, Tensor]]) -> Callable[[Call], Any]:
@@ -79,7 +79,7 @@ def shared_out(call: Call) -> Tensor:
         changing = [
             i
             for i, (x, reference) in enumerate(zip(operands, references, strict=True))
-            if call.has_gradient(x) or not (call.looks and torch.equal(x, reference))
+            if call.has_gradient(x) or not (call.looks and are_equal(x, reference))
         ]
         players = [i for i in changing if call.has_gradient(operands[i])]
         shares = _shapley(call, operands, references, changing, y)
@@ -105,7 +105,7 @@ def chosen(call: Call) -> Tensor:
     """``where``, which is linear in what it chooses from unless it chooses otherwise."""
     pairs = zip(call.operands, call.alike, strict=True)
     masks = [(x, reference) for x, reference in pairs if x.dtype == torch.bool]
-    if call.looks and all(torch.equal(x, reference) for x, reference in masks):
+    if call.looks and all(are_equal(x, reference) for x, reference in masks):
         return call.of(*call.operands)
     return shared_out(call)
 
@@ -137,8 +137,11 @@ def _shapley(
 
 
 def _may_be_close(call: Call, apart: Tensor, eps: float) -> bool:
-    """Whether any distance may be below eps; one look at the least is the quickest."""
-    return not call.looks or (apart.numel() > 0 and float(apart.amin()) < eps)
+    """Whether any distance may be below eps; one look at the least is the quickest.
+
+    The least is NaN where any is, which tells nothing of the others.
+    """
+    return not call.looks or (apart.numel() > 0 and not float(apart.amin()) >= eps)
 
 
 def _are_close(x: Tensor, apart: Tensor, eps: float) -> Tensor:
