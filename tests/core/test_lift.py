@@ -255,6 +255,27 @@ def test_masks_with_rows_are_as_masks_without(monkeypatch):
     assert not asked
 
 
+HIDING = {
+    "softmax": lambda s, x: (s.softmax(-1) * x).sum(-1),
+    "log_softmax": lambda s, x: s.log_softmax(-1)[..., 0],
+    "logsumexp": lambda s, x: s.logsumexp(-1),
+    "max": lambda s, x: s.amax(-1) + s.max(-1).values,
+}
+
+
+@pytest.mark.parametrize("hidden", [-torch.inf, torch.finfo(torch.float64).min, -1e30, -1e4])
+@pytest.mark.parametrize("name", HIDING)
+@pytest.mark.parametrize("baselines", [1, 6])
+def test_what_a_mask_hides_at_one_end_alone(name, hidden, baselines):
+    """Padding of the inputs is elsewhere than that of the baselines, say; nothing is infinite."""
+
+    def function(x):
+        visible = F.pad(x[:, :, 1:] > -0.5, (1, 0), value=True)
+        return HIDING[name](x.masked_fill(~visible, hidden), x)
+
+    check_completeness(function, randn(6, 6, 4), randn(baselines, 6, 4))
+
+
 @pytest.mark.parametrize("function", [torch.relu, torch.tanh])
 def test_a_row_of_nan_leaves_the_others_alone(function):
     x, baselines = randn(3, 4), randn(3, 4)
