@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..core import engine, interaction
 from ..core.completeness import Told
+from ..core.footprint import is_watched
 from ..core.inputs import TensorOrTuple, check, check_background, check_not_inference
 from ..core.lift import Lifted
 from ..core.lifted_layers import LayerPairs
@@ -179,6 +180,8 @@ class DeepLift(GradientAttribution):
             got = f"{len(found)} of them" if is_tuple else type(found).__name__
             fits = is_tuple and len(found) == len(multipliers)
             check(fits, name, "one that returns a tuple of {} tensors", got, len(multipliers))
+            if is_watched():  # a trace would take the number of rows for the only one
+                return found
             for value, m in zip(found, multipliers, strict=True):
                 has_rows = isinstance(value, Tensor) and value.shape[:1] == m.shape[:1]
                 shape = value.shape if isinstance(value, Tensor) else type(value).__name__
