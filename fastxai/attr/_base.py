@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from inspect import signature
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -582,6 +582,30 @@ def check_groups_for_batch(query: Query, groups: FeatureGroups) -> None:
         "one row for all examples, as forward_func gives one answer for the batch",
         "one for each example",
     )
+
+
+def baselines_of(function: Any, inputs: TensorOrTuple) -> Any:
+    """What a function of the inputs, or of nothing, returns; all else as it is."""
+    if not callable(function):
+        return function
+    expected = "a function of the inputs, or of nothing"
+    try:
+        parameters = [*signature(function).parameters.values()]
+    except ValueError:  # as of some that are written in C
+        got = f"{function!r}, whose parameters Python does not tell: wrap it in a lambda"
+        check(False, "baselines", expected, got)
+    needed = [p for p in parameters if p.default is p.empty and p.kind not in _MAY_BE_NONE]
+    by_name = any(p.kind is p.KEYWORD_ONLY for p in needed)
+    check(
+        len(needed) <= 1 and not by_name,
+        "baselines",
+        expected,
+        f"one that needs {[p.name for p in needed]}",
+    )
+    return function(inputs) if parameters else function()
+
+
+_MAY_BE_NONE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
 def result_dtype(outputs: Tensor) -> torch.dtype:

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from ..core import engine, interaction
 from ..core.completeness import Told
+from ..core.footprint import is_watched
 from ..core.inputs import TensorOrTuple, check, check_background, check_not_inference
 from ..core.lift import Lifted
 from ..core.lifted_layers import LayerPairs
 from ..core.rows import Ends, Pairs, length
 from ..core.rules import check_eager
-from ._base import Found, GradientAttribution, Query, captum_compatible
+from ._base import Found, GradientAttribution, Query, baselines_of, captum_compatible
 
 Combine = Callable[..., tuple[Tensor, ...]]
 
@@ -168,10 +169,26 @@ class DeepLift(GradientAttribution):
             return (
                 contributions if self._multiply_by_inputs else lambda multipliers, *_: multipliers
             )
-        check(callable(custom), "custom_attribution_func", "a function", repr(custom))
-        count = len(signature(custom).parameters)
-        check(1 <= count <= 3, "custom_attribution_func", "one to three parameters", count)
-        return lambda *arguments: custom(*arguments[:count])
+        name = "custom_attribution_func"
+        check(callable(custom), name, "a function", repr(custom))
+        parameters = len(signature(custom).parameters)
+        check(1 <= parameters <= 3, name, "one to three parameters", parameters)
+
+        def combined(*arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            found, multipliers = custom(*arguments[:parameters]), arguments[0]
+            is_tuple = isinstance(found, tuple)
+            got = f"{len(found)} of them" if is_tuple else type(found).__name__
+            fits = is_tuple and len(found) == len(multipliers)
+            check(fits, name, "one that returns a tuple of {} tensors", got, len(multipliers))
+            if is_watched():  # a trace would take the number of rows for the only one
+                return found
+            for value, m in zip(found, multipliers, strict=True):
+                has_rows = isinstance(value, Tensor) and value.shape[:1] == m.shape[:1]
+                shape = value.shape if isinstance(value, Tensor) else type(value).__name__
+                check(has_rows, name, "one that returns tensors of {} rows", shape, len(m))
+            return found
+
+        return combined
 
     def has_convergence_delta(self) -> bool:
         return True
@@ -251,8 +268,7 @@ class DeepLiftShap(DeepLift):
         additional_forward_args: Any = None,
     ) -> Query:
         query = super()._query(inputs, None, target, additional_forward_args)
-        if callable(baselines):
-            baselines = baselines(*[inputs][: len(signature(baselines).parameters)])
+        baselines = baselines_of(baselines, inputs)
         for rows in baselines if isinstance(baselines, tuple) else (baselines,):
             several = isinstance(rows, Tensor) and rows.dim() > 0 and rows.shape[0] > 1
             got = rows.shape if isinstance(rows, Tensor) else repr(rows)

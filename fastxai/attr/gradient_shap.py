@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +19,7 @@ from ..core.inputs import (
 )
 from ..core.model import scalars
 from ..core.rows import Noisy
-from ._base import Found, GradientAttribution, Query, captum_compatible
+from ._base import Found, GradientAttribution, Query, baselines_of, captum_compatible
 
 
 class GradientShap(GradientAttribution):
@@ -119,10 +118,7 @@ class GradientShap(GradientAttribution):
         additional_forward_args: Any = None,
     ) -> Query:
         query = super()._query(inputs, None, target, additional_forward_args)
-        if callable(baselines):
-            takes_inputs = bool(inspect.signature(baselines).parameters)
-            baselines = baselines(inputs) if takes_inputs else baselines()
-        background = check_background(baselines, query.inputs, "baselines")
+        background = check_background(baselines_of(baselines, inputs), query.inputs, "baselines")
         return replace(query, background=background)
 
     def _find(self, query: Query, detailed: bool, **options: Any) -> Found:

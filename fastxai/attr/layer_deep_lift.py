@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core import engine
-from ..core.inputs import TensorOrTuple, check
+from ..core.inputs import TensorOrTuple
 from ..core.lifted_layers import LayerPairs
 from ..core.rows import Pairs
 from ._base import Found, GradientAttribution, Query, captum_compatible, convergence_delta
@@ -124,10 +124,6 @@ class LayerDeepLift(LayerAttribution, DeepLift):
             multipliers = _by_input(lift.multipliers)
             compared = tuple(map(_by_input, inside.compared()))
             values = combine(multipliers, *compared)
-        if custom_attribution_func is not None:
-            name, count = "custom_attribution_func", len(multipliers)
-            is_like = isinstance(values, tuple) and len(values) == count
-            check(is_like, name, "one that returns a tuple of {}", type(values).__name__, count)
         added = values if combine is contributions else contributions(multipliers, *compared)
         if inside.adds_up:
             lift.check(added)
