@@ -34,6 +34,9 @@ from ._players import (
     total_rows,
     windows_that_vary,
 )
+from ._ragged import RaggedQuery, is_ragged
+
+_NO_SEED = "None, as perm_func decides the permutations"
 
 
 class FeatureAblation(PerturbationAttribution):
@@ -42,6 +45,8 @@ class FeatureAblation(PerturbationAttribution):
     f(x) − f(x with the group at its baseline): one model row for each group that differs from its
     baseline. For the others it is zero.
     """
+
+    _takes_ragged = True  # whether the inputs' first dimensions may differ
 
     @captum_compatible
     def attribute(
@@ -58,7 +63,9 @@ class FeatureAblation(PerturbationAttribution):
         """Attributes the chosen output to the groups of features.
 
         Args:
-            inputs: a tensor [B, *F] of any dtype, or a tuple of tensors [B, *F_i].
+            inputs: a tensor [B, *F] of any dtype, or a tuple of tensors [B, *F_i]. If their first
+                dimensions differ, [n_i, *F_i], as those of a batch and of a list of indices, the
+                function is called as with the whole of them, and a feature is one for all n_i rows.
             baselines: what stands for an absent feature: None (zeros), a number, a tensor of the
                 input's shape or that broadcasts to it (one row, one value for each channel), or a
                 tuple of those, one for each input.
@@ -70,20 +77,24 @@ class FeatureAblation(PerturbationAttribution):
                 broadcasts to it: with one row for all examples or one for each. Ids are shared by
                 the tensors of a tuple; gaps do no harm. None: every feature by itself.
             perturbations_per_eval: at most so many groups (times B rows) in one call of the model;
-                None to choose for speed.
+                None to choose for speed. There is one if first dimensions differ.
             show_progress: whether to show a tqdm bar on stderr.
             **kwargs: ignored with a warning, as Captum's are.
 
         Returns:
             Attributions in the form of the inputs and the dtype of the outputs, without a graph:
             [B, *F_i] for one output a row; [B·C, *F_i] for C outputs a row; [1, *F_i] for one
-            output for the batch.
+            output for the batch. If first dimensions differ, [A, *F_i] for an output of A numbers;
+            but [n_i, *F_i] for a tensor with a mask of n_i rows: row by row if the output has n_i
+            rows, otherwise with the drops of the sum of the outputs, of which there must be one in
+            all, or one for each row of some input.
 
         Raises:
             ArgumentError: an argument is not what is documented, or an output is NaN.
             IndexError: a target is out of the output's range.
         """
-        self._ignore(kwargs)
+        if kwargs:
+            self._ignore(kwargs)
         query = self._query(inputs, baselines, target, additional_forward_args)
         found = self._find(query, False, feature_mask, perturbations_per_eval, show_progress)
         return query.inputs.pack(found.values)
@@ -97,7 +108,10 @@ class FeatureAblation(PerturbationAttribution):
         show_progress: bool,
         **ignored: Any,
     ) -> Found:
-        groups = check_feature_mask(feature_mask, query.inputs)
+        ragged = query if isinstance(query, RaggedQuery) else None
+        asked = query.inputs if ragged is None else ragged.given
+        given = check_feature_mask(feature_mask, asked)
+        groups = given if ragged is None else ragged.lifted(given)
         varies = groups_that_vary(query, groups)
         outputs, drops = self._drops(
             query,
@@ -109,11 +123,17 @@ class FeatureAblation(PerturbationAttribution):
             groups,
         )
         players = counted(query, varies, len(outputs), groups.count) if detailed else None
+        if ragged is not None:
+            return Found(ragged.spread(drops, given), outputs, players=players)
         return Found(flatten_outputs(groups.spread(drops), outputs), outputs, players=players)
 
+    def _query(self, inputs: TensorOrTuple, *arguments: Any, **named: Any) -> Query:
+        if isinstance(inputs, tuple) and self._takes_ragged and is_ragged(inputs):
+            return RaggedQuery.of_call(self.forward_func, inputs, *arguments, **named)
+        return super()._query(inputs, *arguments, **named)
+
     def _ignore(self, kwargs: dict[str, Any]) -> None:
-        if kwargs:
-            warn(f"{self.get_name()} ignores {', '.join(kwargs)}")
+        warn(f"{self.get_name()} ignores {', '.join(kwargs)}")
 
     def _drops(
         self,
@@ -171,6 +191,8 @@ class Occlusion(FeatureAblation):
 
     Source: Zeiler and Fergus, "Visualizing and understanding convolutional networks" (2014).
     """
+
+    _takes_ragged = False
 
     @captum_compatible
     def attribute(  # type: ignore[override]
@@ -262,7 +284,9 @@ class FeaturePermutation(FeatureAblation):
     """How much the output falls when a feature's values are shuffled among the examples.
 
     The tensors that share a group are shuffled alike. Meant for a batch; for a single example
-    there is nothing to shuffle, and the attributions are zero.
+    there is nothing to shuffle, and the attributions are zero. If first dimensions differ, a group
+    is shuffled among the rows of each tensor that it has a part in; with a part in a tensor of
+    fewer than two rows it has zero.
 
     Source: Breiman, "Random forests" (2001); Fisher, Rudin and Dominici, "All models are wrong, but
     many are useful" (2019).
@@ -318,7 +342,8 @@ class FeaturePermutation(FeatureAblation):
         Raises:
             ArgumentError, IndexError: as :class:`FeatureAblation`.
         """
-        self._ignore(kwargs)
+        if kwargs:
+            self._ignore(kwargs)
         query = self._query(inputs, None, target, additional_forward_args)
         found = self._find(query, False, feature_mask, perturbations_per_eval, show_progress, seed)
         return query.inputs.pack(found.values)
@@ -333,6 +358,11 @@ class FeaturePermutation(FeatureAblation):
         seed: int | None,
         **ignored: Any,
     ) -> Found:
+        if isinstance(query, RaggedQuery):
+            check(self.perm_func is None or seed is None, "seed", _NO_SEED, seed)
+            draw = partial(_shuffles, seed=check_seed(seed))
+            query = query.shuffled(feature_mask, draw, self.perm_func)
+            return super()._find(query, False, feature_mask, perturbations_per_eval, show_progress)
         x, batch = query.inputs.tensors, query.inputs.batch
         groups = check_feature_mask(feature_mask, query.inputs)
         rows: Rows
@@ -341,7 +371,7 @@ class FeaturePermutation(FeatureAblation):
             pieces = tuple(MaskPieces(mask, groups.count) for mask in groups.masks)
             rows = OneOff(x, x, (shuffled,) * len(x), pieces, groups.count)
         else:
-            check(seed is None, "seed", "None, as perm_func decides the permutations", seed)
+            check(seed is None, "seed", _NO_SEED, seed)
             rows = Permuted(x, groups.masks, groups.count, self.perm_func)
         if batch == 1:
             warn(

@@ -17,6 +17,7 @@ from ..core.engine import interaction
 from ..core.engine.inputs import Inputs, check_background
 from ..core.engine.request import Query
 from ..core.engine.rows import Ends, Pairs
+from ..core.footprint import is_watched
 from ..core.intercept.completeness import Told
 from ..core.intercept.deep_lift import Lifted
 from ..core.intercept.lifted_layers import LayerPairs
@@ -24,7 +25,7 @@ from ..core.intercept.relu import check_eager
 from ..core.modules import modules_of
 from ..core.program.program import Answer, Program, Question, check_rows_built_in, for_leaves
 from ..core.spans import length
-from ._base import GradientAttribution, captum_compatible
+from ._base import GradientAttribution, baselines_of, captum_compatible
 from ._explanation import Found
 
 Combine = Callable[..., tuple[Tensor, ...]]
@@ -178,10 +179,26 @@ class DeepLift(GradientAttribution):
             return (
                 contributions if self._multiply_by_inputs else lambda multipliers, *_: multipliers
             )
-        check(callable(custom), "custom_attribution_func", "a function", repr(custom))
-        count = len(signature(custom).parameters)
-        check(1 <= count <= 3, "custom_attribution_func", "one to three parameters", count)
-        return lambda *arguments: custom(*arguments[:count])
+        name = "custom_attribution_func"
+        check(callable(custom), name, "a function", repr(custom))
+        parameters = len(signature(custom).parameters)
+        check(1 <= parameters <= 3, name, "one to three parameters", parameters)
+
+        def combined(*arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            found, multipliers = custom(*arguments[:parameters]), arguments[0]
+            is_tuple = isinstance(found, tuple)
+            got = f"{len(found)} of them" if is_tuple else type(found).__name__
+            fits = is_tuple and len(found) == len(multipliers)
+            check(fits, name, "one that returns a tuple of {} tensors", got, len(multipliers))
+            if is_watched():  # a trace would take the number of rows for the only one
+                return found
+            for value, m in zip(found, multipliers, strict=True):
+                has_rows = isinstance(value, Tensor) and value.shape[:1] == m.shape[:1]
+                shape = value.shape if isinstance(value, Tensor) else type(value).__name__
+                check(has_rows, name, "one that returns tensors of {} rows", shape, len(m))
+            return found
+
+        return combined
 
     def has_convergence_delta(self) -> bool:
         return True
@@ -266,8 +283,7 @@ class DeepLiftShap(DeepLift):
         additional_forward_args: Any = None,
     ) -> Query:
         query = super()._query(inputs, None, target, additional_forward_args)
-        if callable(baselines):
-            baselines = baselines(*[inputs][: len(signature(baselines).parameters)])
+        baselines = baselines_of(baselines, inputs)
         for rows in baselines if isinstance(baselines, tuple) else (baselines,):
             several = isinstance(rows, Tensor) and rows.dim() > 0 and rows.shape[0] > 1
             got = rows.shape if isinstance(rows, Tensor) else repr(rows)

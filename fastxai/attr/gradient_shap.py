@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +25,7 @@ from ..core.program.program import (
     dtype_of_sums,
     gradients_of,
 )
-from ._base import GradientAttribution, captum_compatible
+from ._base import GradientAttribution, baselines_of, captum_compatible
 from ._explanation import Found
 
 
@@ -128,10 +127,7 @@ class GradientShap(GradientAttribution):
         additional_forward_args: Any = None,
     ) -> Query:
         query = super()._query(inputs, None, target, additional_forward_args)
-        if callable(baselines):
-            takes_inputs = bool(inspect.signature(baselines).parameters)
-            baselines = baselines(inputs) if takes_inputs else baselines()
-        background = check_background(baselines, query.inputs, "baselines")
+        background = check_background(baselines_of(baselines, inputs), query.inputs, "baselines")
         return replace(query, background=background)
 
     def _find(self, query: Query, detailed: bool, **options: Any) -> Found:

@@ -110,7 +110,7 @@ class KernelShap(PerturbationAttribution):
         """Attributes the chosen output to the groups of features.
 
         Args:
-            inputs: as for :class:`FeatureAblation`.
+            inputs: a tensor [B, *F] of any dtype, or a tuple of tensors [B, *F_i].
             baselines: what stands for an absent feature, as for :class:`FeatureAblation`.
             target: as for :class:`FeatureAblation`.
             additional_forward_args: as for :class:`FeatureAblation`.

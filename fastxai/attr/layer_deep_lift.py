@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core import engine
-from ..core.checks import TensorOrTuple, check
+from ..core.checks import TensorOrTuple
 from ..core.engine.request import Query
 from ..core.engine.rows import Pairs
 from ..core.intercept.lifted_layers import LayerPairs
@@ -126,10 +126,6 @@ class LayerDeepLift(LayerAttribution, DeepLift):
             multipliers = _by_input(lift.multipliers)
             compared = tuple(map(_by_input, inside.compared()))
             values = combine(multipliers, *compared)
-        if custom_attribution_func is not None:
-            name, count = "custom_attribution_func", len(multipliers)
-            is_like = isinstance(values, tuple) and len(values) == count
-            check(is_like, name, "one that returns a tuple of {}", type(values).__name__, count)
         added = values if combine is contributions else contributions(multipliers, *compared)
         if inside.adds_up:
             lift.check(added)

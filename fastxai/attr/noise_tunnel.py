@@ -22,6 +22,7 @@ from ..core.engine.noisy_rows import ANOTHER_SEED, Noisy
 from ..core.engine.plan import Plan
 from ..core.engine.rows import Given
 from ..core.engine.targets import Target
+from ..core.flags import check_flags, flags_of
 from ..core.program.call import ASKED, options_of
 from ..core.program.program import (
     Answer,
@@ -79,6 +80,9 @@ class NoiseTunnel(Attribution):
         )
         super().__init__(attribution_method.forward_func)
         self.attribution_method = attribution_method
+        self._flags = flags_of(attribution_method.attribute)  # the method's, passed by name
+        if isinstance(attribution_method, NoiseTunnel):
+            self._flags += attribution_method._flags
 
     @captum_compatible
     def attribute(
@@ -122,6 +126,7 @@ class NoiseTunnel(Attribution):
             ArgumentError: an argument is not as above; the message names it.
             Exception: what the method raises.
         """
+        check_flags(self._flags, (), kwargs)
         check_choice(nt_type, "nt_type", _TYPES)
         samples = _Samples(inputs, nt_samples, stdevs, draw_baseline_from_distrib, seed, kwargs)
         limit = check_limit(nt_samples_batch_size, argument="nt_samples_batch_size")
@@ -139,6 +144,7 @@ class NoiseTunnel(Attribution):
             An :class:`Explanation` with the smoothed attributions, the model's outputs without
             noise, and the time taken.
         """
+        self._check_flags(args, kwargs)
         options = self._options(*args, **kwargs)
         started = time.perf_counter()
         values = self.attribute(**options)
@@ -160,6 +166,7 @@ class NoiseTunnel(Attribution):
 
         Takes the arguments of :meth:`attribute`.
         """
+        self._check_flags(args, kwargs)
         options = self._options(*args, **kwargs)
         del options["nt_type"]
         limit = options.pop("nt_samples_batch_size")
@@ -170,6 +177,11 @@ class NoiseTunnel(Attribution):
         x, arguments = samples.block(span, self.attribution_method)
         plan: Plan = self.attribution_method.plan(x, **arguments)
         return plan
+
+    def _check_flags(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Checks its own flags and the method's, one of which :meth:`_options` drops."""
+        check_flags(flags_of(self.attribute), args, kwargs)
+        check_flags(self._flags, (), kwargs)
 
     def _streamed(
         self, method: OfGradient, samples: _Samples, nt_type: str, limit: int | None

@@ -57,7 +57,7 @@ class ShapleyValues(PerturbationAttribution):
         """Attributes the chosen output to the groups of features.
 
         Args:
-            inputs: as for :class:`FeatureAblation`.
+            inputs: a tensor [B, *F] of any dtype, or a tuple of tensors [B, *F_i].
             baselines: as for :class:`FeatureAblation`.
             target: as for :class:`FeatureAblation`.
             additional_forward_args: as for :class:`FeatureAblation`.
@@ -174,7 +174,7 @@ class ShapleyValueSampling(ShapleyValues):
         """Attributes the chosen output to the groups of features.
 
         Args:
-            inputs: as for :class:`FeatureAblation`.
+            inputs: a tensor [B, *F] of any dtype, or a tuple of tensors [B, *F_i].
             baselines: as for :class:`FeatureAblation`.
             target: as for :class:`FeatureAblation`.
             additional_forward_args: as for :class:`FeatureAblation`.

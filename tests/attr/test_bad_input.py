@@ -194,6 +194,16 @@ def test_numpy_integers_are_targets():
     torch.testing.assert_close(Saliency(mlp()).attribute(X, target=np.array([2, 2, 2])), expected)
 
 
+def test_tensors_of_one_integer_are_targets():
+    model, x, best = Segmenter(), torch.randn(2, 2, 4), torch.tensor(2)
+    expected = Saliency(model).attribute(x, target=(1, 2))
+    for target in ((1, best), [(1, best), (torch.tensor(1), 2)]):
+        assert torch.equal(Saliency(model).attribute(x, target=target), expected)
+    for wrong in (torch.tensor(2.0), torch.tensor(True), torch.tensor([1, 2])):
+        with pytest.raises(ArgumentError, match=r"^target: expected"):
+            Saliency(model).attribute(x, target=(1, wrong))
+
+
 class Failing(nn.Module):
     """Raises in its n-th call."""
 

@@ -1,13 +1,22 @@
 """DeepLift and DeepLiftShap: completeness on whole models, pairing, and a model left as it was."""
 
 import threading
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastxai import ArgumentError, DeepLift, DeepLiftShap, IntegratedGradients
+from fastxai import (
+    ArgumentError,
+    DeepLift,
+    DeepLiftShap,
+    GradientShap,
+    IntegratedGradients,
+    LayerDeepLift,
+    LayerDeepLiftShap,
+)
 
 from ..models import EmbeddingModel, Logged, ResidualCNN, TwoInputs, mlp
 
@@ -217,6 +226,45 @@ def test_custom_attribution_functions():
     )
 
 
+@pytest.mark.parametrize(
+    "method, rows",
+    [
+        (DeepLift, 3),
+        (DeepLiftShap, 6),
+        (lambda model: LayerDeepLift(model, model[0]), 3),
+        (lambda model: LayerDeepLiftShap(model, model[0]), 6),
+    ],
+)
+def test_custom_attribution_functions_return_a_tensor_for_each_input(method, rows):
+    kinds = {
+        "a tuple of 1 tensors, got Tensor": lambda m: m[0],
+        "a tuple of 1 tensors, got list": lambda m: [*m],
+        "a tuple of 1 tensors, got 2 of them": lambda m: (*m, *m),
+        "a tuple of 1 tensors, got NoneType": lambda m: None,
+        f"tensors of {rows} rows, got NoneType": lambda m: (None,),
+        f"tensors of {rows} rows, got .*3": lambda m: (m[0].new_ones(30),),
+    }
+    baselines = torch.randn(rows // 3, 7)
+    for message, function in kinds.items():
+        with pytest.raises(ArgumentError, match=f"^custom_attribution_func: .*{message}"):
+            method(mlp()).attribute(X, baselines, 1, custom_attribution_func=function)
+
+
+def test_a_missed_sum_is_told_of_finite_rows_alone():
+    def function(x):
+        return x.exp().sum(1)
+
+    x = torch.randn(3, 4)
+    x[1] = torch.nan
+    with pytest.warns(UserWarning) as told:
+        DeepLift(function).attribute(x, torch.zeros(1, 4))
+    assert not any("miss" in str(warning.message) for warning in told)
+    assert any("infinite attributions in rows 1," in str(warning.message) for warning in told)
+
+    with pytest.warns(UserWarning, match=r"miss F\(x\) - F\(x'\) by up to \d"):
+        DeepLift(lambda x: Doubled.apply(x).sum(1)).attribute(x, torch.ones(1, 4))
+
+
 def test_empty_batch_does_not_call_the_model():
     logged = Logged(mlp())
     found, delta = DeepLift(logged).attribute(
@@ -315,6 +363,15 @@ BAD = {
     "shapes": (DeepLiftShap, mlp(), {"baselines": X[:, :3]}, "baselines.*: expected"),
     "count": (DeepLiftShap, mlp(), {"baselines": (X, X)}, "baselines: expected one for each"),
     "function": (DeepLiftShap, mlp(), {"baselines": lambda: X[:1]}, "baselines: .* two rows"),
+    "of two": (
+        DeepLiftShap,
+        mlp(),
+        {"baselines": lambda a, b: a},
+        "baselines: expected a function",
+    ),
+    "of a name": (GradientShap, mlp(), {"baselines": lambda *, a: a}, "baselines: expected a func"),
+    "in C": (GradientShap, mlp(), {"baselines": torch.zeros_like}, "baselines: .* a lambda"),
+    "partial": (DeepLiftShap, mlp(), {"baselines": partial(torch.rand, 2, 7)}, "baselines: .* lam"),
 }
 
 

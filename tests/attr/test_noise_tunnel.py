@@ -347,6 +347,25 @@ def test_refused_before_any_model_call(name, make):
     assert logged.tried == 0
 
 
+@pytest.mark.parametrize("flag", ["yes", torch.tensor([1, 0])], ids=["word", "tensor"])
+@pytest.mark.parametrize("call", ["attribute", "explain", "plan"])
+def test_flags_of_the_method_are_checked(call, flag):
+    logged = Logged(mlp())
+    method = IntegratedGradients(logged)
+    for tunnel in (NoiseTunnel(method), NoiseTunnel(NoiseTunnel(method))):
+        with pytest.raises(ArgumentError, match=r"^return_convergence_delta: expected True or"):
+            getattr(tunnel, call)(X, target=0, return_convergence_delta=flag)
+        with pytest.raises(ArgumentError, match=r"^draw_baseline_from_distrib: expected True or"):
+            getattr(tunnel, call)(X, target=0, draw_baseline_from_distrib=flag)
+    assert logged.tried == 0
+
+
+def test_explain_has_no_use_for_a_convergence_delta():
+    tunnel, asked = NoiseTunnel(IntegratedGradients(mlp())), {"target": 0, "seed": 1}
+    found = tunnel.explain(X, **asked, return_convergence_delta=True).values
+    torch.testing.assert_close(found, tunnel.attribute(X, **asked))
+
+
 def test_unknown_arguments_are_the_method_s_to_refuse():
     logged = Logged(mlp())
     for make in (Saliency, IntegratedGradients):

@@ -55,6 +55,8 @@ class Target:
     @staticmethod
     def _of_row(target: Any) -> tuple[int, ...]:
         index = target if isinstance(target, tuple) else (target,)
+        # What argmax returns, say.
+        index = tuple(Target._of_tensor(i) if _is_number(i) else i for i in index)
         for i in index:
             check(
                 isinstance(i, numbers.Integral) and not isinstance(i, bool),
@@ -106,3 +108,7 @@ class Target:
                     f"target: {high if high >= shape[dim] else low} is out of range for dimension "
                     f"{dim} of forward_func's output, of shape {tuple(shape)}"
                 )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() == 0

@@ -93,6 +93,15 @@ SEVERAL_TO_MANY = {
     "attention": lambda x: F.scaled_dot_product_attention(x, x.tanh(), x),
     "attention, causal": lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
     "attention, mask": lambda x: F.scaled_dot_product_attention(x, x, x, MASK66, scale=0.3),
+    "attention, a query sees no key": lambda x: F.scaled_dot_product_attention(
+        x, x, F.scaled_dot_product_attention(x, x, x, BLIND)
+    ),
+    "attention, added -inf": lambda x: F.scaled_dot_product_attention(
+        x, x, x, torch.zeros(6, 6).to(x).masked_fill(~BLIND, -torch.inf)
+    ),
+    "attention by hand, a query sees no key": lambda x: (
+        (x @ x.mT).masked_fill(~BLIND, -torch.inf).softmax(-1).nan_to_num(0) @ x
+    ),
     "max pool 1d": lambda x: F.max_pool1d(x, 3, 1, 1),
     "max pool 2d": lambda x: F.max_pool2d(x[:, None], 3, 2, 1, ceil_mode=True),
     "max pool 3d": lambda x: F.max_pool3d(x[:, None, None], (1, 2, 2)),
@@ -111,6 +120,7 @@ SEVERAL_TO_MANY = {
 }
 W4, W6, MASK = randn(4), randn(6), torch.tensor([True, False, True, True])
 MASK66 = torch.ones(6, 6, dtype=torch.bool).tril()
+BLIND = MASK66.clone().index_fill(0, torch.tensor([0, 3]), False)
 
 
 @pytest.mark.parametrize("baselines", [1, 2, 6])
@@ -230,3 +240,49 @@ def test_what_has_no_rule_is_told_and_keeps_its_gradient():
     (expected,) = torch.autograd.grad(inner.logcumsumexp(1).sum(), inner)
     multiplier = (x.tanh() - baseline.tanh()) / (x - baseline)
     torch.testing.assert_close(found, expected * multiplier, **EXACT)
+
+
+def test_masks_with_rows_are_as_masks_without(monkeypatch):
+    """One baseline is there for all inputs, and so is its mask."""
+    asked = []
+    monkeypatch.setattr(elementwise, "_shapley", lambda *_: asked.append(1))
+
+    def function(x):
+        mask = torch.ones(len(x), 6, 4, dtype=torch.bool).tril()
+        return torch.where(mask, x, -torch.inf).softmax(-1)[..., 0] + (x * mask)[..., 1]
+
+    check_completeness(function, randn(6, 6, 4), randn(1, 6, 4))
+    assert not asked
+
+
+HIDING = {
+    "softmax": lambda s, x: (s.softmax(-1) * x).sum(-1),
+    "log_softmax": lambda s, x: s.log_softmax(-1)[..., 0],
+    "logsumexp": lambda s, x: s.logsumexp(-1),
+    "max": lambda s, x: s.amax(-1) + s.max(-1).values,
+}
+
+
+@pytest.mark.parametrize("hidden", [-torch.inf, torch.finfo(torch.float64).min, -1e30, -1e4])
+@pytest.mark.parametrize("name", HIDING)
+@pytest.mark.parametrize("baselines", [1, 6])
+def test_what_a_mask_hides_at_one_end_alone(name, hidden, baselines):
+    """Padding of the inputs is elsewhere than that of the baselines, say; nothing is infinite."""
+
+    def function(x):
+        visible = F.pad(x[:, :, 1:] > -0.5, (1, 0), value=True)
+        return HIDING[name](x.masked_fill(~visible, hidden), x)
+
+    check_completeness(function, randn(6, 6, 4), randn(baselines, 6, 4))
+
+
+@pytest.mark.parametrize("function", [torch.relu, torch.tanh])
+def test_a_row_of_nan_leaves_the_others_alone(function):
+    x, baselines = randn(3, 4), randn(3, 4)
+    x[1] = torch.nan
+    x[0, 0] = baselines[0, 0]
+    leaf = x.clone().requires_grad_()
+    Lifted(function, 1, 1e-10)(leaf, baselines).sum().backward()
+    assert leaf.grad[1].isnan().all()
+    alone = multipliers(function, x[[0, 2]], baselines[[0, 2]])
+    torch.testing.assert_close(leaf.grad[[0, 2]], alone, **EXACT)

@@ -134,6 +134,26 @@ def is_weight(tensor: Tensor) -> bool:
     return (not plain and isinstance(root, torch.nn.Parameter)) or tensor.dim() == 0
 
 
+def are_equal(x: Tensor, reference: Tensor) -> bool:
+    """Whether an operand is what its reference is, which may be one row for all."""
+    if reference.shape != x.shape:
+        reference = reference.expand_as(x)
+    return torch.equal(x, reference)
+
+
+def bounded(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """With numbers that are as good as infinite at a bound that changes can be counted to.
+
+    A score that a mask hides at one end changes without bound, and what a softmax or a maximum
+    makes of that is finite: multipliers are infinite here and zero there unless both take the same
+    bound for it, that of the dtype. Exponentials of it are zero.
+    """
+    if not x.is_floating_point():
+        return x
+    bound = min(1e9, torch.finfo(dtype or x.dtype).max ** 0.5)
+    return x.clamp(-bound, bound)
+
+
 def valued(surrogate: Tensor, value: Tensor) -> Tensor:
     """A value with the gradient of something else."""
     if transformation() is not None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...modules import transformation
 from ..relu import Substituted
-from .calls import ROUNDING, Call, Scaled, valued
+from .calls import ROUNDING, Call, Scaled, are_equal, bounded, valued
 
 
 def scaled_by(rule: Callable[[Call], tuple[Tensor, Tensor]]) -> Callable[[Call], Any]:
@@ -73,16 +73,22 @@ def shared_out(call: Call) -> Tensor:
     end, has the mean over all orders. The share of an operand without gradient, a mask say, goes to
     the others in proportion to their own changes: ``x * (x > 0)`` is then what ``relu`` is.
     """
-    operands, references = call.operands, call.alike
+    return _shared_out(call, call.operands, call.alike, call.of)
+
+
+def _shared_out(
+    call: Call, operands: list[Tensor], references: list[Tensor], of: Callable[..., Tensor]
+) -> Tensor:
+    """The same with operands, references and values that need not be the call's own."""
     with torch.no_grad():
-        y = call.of(*operands)
+        y = of(*operands)
         changing = [
             i
             for i, (x, reference) in enumerate(zip(operands, references, strict=True))
-            if call.has_gradient(x) or not (call.looks and torch.equal(x, reference))
+            if call.has_gradient(call.operands[i]) or not (call.looks and are_equal(x, reference))
         ]
-        players = [i for i in changing if call.has_gradient(operands[i])]
-        shares = _shapley(call, operands, references, changing, y)
+        players = [i for i in changing if call.has_gradient(call.operands[i])]
+        shares = _shapley(of, operands, references, changing, y)
         apart = {i: operands[i] - references[i] for i in players}
         rest = sum((shares[i] for i in changing if i not in apart), torch.zeros(()).to(y))
         total = sum((a.abs() for a in apart.values()), torch.zeros(()).to(y))
@@ -97,21 +103,27 @@ def shared_out(call: Call) -> Tensor:
             if slopes:
                 multiplier = torch.where(close[i], slopes[i], multiplier)
             multipliers.append(multiplier)
-    parts = [operands[i] * m for i, m in zip(players, multipliers, strict=True)]
-    return valued(sum(parts[1:], parts[0]).to(y.dtype), y)
+        value = y if of == call.of else call.of(*call.operands)
+    parts = [call.operands[i] * m for i, m in zip(players, multipliers, strict=True)]
+    return valued(sum(parts[1:], parts[0]).to(y.dtype), value)
 
 
 def chosen(call: Call) -> Tensor:
-    """``where``, which is linear in what it chooses from unless it chooses otherwise."""
+    """``where``, which is linear in what it chooses from unless it chooses otherwise.
+
+    What masks hide is often -inf, and then changes without bound; see :func:`bounded`.
+    """
     pairs = zip(call.operands, call.alike, strict=True)
     masks = [(x, reference) for x, reference in pairs if x.dtype == torch.bool]
-    if call.looks and all(torch.equal(x, reference) for x, reference in masks):
+    if call.looks and all(are_equal(x, reference) for x, reference in masks):
         return call.of(*call.operands)
-    return shared_out(call)
+    with torch.no_grad():
+        operands, references = ([bounded(t) for t in ts] for ts in (call.operands, call.alike))
+    return _shared_out(call, operands, references, lambda *xs: bounded(call.of(*xs)))
 
 
 def _shapley(
-    call: Call,
+    of: Callable[..., Tensor],
     operands: Sequence[Tensor],
     references: Sequence[Tensor],
     changing: list[int],
@@ -124,7 +136,7 @@ def _shapley(
         mixed = list(operands)
         for i, is_here in zip(changing, here, strict=True):
             mixed[i] = operands[i] if is_here else references[i]
-        values[here] = y if all(here) else call.of(*mixed)
+        values[here] = y if all(here) else of(*mixed)
     shares = {}
     for n, i in enumerate(changing):
         share = torch.zeros_like(y)
@@ -137,8 +149,11 @@ def _shapley(
 
 
 def _may_be_close(call: Call, apart: Tensor, eps: float) -> bool:
-    """Whether any distance may be below eps; one look at the least is the quickest."""
-    return not call.looks or (apart.numel() > 0 and float(apart.amin()) < eps)
+    """Whether any distance may be below eps; one look at the least is the quickest.
+
+    The least is NaN where any is, which tells nothing of the others.
+    """
+    return not call.looks or (apart.numel() > 0 and not float(apart.amin()) >= eps)
 
 
 def _are_close(x: Tensor, apart: Tensor, eps: float) -> Tensor:

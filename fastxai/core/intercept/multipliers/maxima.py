@@ -10,16 +10,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..relu import Function, spellings
-from .calls import Call, valued
+from .calls import Call, bounded, valued
 
 
 def _split(
-    call: Call, x: Tensor, reference: Tensor, best: Iterable[Tensor], best_ref: Iterable[Tensor]
+    call: Call,
+    x: Tensor,
+    ends: tuple[Tensor, Tensor],
+    best: Iterable[Tensor],
+    best_ref: Iterable[Tensor],
 ) -> Tensor:
-    """Maxima along x's last dimension, [*, P] of [*, n], and their places, so for the baselines."""
+    """Maxima along x's last dimension, [*, P] of [*, n], and their places, so for the baselines.
+
+    The ends are x and its reference, with bounds for what is infinite.
+    """
     (y, place), (y_ref, place_ref) = best, best_ref
     with torch.no_grad():
-        apart, stop = x - reference, torch.maximum(y, y_ref)
+        apart, stop = ends[0] - ends[1], torch.maximum(y, y_ref)
         parts = ((stop - y_ref, place, 1.0), (y - stop, place_ref.expand(place.shape), 0.0))
         steps = [(step, p, tie, apart.gather(-1, p)) for step, p, tie in parts]
         multipliers = [
@@ -38,7 +45,8 @@ def greatest(call: Call) -> Any:
     with torch.no_grad():
         value = call.of(x)
         best, best_ref = (t.max(-1, keepdim=True) for t in (rows, ref_rows))
-    surrogate = _split(call, rows, ref_rows, best, best_ref)
+        ends = bounded(rows), bounded(ref_rows)
+    surrogate = _split(call, rows, ends, best, best_ref)
     if isinstance(value, Tensor):
         return valued(surrogate.reshape(value.shape), value)
     values = valued(surrogate.reshape(value.values.shape), value.values)
@@ -59,7 +67,7 @@ def max_pool(call: Call) -> Any:
         found = pool(call.references[0], *call.args[1:most], **options)
         y_ref, index_ref = (call.like(t, y) for t in found)
     best, best_ref = ([flat(t) for t in pair] for pair in ((y, index), (y_ref, index_ref)))
-    surrogate = _split(call, flat(x), flat(reference), best, best_ref)
+    surrogate = _split(call, flat(x), (flat(x), flat(reference)), best, best_ref)
     out = valued(surrogate.reshape(y.shape), y)
     wants_index = name.endswith("indices") or call.argument(most, "return_indices", False)
     return (out, index) if wants_index else out

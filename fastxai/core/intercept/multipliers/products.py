@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .calls import Call, valued
+from .calls import Call, are_equal, valued
 from .elementwise import shared_out
 
 _ADDED = (torch.strided, torch.sparse_coo)  # what torch can add up
@@ -35,7 +35,7 @@ def factor(call: Call) -> Tensor:
     if not constant:
         return product(call)
     reference = call.alike[0 if constant[0] is call.operands[0] else 1]
-    same = torch.equal if constant[0].layout == torch.strided else _are_equal
+    same = are_equal if constant[0].layout == torch.strided else _are_equal
     if call.looks and same(constant[0], reference):
         return call.of(*call.operands)
     return shared_out(call)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .calls import Call, valued
+from .calls import Call, bounded, valued
 
 _MODERATE = 64  # logits of this size are exact enough in their own precision
 
@@ -18,22 +18,26 @@ def _mean_of_exp(a: Tensor, b: Tensor) -> Tensor:
     return torch.maximum(a, b).exp() * torch.where(apart > 0, -torch.expm1(-apart) / apart, 1.0)
 
 
-def _logsumexp(x: Tensor, reference: Tensor, dims: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _logsumexp(x: Tensor, ends: tuple[Tensor, Tensor], dims: Any) -> tuple[Tensor, Tensor, Tensor]:
     """What has the multipliers of log Σ exp, and its value at the inputs and the baselines."""
     with torch.no_grad():
-        total, at_baseline = (t.logsumexp(dims, keepdim=True) for t in (x, reference))
+        total, at_baseline = (t.logsumexp(dims, keepdim=True) for t in ends)
         top = torch.maximum(total, at_baseline)
-        share = _mean_of_exp(x - top, reference - top)
+        share = _mean_of_exp(*(t - top for t in ends))
         share /= _mean_of_exp(total - top, at_baseline - top)
     return (share * x).sum(dims, keepdim=True), total, at_baseline
 
 
-def _in_double(x: Tensor, reference: Tensor, looks: bool) -> tuple[Tensor, Tensor]:
-    """The logits; in float64 where those of float32 would be too coarse for their exponentials."""
-    pair = (x, reference)
-    if x.dtype != torch.float64 and not (looks and all(map(_is_moderate, pair))):
-        x, reference = (t.double() for t in pair)
-    return x, reference
+def _ends(x: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    """The logits and their references, of the dtype of x and with bounds for what is infinite.
+
+    In float64 where those of float32 would be too coarse for their exponentials.
+    """
+    ends = x.detach(), call.alike[0].to(x.dtype)
+    is_coarse = x.dtype != torch.float64 and not (call.looks and all(map(_is_moderate, ends)))
+    here, there = (t.double() if is_coarse else t for t in ends)
+    dtype = call.operands[0].dtype
+    return bounded(here, dtype), bounded(there, dtype)
 
 
 def _is_moderate(x: Tensor) -> bool:
@@ -49,15 +53,16 @@ def softmax(call: Call) -> Tensor:
     (x,), dim = call.operands, call.argument(1, "dim")
     with torch.no_grad():
         value = call.of(x)
-    x, reference = (t.to(value.dtype) for t in (x, *call.alike))
+    x = x.to(value.dtype)
     if dim is None:
         dim = 0 if x.dim() in (0, 1, 3) else 1  # as torch chooses
-    x, reference = _in_double(x, reference, call.looks)
-    log_sum, total, at_baseline = _logsumexp(x, reference, dim)
+    here, there = _ends(x, call)
+    x = x.to(here.dtype)
+    log_sum, total, at_baseline = _logsumexp(x, (here, there), dim)
     surrogate = x - log_sum
     if "log" not in call.func.__name__:
         with torch.no_grad():
-            slope = _mean_of_exp(x - total, reference - at_baseline)
+            slope = _mean_of_exp(here - total, there - at_baseline)
         surrogate = surrogate * slope
     return valued(surrogate.to(value.dtype), value)
 
@@ -66,8 +71,8 @@ def log_of_sum(call: Call) -> Tensor:
     (x,), dims = call.operands, call.argument(1, "dim")
     with torch.no_grad():
         value = call.of(x)
-    x, reference = _in_double(x, call.alike[0], call.looks)
-    surrogate, _, _ = _logsumexp(x, reference, dims)
+    ends = _ends(x, call)
+    surrogate, _, _ = _logsumexp(x.to(ends[0].dtype), ends, dims)
     return valued(surrogate.reshape(value.shape).to(value.dtype), value)
 
 

@@ -32,12 +32,17 @@ def attention(
         key, value = key.repeat_interleave(times, -3), value.repeat_interleave(times, -3)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scores = query @ key.transpose(-2, -1) * scale
+    blind = None  # [..., L, 1]: queries that may see no key, as those of padding
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).tril()
     if attn_mask is not None:
         hidden = attn_mask.dtype == torch.bool
+        blind = (~attn_mask if hidden else attn_mask == -torch.inf).all(-1, keepdim=True)
+        attn_mask = attn_mask | blind if hidden else attn_mask.masked_fill(blind, 0)
         scores = scores.masked_fill(~attn_mask, -torch.inf) if hidden else scores + attn_mask
     weights = scores.softmax(-1)
+    if blind is not None:  # torch's attention gives zeros there, where softmax has NaN
+        weights = weights.masked_fill(blind, 0)
     return (F.dropout(weights, dropout_p) if dropout_p > 0 else weights) @ value
 
 
