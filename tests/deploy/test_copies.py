@@ -167,6 +167,22 @@ def test_a_prefix(uncompiled, affine_prefix):
     torch.testing.assert_close(found, oracle, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("offset", [0, 1000])
+@pytest.mark.parametrize("feature", range(4))
+def test_one_feature_and_large_outputs(uncompiled, feature, offset):
+    """What rows do to one another through a single feature, beneath outputs that hardly change."""
+
+    class OfOneFeature(nn.Module):
+        def forward(self, x):
+            return (x - 0.3 * x.max(0).values).tanh() + offset
+
+    x = randn(5, [(4,)])
+    for method in ("FeatureAblation", "IntegratedGradients", "KernelShap"):
+        kind, arguments = METHODS[method]
+        explain = kind(OfOneFeature().eval()).compile(x, target=feature, **arguments)
+        assert explain.manifest.rows_interact
+
+
 def test_as_captum_one_copy_at_a_time(uncompiled):
     x, model = randn(4, [(4,)]), LessMean()
     found = IntegratedGradients(model.eval()).compile(x, target=1, n_steps=5)(x).attributions

@@ -160,7 +160,7 @@ def stream(
             return _followed(asked, model, block, repeats * b, learn)
 
         if b == rows.batch and blocks.are_stacked(r):
-            outputs = stacked(model, block, r, ask, blocks.takes_inputs)
+            outputs = stacked(model, block, r, ask, blocks.takes_inputs, limit is None)
             if outputs is None and rows.together:  # what the user's functions made is used
                 return copy_by_copy(block, r, learn)
             return None if outputs is None else shaped(outputs, r, b)

@@ -21,6 +21,7 @@ _CONVOLUTIONS: dict[type, int] = {
     nn.Conv2d: 4,
     nn.Conv3d: 5,
 }  # dimensions with the batch's
+_ROUNDINGS = 16  # units in the last place that are no more than rounding, whatever is computed
 
 
 def is_row_by_row(
@@ -78,8 +79,20 @@ def _dim_after(module: Any, dim: int) -> int | None:
     return None
 
 
-def differ(one: Tensor, other: Tensor) -> bool:  # [n, *C], [n, *C] or [n]
-    """Whether outputs for the same rows differ by more than rounding in calls of other sizes."""
+def differ(
+    one: Tensor,  # [n, *C]
+    other: Tensor,  # [n, *C] or [n]
+    change: Tensor | None = None,  # [n, *C]
+) -> bool:
+    """Whether outputs for the same rows differ by more than rounding in calls of other sizes.
+
+    Args:
+        one: the outputs in one call.
+        other: those in another.
+        change: how much the outputs change with the rows. With it the measure is that, beside what
+            rounding there is in few operations; otherwise it is the outputs, which may be large
+            where they hardly change.
+    """
     if one.numel() != other.numel():
         return True
     other = other.reshape(one.shape)
@@ -87,13 +100,35 @@ def differ(one: Tensor, other: Tensor) -> bool:  # [n, *C], [n, *C] or [n]
         return not torch.equal(one, other)
     if one.numel() == 0:
         return False
-    relative = math.sqrt(torch.finfo(one.dtype).eps)
-    if bool(((one - other).abs() <= relative * one.abs()).all()):  # the strictest measure
+    eps = torch.finfo(one.dtype).eps
+    strictest = math.sqrt(eps) if change is None else _ROUNDINGS * eps
+    if bool(((one - other).abs() <= strictest * one.abs()).all()):
         return False
+    eps = _precision(one, other)
     # A row is measured by its own size, or that of most rows if it is near zero. What is not finite
     # must be so in both, and is no measure for the rest.
     one, other = one.reshape(len(one), -1), other.reshape(len(one), -1)
-    each = one.abs().nan_to_num(0.0, posinf=0.0).amax(1, keepdim=True)
-    tolerance = relative * torch.maximum(each, each.median())
+    if change is None:
+        tolerance = math.sqrt(eps) * _sizes(one)
+    else:
+        tolerance = math.sqrt(eps) * _sizes(change.reshape(one.shape))
+        tolerance += _ROUNDINGS * eps * _sizes(one)
     same = (one == other) | (one.isnan() & other.isnan())
     return not bool((same | ((one - other).abs() <= tolerance)).all())
+
+
+def _sizes(values: Tensor) -> Tensor:  # [n, c] -> [n, 1]
+    each = values.abs().nan_to_num(0.0, posinf=0.0).amax(1, keepdim=True)
+    return torch.maximum(each, each.median())
+
+
+def _precision(one: Tensor, other: Tensor) -> float:
+    """The relative error of a number: that of float32 for outputs that were made wider afterwards.
+
+    Whole numbers, which are labels or counts, tell nothing about that.
+    """
+    if one.dtype == torch.float64:
+        both = torch.stack([one, other]).nan_to_num(0.0, 0.0, 0.0)
+        if torch.equal(both, both.float().double()) and not torch.equal(both, both.round()):
+            return torch.finfo(torch.float32).eps
+    return torch.finfo(one.dtype).eps

@@ -24,6 +24,7 @@ from .rows import Ends, Rows
 # pairs, and two of them, as groups may be as large as one of them.
 _FIRST, _LAST = 7, 5
 _SOME = 64  # rows that stand for a batch that may be too large for memory
+_MOST_OF_THE_WAY = 0.9
 _SEEN = 1 << 19  # numbers in the rows among which another copy is looked for
 
 Ask = Callable[[tuple[Tensor, ...], int], Tensor]  # (each [r * B, *F_i], r) -> [r * B, *C]
@@ -62,11 +63,10 @@ def settle(
             first, alone = model.alone
             other = _another(rows, first)
             of_other = _alone(model, other, every, differentiable)
-            pairs = zip(first, other, strict=True)
-            both = tuple(torch.cat([x.to(t.dtype), t]) for x, t in pairs)
-            ends = slice(0, rows.batch), slice(rows.batch, None)
-            ask = partial(_asked, model, both, 2, every, differentiable)
-            _compare(model, ask, alone, of_other, at=ends)
+            ask = partial(_asked, model, _joined(other, first), 2, every, differentiable)
+            ends = slice(rows.batch, None), slice(0, rows.batch)
+            closer = partial(_differ_closer, model, first, other, differentiable)
+            _compare(model, ask, alone, of_other, at=ends, closer=closer)
         except NotRowByRow as error:
             model.take_for_whole_batch(error)
         except Exception as error:
@@ -130,6 +130,7 @@ def stacked(
     repeats: int,  # r
     ask: Ask,
     beside_inputs: bool = False,
+    has_room: bool = False,
     differentiable: bool = False,
 ) -> Tensor | None:  # [r * B, *C]
     """The outputs for the first block with several copies of the batch; None if rows interact.
@@ -144,30 +145,44 @@ def stacked(
         beside_inputs: whether the inputs, whose outputs are known, come in the same call, and are
             one of the two. They come last: the first could be right by being so, as nodes 0 to
             B - 1 of a graph have its edges.
+        has_room: whether a further copy may come in the same call. It is between the inputs and all
+            others, as what an output depends on may be one feature, which few copies change.
         differentiable: whether inputs may require gradients, for models that take some themselves.
     """
-    batch, every = model.batch, slice(0, model.batch)
+    batch, every, parts = model.batch, slice(0, model.batch), [block]
 
-    def copy_of(i: int) -> tuple[slice, Tensor]:
-        place = slice(i * batch, (i + 1) * batch)
-        rows = tuple(t[place].detach().clone() for t in block)
+    def place(i: int) -> slice:
+        return slice(i * batch, (i + 1) * batch)
+
+    def copy_of(i: int) -> tuple[Tensor, ...]:
+        return tuple(t[place(i)].detach().clone() for t in block)
+
+    def alone(rows: tuple[Tensor, ...]) -> Tensor:
         with torch.no_grad():
-            return place, _alone(model, rows, every, differentiable)
+            return _alone(model, rows, every, differentiable)
 
-    if not beside_inputs:
-        other = _furthest(block, tuple(t[:batch] for t in block), repeats)
-        first = copy_of(0 if other else repeats - 1)
-        second = copy_of(other)
-        pair = first[1], second[1]
-        return _compare(model, lambda: ask(block, repeats), *pair, at=(first[0], second[0]))
-    assert model.alone is not None
-    inputs, outputs = model.alone
-    place, of_other = copy_of(_furthest(block, inputs, repeats))
-    rows = tuple(torch.cat([t, x.to(t.dtype)]) for t, x in zip(block, inputs, strict=True))
-    count = repeats * batch
-    ends = slice(count, None), place
-    found = _compare(model, lambda: ask(rows, repeats + 1), outputs, of_other, at=ends)
-    return None if found is None else found[:count]
+    if beside_inputs:
+        assert model.alone is not None
+        first, outputs = model.alone
+        if has_room:
+            i, second = repeats, _between(block, first, repeats)
+            parts.append(second)
+        else:
+            i = _furthest(block, first, repeats)
+            second = copy_of(i)
+        parts.append(first)
+        count = repeats + len(parts) - 1
+        ends = place(count - 1), place(i)
+    else:
+        i, count = _furthest(block, tuple(t[:batch] for t in block), repeats), repeats
+        one = 0 if i else repeats - 1
+        first, second, ends = copy_of(one), copy_of(i), (place(one), place(i))
+        outputs = alone(first)
+    pair = outputs, alone(second)
+    rows = _joined(*parts) if beside_inputs else block
+    closer = partial(_differ_closer, model, first, second, differentiable)
+    found = _compare(model, lambda: ask(rows, count), *pair, at=ends, closer=closer)
+    return found[: repeats * batch] if found is not None and beside_inputs else found
 
 
 def _settle_some(model: Model, rows: Rows, differentiable: bool) -> None:
@@ -238,8 +253,40 @@ def _on_leaf(rows: Tensor) -> Tensor:
     return rows.requires_grad_().clone() if rows.is_floating_point() else rows
 
 
+def _joined(*copies: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Several copies of the batch as rows of one call, in the dtypes of the first."""
+    of_inputs = zip(*copies, strict=True)
+    return tuple([torch.cat([t.to(same[0].dtype) for t in same]) for same in of_inputs])
+
+
+def _differ_closer(
+    model: Model,
+    first: tuple[Tensor, ...],  # each [B, *F_i]
+    second: tuple[Tensor, ...],  # each [B, *F_i]
+    differentiable: bool,
+    changes: Tensor,  # [B, *C], of the outputs from one to the other
+) -> bool:
+    """Whether a copy has other outputs beside one that differs than beside itself.
+
+    Large outputs are rounded by as much as others change, but not where all calls have the same
+    number of rows.
+    """
+    every = slice(0, model.batch)
+    with torch.no_grad(), model.statistics_kept():
+        mixed, ones, others = (
+            _asked(model, _joined(a, b), 2, every, differentiable).chunk(2)
+            for a, b in ((first, second), (first, first), (second, second))
+        )
+    pairs = (ones[0], mixed[0]), (others[1], mixed[1])
+    return any(differ(a, b, changes) for a, b in pairs)
+
+
 def _another(rows: Rows, first: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """A repeat that differs from the first: one of those in the middle, if they do."""
+    """Rows all of whose features differ from the first repeat's, if they do in any.
+
+    What an output depends on may be one feature, which few repeats change: then they are between
+    the first and all others.
+    """
     every = slice(0, rows.batch)
     numbers = rows.batch * sum(x.shape[1:].numel() for x in rows.inputs)
     count = max(1, min(rows.repeats, _SEEN // max(1, numbers)))
@@ -247,11 +294,35 @@ def _another(rows: Rows, first: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     block = rows.block(slice(begin, begin + count), every)
     i = _furthest(block, first, count)
     other = tuple(t[i * rows.batch : (i + 1) * rows.batch] for t in block)
+    if not all(bool((t != x).all()) for t, x in zip(other, first, strict=True)):
+        other = _between(block, first, count)
     for r in (rows.repeats - 1, 0):
         if not all(torch.equal(a.to(b.dtype), b) for a, b in zip(first, other, strict=True)):
             break
         other = rows.block(slice(r, r + 1), every)
     return other
+
+
+def _between(
+    block: tuple[Tensor, ...],  # each [r * B, *F_i]
+    reference: tuple[Tensor, ...],  # each [B, *F_i]
+    repeats: int,
+) -> tuple[Tensor, ...]:  # each [B, *F_i]
+    """Most of the way to the furthest that any copy is from the reference, number by number.
+
+    Not all of it: what is zero hides what it is multiplied by. Whole numbers, which may be indices,
+    are taken from the copies, and so are truth values.
+    """
+    found = []
+    for rows, x in zip(block, reference, strict=True):
+        copies, x = rows.detach().unflatten(0, (repeats, -1)), x.detach().to(rows.dtype)
+        if not rows.is_floating_point():
+            which = (copies != x).long().argmax(0, keepdim=True)
+            found.append(copies.gather(0, which)[0])
+            continue
+        which = (copies - x).abs().nan_to_num(0.0).argmax(0, keepdim=True)
+        found.append(x + _MOST_OF_THE_WAY * (copies.gather(0, which)[0] - x))
+    return tuple(found)
 
 
 def _furthest(
@@ -279,10 +350,19 @@ def _compare(
     call: Callable[[], Tensor],
     *alone: Tensor,  # each [b, *C]
     at: Sequence[slice] = (slice(None),),
+    closer: Callable[[Tensor], bool] | None = None,
 ) -> Tensor | None:
     """The outputs of a call, if those at some places are as they were alone.
 
     Otherwise, or if the call fails, rows interact.
+
+    Args:
+        model: the bound model.
+        call: what is compared.
+        *alone: outputs in calls of their own; of two, it counts too how much they differ.
+        at: where they are in the call.
+        closer: looks closer at two, by how much they differ, where rounding may explain what is
+            seen; tells whether rows interact.
     """
     try:
         outputs = call()
@@ -297,7 +377,11 @@ def _compare(
             raise
         model.rows_interact = True
         return None
-    pairs = zip(alone, at, strict=True)
-    changed = [differ(one, outputs[place].detach()) for one, place in pairs]
-    model.rows_interact = any(changed)
-    return None if model.rows_interact else outputs
+    pairs = [(one, outputs[place].detach()) for one, place in zip(alone, at, strict=True)]
+    changes = alone[0] - alone[1] if closer and alone[0].is_floating_point() else None
+    changed = [differ(*pair, changes) for pair in pairs]
+    interact = any(changed)
+    if interact and closer is not None and changes is not None:
+        interact = any(differ(*pair) for pair in pairs) or closer(changes)
+    model.rows_interact = interact
+    return None if interact else outputs

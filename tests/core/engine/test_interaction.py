@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastxai.attr import (
     DeepLift,
@@ -582,3 +582,71 @@ def test_influences_of_every_direction(name, zero):
         mean += torch.autograd.grad(model(leaf).sum(), leaf)[0] / 10
     found = IntegratedGradients(model).attribute(x, n_steps=10, method="riemann_middle")
     torch.testing.assert_close(found, x * mean, **CLOSE)
+
+
+class OneFeatureShared(nn.Module):
+    """Every output depends on one feature, less its mean or its largest number over the batch."""
+
+    def __init__(self, shared, offset: float = 0.0) -> None:
+        super().__init__()
+        self.shared, self.offset = shared, offset
+
+    def forward(self, x):
+        return torch.tanh(x - self.shared(x)) + self.offset
+
+
+SHARED = {"mean": lambda x: x.mean(0), "max": lambda x: x.amax(0)}
+
+
+@pytest.mark.parametrize("affine_prefix", [True, False])
+@pytest.mark.parametrize("shared", SHARED)
+@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize("feature", range(FEATURES))
+def test_what_one_feature_shares_is_seen(shared, rows, feature, affine_prefix):
+    x, model = randn(rows, FEATURES, seed=rows), OneFeatureShared(SHARED[shared])
+    without = x.clone()
+    without[:, feature] = 0
+    drop = torch.zeros_like(x)
+    drop[:, feature] = (model(x) - model(without))[:, feature]
+    for method in (FeatureAblation, ShapleyValues):
+        found = method(model, affine_prefix=affine_prefix).attribute(x, target=feature)
+        torch.testing.assert_close(found, drop, **CLOSE)
+
+
+@pytest.mark.parametrize("affine_prefix", [True, False])
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize(("dtype", "offset"), [(torch.float32, 3e3), (torch.float64, 1e9)])
+def test_large_outputs_do_not_hide_what_rows_do_to_each_other(dtype, offset, rows, affine_prefix):
+    x = randn(rows, FEATURES).to(dtype)
+    model = OneFeatureShared(SHARED["mean"], offset)
+    tunnel = NoiseTunnel(Saliency(model, affine_prefix=affine_prefix))
+    found = tunnel.attribute(x, target=1, stdevs=0.3, nt_samples=6, seed=0, abs=False)
+    alone = tunnel.attribute(
+        x, target=1, stdevs=0.3, nt_samples=6, nt_samples_batch_size=1, seed=0, abs=False
+    )
+    torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
+    without = x.clone()
+    without[:, 1] = 0
+    drop = (model(x) - model(without))[:, 1]
+    ablation = FeatureAblation(model, affine_prefix=affine_prefix)
+    found = ablation.attribute(x, target=1)[:, 1]
+    torch.testing.assert_close(found, drop, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("make_wide", [Tensor.double, lambda y: y.double() + 1e6])
+def test_rounding_is_not_taken_for_interaction(make_wide):
+    """Outputs of float32 that are made wider are no more exact; large ones are rounded by more."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(FEATURES, 256)]
+    for _ in range(6):
+        layers += [nn.ReLU(), nn.LayerNorm(256), nn.Linear(256, 256)]
+    net, calls = nn.Sequential(*layers, nn.Linear(256, 3)).eval(), []
+
+    def model(x):
+        calls.append(len(x))
+        return make_wide(net(x))
+
+    for rows in (1, 3):
+        calls.clear()
+        KernelShap(model).attribute(randn(rows, FEATURES).float(), target=1, n_samples=16)
+        assert len(calls) <= 8  # 3 of them for a closer look
