@@ -22,7 +22,7 @@ from ..core.engine.outputs import scalars
 from ..core.engine.plan import Plan, together
 from ..core.engine.progress import Bar
 from ..core.engine.request import Query, check_numbers
-from ..core.engine.rows import Given, Rows
+from ..core.engine.rows import InputRows, Rows
 from ..core.flags import check_flags, flags_checked, flags_of
 from ..core.program.program import Program
 from ._explanation import Explanation, Found, convergence_delta, only_one
@@ -291,7 +291,7 @@ class Attribution:
     @staticmethod
     def _outputs(query: Query, tensors: tuple[Tensor, ...]) -> Tensor:
         """The explained output at each row, [B]."""
-        return scalars(engine.values(query.model, Given(tensors, query.inputs.batch))[0])
+        return scalars(engine.values(query.model, InputRows(tensors, query.inputs.batch))[0])
 
 
 class GradientAttribution(Attribution):
@@ -379,7 +379,7 @@ class PerturbationAttribution(Attribution):
                 out whether they can be.
         """
         at_least_two = None if limit is None else max(2, limit)  # or it would not be told
-        given = Given(query.inputs.tensors, query.inputs.batch)
+        given = InputRows(query.inputs.tensors, query.inputs.batch)
         outputs = engine.values(query.model, given, at_least_two, to_come=to_come)[0]
         check_numbers(outputs[None], 0, query)
         if divided:
@@ -404,7 +404,7 @@ class PerturbationAttribution(Attribution):
     @staticmethod
     def _outputs(query: Query, tensors: tuple[Tensor, ...]) -> Tensor:
         """The outputs at each row, [B, *C]."""
-        return engine.values(query.model, Given(tensors, query.inputs.batch))[0]
+        return engine.values(query.model, InputRows(tensors, query.inputs.batch))[0]
 
     def _stream(
         self,
@@ -440,7 +440,7 @@ class PerturbationAttribution(Attribution):
 
     def _at_baselines(self, query: Query, limit: int | None) -> Tensor:
         """f(baseline), [B, *C]."""
-        return self._values_of(query, Given(query.baselines, query.inputs.batch), limit)[0]
+        return self._values_of(query, InputRows(query.baselines, query.inputs.batch), limit)[0]
 
     def _title(self, show_progress: bool) -> str | None:
         """What the progress bar is about; None for no bar."""

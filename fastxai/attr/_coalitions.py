@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..core.checks import check
-from ..core.engine.coalition_rows import Coalitions, Prefixes
+from ..core.engine.coalition_rows import CoalitionRows, OrderRows
 from ..core.engine.groups import FeatureGroups
 from ..core.engine.outputs import result_dtype
 from ..core.engine.request import Query
@@ -16,7 +16,7 @@ def coalition_rows(
     groups: FeatureGroups,
     bits: Tensor,  # [N, W] int64
     orders: Tensor | None = None,  # [n, M] int64
-) -> Coalitions:
+) -> CoalitionRows:
     """Rows for coalitions of the groups, over the background or else the baselines.
 
     With orders, the coalitions are their beginnings.
@@ -26,8 +26,8 @@ def coalition_rows(
     else:
         baselines = tuple(rows[None] for rows in query.background)  # [1, K, *F_i]
     if orders is not None:
-        return Prefixes(query.inputs.tensors, baselines, bits, groups.masks, orders)
-    return Coalitions(query.inputs.tensors, baselines, bits, groups.masks, groups.count)
+        return OrderRows(query.inputs.tensors, baselines, bits, groups.masks, orders)
+    return CoalitionRows(query.inputs.tensors, baselines, bits, groups.masks, groups.count)
 
 
 def arranged(

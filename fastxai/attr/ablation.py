@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ..core.checks import TensorOrTuple, check, check_limit, check_seed, warn
-from ..core.engine.coalition_rows import MaskPieces, OneOff, Pieces
+from ..core.engine.coalition_rows import AblationRows, MaskPieces, Pieces
 from ..core.engine.groups import FeatureGroups, check_feature_mask
 from ..core.engine.inputs import Inputs
 from ..core.engine.outputs import result_dtype
 from ..core.engine.progress import bar
 from ..core.engine.request import Query
-from ..core.engine.rows import Permuted, Rows
+from ..core.engine.rows import PermutedRows, Rows
 from ..core.engine.windows import Windows, check_windows
 from ..core.prefix.mixing import Each
 from ..core.program.program import Answer, Program, Question, Replaced, magnitude_of, values_of
@@ -369,10 +369,10 @@ class FeaturePermutation(FeatureAblation):
         if self.perm_func is None:
             shuffled = _shuffles(groups.count, batch, check_seed(seed)).to(x[0].device)
             pieces = tuple(MaskPieces(mask, groups.count) for mask in groups.masks)
-            rows = OneOff(x, x, (shuffled,) * len(x), pieces, groups.count)
+            rows = AblationRows(x, x, (shuffled,) * len(x), pieces, groups.count)
         else:
             check(seed is None, "seed", _NO_SEED, seed)
-            rows = Permuted(x, groups.masks, groups.count, self.perm_func)
+            rows = PermutedRows(x, groups.masks, groups.count, self.perm_func)
         if batch == 1:
             warn(
                 f"{self.get_name()}: one example has none to be shuffled with; its attributions "
@@ -393,11 +393,11 @@ class FeaturePermutation(FeatureAblation):
         return Found(flatten_outputs(groups.spread(drops), outputs), outputs)
 
 
-def _one_off(part: Part, count: int, pieces: tuple[Pieces, ...]) -> OneOff:
+def _one_off(part: Part, count: int, pieces: tuple[Pieces, ...]) -> AblationRows:
     """The part's inputs without each of these groups of features."""
     query = part.query
     own = tuple(_own_row(b, query.inputs) for b in query.baselines)
-    return OneOff(query.inputs.tensors, query.baselines, own, pieces, count)
+    return AblationRows(query.inputs.tensors, query.baselines, own, pieces, count)
 
 
 def flatten_outputs(values: tuple[Tensor, ...], outputs: Tensor) -> tuple[Tensor, ...]:

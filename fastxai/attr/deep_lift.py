@@ -16,7 +16,7 @@ from ..core.checks import TensorOrTuple, check, check_not_inference
 from ..core.engine import interaction
 from ..core.engine.inputs import Inputs, check_background
 from ..core.engine.request import Query
-from ..core.engine.rows import Ends, Pairs
+from ..core.engine.rows import BaselinePairRows, InputAndBaselineRows
 from ..core.footprint import is_watched
 from ..core.intercept.completeness import Told
 from ..core.intercept.deep_lift import Lifted
@@ -131,7 +131,7 @@ class DeepLift(GradientAttribution):
         x, baselines = query.inputs.tensors, query.baselines
         if any(b.shape[0] != 1 for b in baselines):  # then all come with their inputs
             baselines = tuple(b.expand(t.shape) for b, t in zip(baselines, x, strict=True))
-        lift = self._lift(query, Pairs(x, baselines, 1))
+        lift = self._lift(query, BaselinePairRows(x, baselines, 1))
         pairs = zip(baselines, x, strict=True)
         compared = x, tuple(b.expand(t.shape) for b, t in pairs)
         of_inputs = tuple(m[0] for m in lift.multipliers)
@@ -139,14 +139,16 @@ class DeepLift(GradientAttribution):
         lift.check(found if combine is contributions else contributions(of_inputs, *compared))
         return found
 
-    def _lift(self, query: Query, pairs: Pairs, inside: LayerPairs | None = None) -> Lift:
+    def _lift(
+        self, query: Query, pairs: BaselinePairRows, inside: LayerPairs | None = None
+    ) -> Lift:
         """Finds multipliers of the inputs, or of what layers have inside."""
         check_eager(self.forward_func, query.model.modules)
         expected = "batch norms in eval mode, as each row is compared with its baseline alone"
         check(not query.model.mixes_rows, "forward_func", expected, "one in train mode")
         if pairs.repeats > 1:  # copies of the inputs are stacked, each with another baseline
             first = tuple(b[:1] for b in pairs.baselines)
-            interaction.settle(query.model, Ends(pairs.inputs, first))
+            interaction.settle(query.model, InputAndBaselineRows(pairs.inputs, first))
         interact = query.model.rows_interact
         shares = None if interact is None else not interact
         changes: Tensor | None = None  # F(x) − F(x') of each pair, [K, B], or [B]
@@ -308,7 +310,7 @@ class DeepLiftShap(DeepLift):
         x, baselines = query.inputs.tensors, query.background
         assert baselines is not None
         batch, count = query.inputs.batch, baselines[0].shape[0]
-        lift = self._lift(query, Pairs(x, baselines, count))
+        lift = self._lift(query, BaselinePairRows(x, baselines, count))
         of_pairs = tuple(m.transpose(0, 1).flatten(0, 1) for m in lift.multipliers)
         compared = (
             tuple(t.repeat_interleave(count, 0) for t in x),

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..core import engine
 from ..core.checks import TensorOrTuple, check_count, check_seed
 from ..core.engine.inputs import Inputs, check_background, check_stdevs
-from ..core.engine.noisy_rows import Noisy
+from ..core.engine.noisy_rows import NoisyRows
 from ..core.engine.outputs import scalars
 from ..core.engine.request import Query
 from ..core.program.program import (
@@ -137,7 +137,9 @@ class GradientShap(GradientAttribution):
             values, baseline_outputs=_outputs(query, rows.starts()).mean(0) if detailed else None
         )
 
-    def _mean(self, query: Query, rows: Noisy, noted: Tensor | None = None) -> tuple[Tensor, ...]:
+    def _mean(
+        self, query: Query, rows: NoisyRows, noted: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """The mean over samples; ``noted`` [N, B] takes what those of each sample add up to."""
         one_each = torch.ones(rows.repeats, dtype=torch.float64, device=rows.device)
         add = _Products(one_each, rows) if self._multiply_by_inputs else engine.Weighted(one_each)
@@ -186,7 +188,7 @@ class GradientShap(GradientAttribution):
 class _Products(engine.Weighted):
     """Adds up (x̃ − b) · gradient."""
 
-    rows: Noisy
+    rows: NoisyRows
 
     def __call__(self, sums: list[Tensor], found: engine.Gradients) -> list[Tensor]:
         return self.rows.add_products(sums, found.each, found.repeats, found.examples)
@@ -195,8 +197,8 @@ class _Products(engine.Weighted):
         return -(deltas * gradients).sum(0)  # a delta is b − x
 
 
-def _rows(query: Query, n_samples: int, stdevs: Any, seed: int | None) -> Noisy:
-    return Noisy(
+def _rows(query: Query, n_samples: int, stdevs: Any, seed: int | None) -> NoisyRows:
+    return NoisyRows(
         query.inputs.tensors,
         query.background,
         check_stdevs(stdevs, query.inputs),
@@ -205,7 +207,7 @@ def _rows(query: Query, n_samples: int, stdevs: Any, seed: int | None) -> Noisy:
     )
 
 
-def _outputs(query: Query, rows: Noisy) -> Tensor:
+def _outputs(query: Query, rows: NoisyRows) -> Tensor:
     """The explained output at each row, [R, B]."""
     outputs = engine.values(query.model, rows)
     return scalars(outputs.flatten(0, 1)).reshape(rows.repeats, rows.batch)

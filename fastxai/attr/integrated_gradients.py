@@ -14,7 +14,7 @@ from ..core import engine
 from ..core.checks import TensorOrTuple, check_limit
 from ..core.engine.inputs import Inputs
 from ..core.engine.request import Query
-from ..core.engine.rows import Path
+from ..core.engine.rows import PathRows
 from ..core.estimate import quadrature
 from ..core.program.program import (
     Answer,
@@ -113,7 +113,7 @@ class IntegratedGradients(GradientAttribution):
         x, baselines = query.inputs.tensors, query.baselines
         alphas, weights = quadrature.rule(method, n_steps, x[0].device)
         limit = check_limit(internal_batch_size, argument="internal_batch_size")
-        path = Path(x, baselines, alphas)
+        path = PathRows(x, baselines, alphas)
         mean = engine.gradient_sum(query.model, path, weights, limit)
         if not self._multiply_by_inputs:
             return mean

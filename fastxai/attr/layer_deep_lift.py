@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core import engine
 from ..core.checks import TensorOrTuple
 from ..core.engine.request import Query
-from ..core.engine.rows import Pairs
+from ..core.engine.rows import BaselinePairRows
 from ..core.intercept.lifted_layers import LayerPairs
 from ._base import GradientAttribution, captum_compatible
 from ._explanation import Found, convergence_delta
@@ -100,7 +100,7 @@ class LayerDeepLift(LayerAttribution, DeepLift):
         if any(b.shape[0] != 1 for b in baselines):  # then all come with their inputs
             baselines = tuple(b.expand(t.shape) for b, t in zip(baselines, x, strict=True))
         unused = may_be_unused(grad_kwargs)
-        pairs = Pairs(x, baselines, 1)
+        pairs = BaselinePairRows(x, baselines, 1)
         found = self._of_pairs_inside(
             query, pairs, custom_attribution_func, attribute_to_layer_input, unused
         )
@@ -110,7 +110,7 @@ class LayerDeepLift(LayerAttribution, DeepLift):
     def _of_pairs_inside(
         self,
         query: Query,
-        pairs: Pairs,
+        pairs: BaselinePairRows,
         custom_attribution_func: Combine | None,
         of_inputs: bool,
         unused: bool,
@@ -219,5 +219,5 @@ class LayerDeepLiftShap(LayerDeepLift, DeepLiftShap):
 
     def _of_all(self, query: Query, custom: Combine | None, of_inputs: bool) -> _OfPairs:
         assert query.background is not None
-        pairs = Pairs(query.inputs.tensors, query.background, len(query.background[0]))
+        pairs = BaselinePairRows(query.inputs.tensors, query.background, len(query.background[0]))
         return self._of_pairs_inside(query, pairs, custom, of_inputs, False)

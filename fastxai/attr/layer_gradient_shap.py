@@ -13,9 +13,9 @@ from .. import ops
 from ..core import engine
 from ..core.checks import TensorOrTuple, check, check_count, check_seed
 from ..core.engine.inputs import check_stdevs
-from ..core.engine.noisy_rows import Noisy
+from ..core.engine.noisy_rows import NoisyRows
 from ..core.engine.request import Query
-from ..core.engine.rows import Given, Rows
+from ..core.engine.rows import InputRows, Rows
 from ..core.intercept.layer_paths import Between, Picked, drawn
 from ..core.intercept.layers import Replaced, Watched
 from ._base import captum_compatible
@@ -147,9 +147,9 @@ class LayerGradientShap(LayerAttribution, GradientShap):
         layers = self._layers(query, of_inputs)
         watched = Watched(query.model.forward_func, layers)
         which, positions = drawn(query.inputs.batch, len(background[0]), count, seed, x[0].device)
-        at_inputs: Rows = Given(x, query.inputs.batch)
+        at_inputs: Rows = InputRows(x, query.inputs.batch)
         if any(noise):
-            at_inputs = Noisy(x, None, noise, count, seed)
+            at_inputs = NoisyRows(x, None, noise, count, seed)
         at_baselines = Picked(x, background, which[: len(background[0])])
 
         with torch.inference_mode(False):

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core import engine
 from ..core.checks import TensorOrTuple
 from ..core.engine.request import Query
-from ..core.engine.rows import Given
+from ..core.engine.rows import InputRows
 from ..core.intercept.layers import Answerless
 from ._base import GradientAttribution, captum_compatible
 from ._explanation import Found
@@ -66,12 +66,12 @@ class LayerActivation(LayerAttribution):
         )
         model = query.model.calling(watched, query.model.forward_args)
         with torch.inference_mode(False):
-            engine.values(model, Given(query.inputs.tensors, model.batch, together=True))
+            engine.values(model, InputRows(query.inputs.tensors, model.batch, together=True))
         return Found(watched.flat, form=watched.packed)
 
     @staticmethod
     def _outputs(query: Query, tensors: tuple[Tensor, ...]) -> Tensor:
-        return engine.values(query.model, Given(tensors, query.inputs.batch))[0]
+        return engine.values(query.model, InputRows(tensors, query.inputs.batch))[0]
 
     @property
     def multiplies_by_inputs(self) -> bool:

@@ -10,7 +10,7 @@ import torch
 from ..core import engine
 from ..core.checks import TensorOrTuple, check_limit
 from ..core.engine.request import Query
-from ..core.engine.rows import Given, Path
+from ..core.engine.rows import InputRows, PathRows
 from ..core.estimate import quadrature
 from ..core.intercept.layers import Replaced, Watched
 from ._base import GradientAttribution, captum_compatible
@@ -135,7 +135,10 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
         x, extra = query.inputs.tensors, query.model.forward_args
 
         with torch.inference_mode(False):
-            rows, starts = Given(x, query.inputs.batch), Given(query.baselines, query.inputs.batch)
+            rows, starts = (
+                InputRows(x, query.inputs.batch),
+                InputRows(query.baselines, query.inputs.batch),
+            )
             called, found, outputs = activations(query.model, watched, rows, limit, n_steps)
             _, at_start, baseline_outputs = activations(called, watched, starts, limit, 0)
             y, baseline = tuple([t[0] for t in found]), tuple([t[0] for t in at_start])
@@ -149,7 +152,7 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
                 model.affine_prefix = False  # the graph tells what is used
             model.alone = baseline, baseline_outputs
             try:
-                path = Path(y, baseline, alphas)
+                path = PathRows(y, baseline, alphas)
                 mean = engine.gradient_sum(model, path, weights, limit)
             except engine.Unused as error:
                 raise layers.unused(watched.layer_of(error.position)) from None

@@ -18,9 +18,9 @@ from ..core.checks import TensorOrTuple, check, check_choice, check_count, check
 from ..core.engine import interaction
 from ..core.engine.inputs import Inputs, check_background, check_inputs, check_stdevs
 from ..core.engine.model import Model
-from ..core.engine.noisy_rows import ANOTHER_SEED, Noisy
+from ..core.engine.noisy_rows import ANOTHER_SEED, NoisyRows
 from ..core.engine.plan import Plan
-from ..core.engine.rows import Given
+from ..core.engine.rows import InputRows
 from ..core.engine.targets import Target
 from ..core.flags import check_flags, flags_of
 from ..core.program.call import ASKED, options_of
@@ -38,7 +38,7 @@ from ._explanation import Explanation
 from .saliency import OfGradient
 
 _TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
-# Noisy inputs that a method is given at once. It cuts them as suits the model; fewer would keep it
+# NoisyRows inputs that a method is given at once. It cuts them as suits the model; fewer would keep it
 # from filling a call, more would only be held in memory.
 _BYTES = {"cpu": 8_000_000, "cuda": 256_000_000}
 
@@ -153,7 +153,9 @@ class NoiseTunnel(Attribution):
         query = self._query(options["inputs"], None, *asked)
         return Explanation(
             values=values,
-            outputs=engine.values(query.model, Given(query.inputs.tensors, query.inputs.batch))[0],
+            outputs=engine.values(query.model, InputRows(query.inputs.tensors, query.inputs.batch))[
+                0
+            ],
             baseline_outputs=None,
             convergence_delta=None,
             standard_errors=None,
@@ -338,8 +340,8 @@ class _Samples:
             background = check_background(arguments["baselines"], self.inputs, "baselines")
         self.seed = check_seed(seed)
         x = self.inputs.tensors
-        self.noisy = Noisy(x, None, stdevs, self.count, self.seed)
-        drawn = Noisy(x, background, stdevs, self.count, self.seed)
+        self.noisy = NoisyRows(x, None, stdevs, self.count, self.seed)
+        drawn = NoisyRows(x, background, stdevs, self.count, self.seed)
         self._baselines = None if background is None else drawn.starts()
 
     def in_a_call(self) -> int:

@@ -11,7 +11,7 @@ from ..core import engine
 from ..core.checks import TensorOrTuple
 from ..core.engine.inputs import Inputs
 from ..core.engine.request import Query
-from ..core.engine.rows import Given
+from ..core.engine.rows import InputRows
 from ..core.program.program import Answer, Program, Question, gradients_of
 from ._base import GradientAttribution, captum_compatible
 
@@ -111,7 +111,7 @@ class InputXGradient(OfGradient):
 
 def gradient(query: Query) -> tuple[Tensor, ...]:
     """∂F/∂x at the inputs, each [B, *F_i], in the inputs' dtypes."""
-    rows = Given(query.inputs.tensors, query.inputs.batch)
+    rows = InputRows(query.inputs.tensors, query.inputs.batch)
     return tuple([g[0] for g in engine.gradients(query.model, rows)])
 
 

@@ -14,7 +14,7 @@ from ..core.checks import TensorOrTuple, check
 from ..core.engine.inputs import Inputs, check_baselines, check_forward_args, check_inputs
 from ..core.engine.model import Model
 from ..core.engine.outputs import scalars
-from ..core.engine.rows import Given, Perturbed
+from ..core.engine.rows import InputRows, PerturbedRows
 from ..core.flags import flags_checked
 from ..core.spans import length
 from ._perturb import (
@@ -94,7 +94,9 @@ def infidelity(
     dims = [t.dim() for t in x.tensors]
     model = Model(forward_func, x.batch, target, forward_args, dims=dims)
 
-    at_inputs = scalars(engine.values(model, Given(x.tensors, x.batch), limit, to_come=count)[0])
+    at_inputs = scalars(
+        engine.values(model, InputRows(x.tensors, x.batch), limit, to_come=count)[0]
+    )
     exact = any(t.dtype == torch.float64 for t in (*values, at_inputs))
     forecast = at_inputs = at_inputs.double()  # [B]; later the forecast is of the rows at hand
     sums = at_inputs.new_zeros(3 if normalize else 1, x.batch)
@@ -115,7 +117,7 @@ def infidelity(
             terms = (forecast - change).square()[None]
         sums = sums + terms.sum(1)
 
-    engine.stream(model, Perturbed(x.tensors, count, perturb), visit, limit)
+    engine.stream(model, PerturbedRows(x.tensors, count, perturb), visit, limit)
     error = sums[0]
     if normalize:  # the least error is with φ times E[Iᵀφ · change] / E[(Iᵀφ)²]
         of_forecast, of_both, of_change = sums

@@ -17,7 +17,7 @@ from ..core import engine
 from ..core.checks import TensorOrTuple, check, check_number, check_seed, name_of
 from ..core.engine.inputs import Inputs, check_inputs
 from ..core.engine.model import Model
-from ..core.engine.rows import Perturbed
+from ..core.engine.rows import PerturbedRows
 from ..core.spans import length
 from ._perturb import (
     by_repeat,
@@ -92,7 +92,7 @@ def sensitivity_max(
 
     if x.batch == 0:
         return _wide(x.tensors[0]).new_zeros(0)
-    once = Perturbed(x.tensors, 1, lambda repeats: tuple(t.clone() for t in x.tensors))
+    once = PerturbedRows(x.tensors, 1, lambda repeats: tuple(t.clone() for t in x.tensors))
     expected = _wide(engine.values(model, once, limit, to_come=count)[0])  # [B, E]
     size = torch.linalg.vector_norm(expected, order, dim=1)  # [B]
     size = torch.where(size == 0, 1, size)
@@ -103,7 +103,7 @@ def sensitivity_max(
         change = torch.linalg.vector_norm(_wide(explanations) - expected, order, dim=2)  # [r, B]
         worst = torch.maximum(worst, change.amax(0) / size)
 
-    engine.stream(model, Perturbed(x.tensors, count, perturb), visit, limit)
+    engine.stream(model, PerturbedRows(x.tensors, count, perturb), visit, limit)
     warn_unless_finite(worst, "sensitivity_max", "explanations")
     return worst
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastxai import ArgumentError, GradientShap, IntegratedGradients
-from fastxai.core.engine.noisy_rows import Noisy
+from fastxai.core.engine.noisy_rows import NoisyRows
 
 from ..models import EmbeddingModel, Logged, ResidualCNN, TwoInputs, mlp
 
@@ -20,7 +20,7 @@ def randn(*shape):
 
 def by_hand(f, x, baselines, n_samples, stdev, seed, multiply=True):
     """Mean attributions, and the delta [B * N], from the same samples; f gives one number a row."""
-    rows = Noisy((x,), (baselines,), (stdev,), n_samples, seed)
+    rows = NoisyRows((x,), (baselines,), (stdev,), n_samples, seed)
     everyone = slice(0, len(x))
     values, deltas = [], []
     for n in range(n_samples):
@@ -130,7 +130,7 @@ def test_tuple_with_extra_arguments_targets_and_stdevs():
     values, delta = GradientShap(model).attribute(
         inputs, *arguments, return_convergence_delta=True, seed=5
     )
-    rows = Noisy(inputs, backgrounds, (0.1, 0.0), 6, 5)
+    rows = NoisyRows(inputs, backgrounds, (0.1, 0.0), 6, 5)
     everyone = slice(0, 6), slice(0, 3)
     ends, starts = rows.ends().block(*everyone), rows.starts().block(*everyone)
     points = [row.requires_grad_() for row in rows.block(*everyone)]

@@ -17,7 +17,7 @@ from fastxai import (
     Saliency,
     ShapleyValueSampling,
 )
-from fastxai.core.engine.noisy_rows import Noisy
+from fastxai.core.engine.noisy_rows import NoisyRows
 
 from ..models import EmbeddingModel, Logged, ResidualCNN, TwoInputs, mlp
 
@@ -36,7 +36,7 @@ def randn(*shape):
 
 def samples_of(inputs, stdevs, count, seed):
     """The noisy inputs of every sample, each a tuple of tensors [B, *F_i]."""
-    rows = Noisy(inputs, None, stdevs, count, seed)
+    rows = NoisyRows(inputs, None, stdevs, count, seed)
     everyone = slice(0, inputs[0].shape[0])
     return [rows.block(slice(n, n + 1), everyone) for n in range(count)]
 
@@ -132,7 +132,7 @@ def test_drawn_baselines():
     torch.testing.assert_close(found, w * (x - rows.mean(0)), **EXACT)
     method = IntegratedGradients(model)
     everyone = slice(0, 3)
-    starts = Noisy((x,), (rows,), (0.0,), 6, 5).starts()
+    starts = NoisyRows((x,), (rows,), (0.0,), 6, 5).starts()
     each = [
         method.attribute(*x_n, *starts.block(slice(n, n + 1), everyone), target=1)
         for n, x_n in enumerate(samples_of((x,), (0.3,), 6, 5))

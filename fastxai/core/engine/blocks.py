@@ -11,7 +11,7 @@ import torch
 
 from .model import Model
 from .plan import Run
-from .rows import Given, Rows, is_affine
+from .rows import InputRows, Rows, is_affine
 
 # How many rows to give to the model at once. A call costs a fixed time a, and cache pressure costs
 # a time c·n·b a row for n rows for which the model writes b bytes each. a/n + c·n·b is least
@@ -70,7 +70,7 @@ class Blocks:
         if model.mixes_rows and limit is None:  # one repeat, or all as Captum's gradient methods
             limit = rows.batch if forward_only else rows.batch * rows.repeats
         self._limit = limit
-        self._are_inputs = isinstance(rows, Given)
+        self._are_inputs = isinstance(rows, InputRows)
         self._later = (to_come + (0 if self._are_inputs else rows.repeats)) * rows.batch
 
     @property

@@ -17,7 +17,7 @@ from .rows import row_bytes
 _MOST_MIXED = 128  # deltas that a product adds up faster than a running sum does
 
 
-class Coalitions:
+class CoalitionRows:
     """The input where a coalition's players are, the baseline elsewhere; K baselines for each.
 
     Repeat n·K + k is coalition n over baseline k.
@@ -95,8 +95,8 @@ class Coalitions:
         )
 
 
-class Prefixes(Coalitions):
-    """Coalitions that grow by one player at a time, along orders of the players.
+class OrderRows(CoalitionRows):
+    """CoalitionRows that grow by one player at a time, along orders of the players.
 
     Repeat n · (M - 1) + j is the first j + 1 players of order n.
     """
@@ -147,7 +147,7 @@ class MaskPieces:
         return part(self._order, examples), offsets
 
 
-class OneOff:
+class AblationRows:
     """The input with one group of features replaced; group after group.
 
     In group g, example b gets the values of row ``sources[i][g, b]`` of ``replacements[i]``.

@@ -24,7 +24,7 @@ from .model import Model
 from .outputs import NotRowByRow, scalars
 from .plan import Run
 from .progress import Bar, bar
-from .rows import Given, Rows
+from .rows import InputRows, Rows
 from .shortcut import Shortcut
 
 
@@ -310,7 +310,7 @@ def gradients_inside(
     Raises:
         Unused: the outputs do not depend on one of them.
     """
-    rows = Given(inputs, model.batch, together=True)
+    rows = InputRows(inputs, model.batch, together=True)
     gradients: tuple[Tensor, ...] = ()
 
     def visit(repeats: slice, examples: slice, learn: bool) -> bool:
@@ -349,7 +349,7 @@ def gradients(
 
     def look(repeats: slice, examples: slice, learn: bool) -> bool:
         r, b = length(repeats), length(examples)
-        is_cut = b < rows.batch and isinstance(rows, Given)
+        is_cut = b < rows.batch and isinstance(rows, InputRows)
         if is_cut and _is_refused(model, rows, b, differentiable=True):
             return False
         block = rows.block(repeats, examples)

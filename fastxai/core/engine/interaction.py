@@ -18,7 +18,7 @@ from .blocks import fits_whole, is_out_of_memory
 from .independence import differ
 from .model import Model
 from .outputs import NotRowByRow
-from .rows import Ends, Rows
+from .rows import InputAndBaselineRows, Rows
 
 # How many of the first rows and of the last are asked about apart: odd numbers, as rows may come in
 # pairs, and two of them, as groups may be as large as one of them.
@@ -94,7 +94,7 @@ def settle_parts(
         model.rows_interact = False
         return
     model.rows_interact = None
-    settle(model, Ends(inputs, baselines), limit)
+    settle(model, InputAndBaselineRows(inputs, baselines), limit)
 
 
 def settle_cut(

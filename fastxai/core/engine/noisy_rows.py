@@ -16,8 +16,8 @@ from ..spans import length, part
 from .rows import row_bytes
 
 
-class Noisy:
-    """Noisy inputs; with a background, random points on the paths to them from its rows.
+class NoisyRows:
+    """NoisyRows inputs; with a background, random points on the paths to them from its rows.
 
     Repeat n of an example is its sample n. All is drawn from the seed, the sample and the example
     by the op that makes the rows. Sample n has the background row of sample n - K.
@@ -46,11 +46,11 @@ class Noisy:
         self.batch = inputs[0].shape[0]
         self.row_bytes, self.device = row_bytes(inputs), inputs[0].device
 
-    def ends(self) -> Noisy:
+    def ends(self) -> NoisyRows:
         """The noisy inputs that the paths lead to."""
-        return Noisy(self.inputs, None, self.stdevs, self.samples, self.seed)
+        return NoisyRows(self.inputs, None, self.stdevs, self.samples, self.seed)
 
-    def starts(self) -> Noisy:
+    def starts(self) -> NoisyRows:
         """The background rows of the first K samples, which come again in every K."""
         assert self.background is not None
         starts = copy.copy(self)

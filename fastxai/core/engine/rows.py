@@ -60,7 +60,7 @@ class Affine(Rows, Protocol):
         ...
 
 
-class Given:
+class InputRows:
     """The inputs themselves, once."""
 
     kind = "inputs"
@@ -83,7 +83,7 @@ class Given:
         )
 
 
-class Ends:
+class InputAndBaselineRows:
     """The inputs, and then the baselines."""
 
     kind = "inputs and baselines"
@@ -104,7 +104,7 @@ class Ends:
         return tuple([torch.cat([part(t, examples) for t in ends]) for ends in of_inputs])
 
 
-class Pairs:
+class BaselinePairRows:
     """Each example with each of K baselines: the inputs, then as many baselines as they need.
 
     Baseline r of a block belongs to the examples of repeat r; with one for each example, K is 1.
@@ -137,7 +137,7 @@ class Pairs:
         return (*rows, *(part(baseline, which) for baseline in self.baselines))
 
 
-class Path:
+class PathRows:
     """Points on the straight path from the baseline (α = 0) to the input (α = 1)."""
 
     kind = "points of paths"
@@ -177,7 +177,7 @@ class Path:
         )
 
 
-class Permuted:
+class PermutedRows:
     """The input with one group of features permuted among the examples by the user's function."""
 
     kind = "one group permuted"
@@ -209,7 +209,7 @@ class Permuted:
         return permuted.to(x.dtype)
 
 
-class Perturbed:
+class PerturbedRows:
     """The inputs as a function changes them, each repeat in another way."""
 
     kind = "perturbed inputs"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..engine.noisy_rows import Noisy
+from ..engine.noisy_rows import NoisyRows
 from ..engine.rows import row_bytes
 from ..prefix.mixing import Drawn
 from ..spans import length
@@ -16,12 +16,12 @@ def drawn(
 ) -> tuple[Tensor, Tensor]:  # [N, B] int64 and [N, B] float64
     """Which baseline each sample of an example has, and where between both ends it is.
 
-    As in :class:`Noisy` from the same seed: sample n has the baseline of sample n - K, and
+    As in :class:`NoisyRows` from the same seed: sample n has the baseline of sample n - K, and
     position 0 is the baseline.
     """
     ends = torch.zeros(batch, 1, dtype=torch.float64, device=device)
     starts = torch.zeros(baselines, 1, dtype=torch.float64, device=device)
-    rows = Noisy((ends,), (starts,), (0.0,), samples, seed)
+    rows = NoisyRows((ends,), (starts,), (0.0,), samples, seed)
     found = rows.mixing(slice(0, samples), slice(0, batch))
     assert isinstance(found, Drawn)
     return found.which, 1 - found.coefficients

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from ..engine.rows import Pairs
+from ..engine.rows import BaselinePairRows
 from ..spans import length
 from .deep_lift import Lifted
 from .layers import Layers, Recorded, Watched, on_graph, point_of, reached
@@ -29,7 +29,7 @@ class LayerPairs:
             by way of another, as far as the graph of the latest call tells.
     """
 
-    def __init__(self, layers: Layers, pairs: Pairs, unused: bool):
+    def __init__(self, layers: Layers, pairs: BaselinePairRows, unused: bool):
         self.layers, self.pairs, self.unused = layers, pairs, unused
         self._both: list[list[Tensor]] = []
 

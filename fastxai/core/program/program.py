@@ -18,7 +18,7 @@ from torch import Tensor
 from ...ops import native, reference
 from ..checks import check
 from ..engine.inputs import Inputs, check_background
-from ..engine.noisy_rows import ANOTHER_SEED, Noisy
+from ..engine.noisy_rows import ANOTHER_SEED, NoisyRows
 from ..engine.outputs import result_dtype
 from ..engine.shortcut import saved
 from ..prefix.affine_rows import AffineRows, Calls
@@ -64,10 +64,10 @@ class Question:
         background: tuple[Tensor, ...] | None,  # each [K, *F_i]
         stdevs: tuple[float, ...],
         samples: int,
-    ) -> Noisy:
+    ) -> NoisyRows:
         """As the eager methods draw with this seed."""
         seed: Any = self.seed.item() if isinstance(self.seed, Tensor) else self.seed
-        return Noisy(self.inputs, background, stdevs, samples, seed)
+        return NoisyRows(self.inputs, background, stdevs, samples, seed)
 
     def outputs(self, *rows: Tensor) -> Tensor:  # each [r * B, *F_i] -> [r * B, *C]
         """All outputs of the model."""

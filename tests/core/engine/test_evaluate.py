@@ -10,20 +10,22 @@ from torch import nn
 from fastxai import ops
 from fastxai.core import engine
 from fastxai.core.engine.model import Model, Prefix
-from fastxai.core.engine.rows import Given, Path
+from fastxai.core.engine.rows import InputRows, PathRows
 
 from ...models import Logged, mlp
 
 pytestmark = pytest.mark.usefixtures("independent_rows")  # these count calls
 
 
-def path(batch: int = 6, steps: int = 10, features: int = 7) -> Path:
+def path(batch: int = 6, steps: int = 10, features: int = 7) -> PathRows:
     torch.manual_seed(0)
     x = torch.randn(batch, features, dtype=torch.float64)
-    return Path((x,), (torch.zeros(1, features).double(),), torch.linspace(0, 1, steps).double())
+    return PathRows(
+        (x,), (torch.zeros(1, features).double(),), torch.linspace(0, 1, steps).double()
+    )
 
 
-def oracle(function, rows: Path, weights: torch.Tensor) -> torch.Tensor:
+def oracle(function, rows: PathRows, weights: torch.Tensor) -> torch.Tensor:
     total = torch.zeros(rows.batch, rows.inputs[0].shape[1], dtype=torch.float64)
     for alpha, w in zip(rows.alphas, weights, strict=True):
         point = (alpha * rows.inputs[0]).requires_grad_()
@@ -91,7 +93,7 @@ def test_out_of_memory_while_adding_up_counts_nothing_twice(monkeypatch, limit):
     torch.manual_seed(0)
     x, y = torch.randn(6, 3).double(), torch.randn(6, 3).double()
     zero = torch.zeros(1, 3).double()
-    rows = Path((x, y), (zero, zero), torch.linspace(0, 1, 10).double())
+    rows = PathRows((x, y), (zero, zero), torch.linspace(0, 1, 10).double())
     calls, path_reduce = [], ops.path_reduce
 
     def fails_for_the_second_input(*args):
@@ -145,7 +147,9 @@ def test_no_gradient_for_parameters_and_no_graph():
     for p in function.parameters():
         p.register_hook(counted.append)
     x = torch.randn(3, 7)
-    (found,) = engine.gradient_sum(Model(function, 3, 0), Given((x,), 3), torch.ones(1).double())
+    (found,) = engine.gradient_sum(
+        Model(function, 3, 0), InputRows((x,), 3), torch.ones(1).double()
+    )
     assert counted == [] and all(p.grad is None for p in function.parameters())
     assert not found.requires_grad and found.grad_fn is None
 
@@ -153,7 +157,7 @@ def test_no_gradient_for_parameters_and_no_graph():
 def test_the_model_may_write_to_its_rows():
     x = torch.randn(3, 7)
     before = x.clone()
-    engine.values(Model(lambda rows: rows.mul_(0).sum(1), 3), Given((x,), 3))
+    engine.values(Model(lambda rows: rows.mul_(0).sum(1), 3), InputRows((x,), 3))
     torch.testing.assert_close(x, before, rtol=0, atol=0)
 
 
@@ -212,7 +216,7 @@ def test_a_model_that_answers_for_the_batch_gets_all_examples_once(function, lim
 def test_an_answer_for_the_batch_that_looks_like_the_rows_is_found_out_later():
     rows = path(batch=7)
     model = Model(lambda x: x.square().sum(0), 7, row_by_row=False)
-    first = engine.values(model, Given(rows.inputs, 7))
+    first = engine.values(model, InputRows(rows.inputs, 7))
     assert first.shape == (1, 7) and not model.whole_batch
     found = engine.values(model, rows)
     torch.testing.assert_close(found, (rows.alphas[:, None, None] * rows.inputs[0]).square().sum(1))
@@ -238,7 +242,7 @@ def test_what_was_row_by_row_stays_so():
     assert calls == [12] * 3
 
 
-class Together(Path):
+class Together(PathRows):
     """Rows that cannot be made for some examples only."""
 
     together = True
@@ -326,7 +330,7 @@ def test_errors_of_the_visitor_end_the_stream():
 
 def test_no_rows_no_calls():
     logged = Logged(mlp())
-    empty = Given((torch.empty(0, 7),), 0)
+    empty = InputRows((torch.empty(0, 7),), 0)
     assert engine.values(Model(logged, 0), empty).shape == (1, 0)
     engine.stream(Model(logged, 0), empty, lambda *_: pytest.fail("there is nothing to show"))
     assert logged.tried == 0

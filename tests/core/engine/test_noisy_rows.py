@@ -1,11 +1,11 @@
-"""Noisy rows, and sums of gradients that a method adds up in its own way."""
+"""NoisyRows rows, and sums of gradients that a method adds up in its own way."""
 
 import pytest
 import torch
 
 from fastxai.core import engine
 from fastxai.core.engine.model import Model
-from fastxai.core.engine.noisy_rows import Noisy
+from fastxai.core.engine.noisy_rows import NoisyRows
 
 from ...models import Logged
 
@@ -22,7 +22,7 @@ def randn(*shape):
 def noisy(background=True, samples=9):
     inputs = randn(4, 3), randn(4, 2, 2)
     rows = (randn(3, 3), randn(3, 2, 2)) if background else None
-    return Noisy(inputs, rows, (0.5, 0.0), samples, 7)
+    return NoisyRows(inputs, rows, (0.5, 0.0), samples, 7)
 
 
 @pytest.mark.parametrize("background", [True, False])
@@ -78,7 +78,7 @@ def test_products():
 @pytest.mark.parametrize("limit", [None, 1, 5, 8])
 def test_sums_of_any_number_and_shape(limit):
     """Here the squared gradients and their number, for any cut into blocks."""
-    rows = Noisy((randn(4, 3),), None, (0.5,), 9, 7)
+    rows = NoisyRows((randn(4, 3),), None, (0.5,), 9, 7)
     logged = Logged(lambda x: x.sin().sum(1))
     seen = []
 
@@ -101,5 +101,5 @@ def test_sums_of_any_number_and_shape(limit):
 
 def test_inputs_have_noise_of_their_own():
     x = randn(4, 3)
-    one, other = Noisy((x, x), None, (0.5, 0.5), 9, 7).block(slice(0, 9), slice(0, 4))
+    one, other = NoisyRows((x, x), None, (0.5, 0.5), 9, 7).block(slice(0, 9), slice(0, 4))
     assert not torch.isclose(one, other).any()

@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from fastxai.core.engine.coalition_rows import Coalitions, MaskPieces, OneOff
-from fastxai.core.engine.rows import Given, Permuted
+from fastxai.core.engine.coalition_rows import AblationRows, CoalitionRows, MaskPieces
+from fastxai.core.engine.rows import InputRows, PermutedRows
 from fastxai.core.engine.windows import Windows
 from fastxai.core.spans import part
 
@@ -72,7 +72,7 @@ def test_one_off_replaces_one_group_after_the_other(dtype, sources):
             whole[g, b, groups[g]] = other.flatten(1)[row, groups[g]]
         expected.append(whole.view(REPEATS, BATCH, *a.shape[1:]))
     pieces = (Listed(groups_x), Listed(groups_y))
-    assert_blocks(OneOff((x, y), others, (source, source), pieces, REPEATS), expected)
+    assert_blocks(AblationRows((x, y), others, (source, source), pieces, REPEATS), expected)
 
 
 @pytest.mark.parametrize("per_row", [False, True])
@@ -81,7 +81,7 @@ def test_one_off_of_a_mask(per_row):
     mask = torch.arange(24 if per_row else 6, dtype=torch.int32).view(-1, 3, 2) * 5 % REPEATS
     whole = torch.stack([torch.where(mask == g, baseline, x) for g in range(REPEATS)])
     source = torch.zeros(1, BATCH, dtype=torch.long)
-    rows = OneOff((x,), (baseline,), (source,), (MaskPieces(mask, REPEATS),), REPEATS)
+    rows = AblationRows((x,), (baseline,), (source,), (MaskPieces(mask, REPEATS),), REPEATS)
     assert_blocks(rows, [whole])
 
 
@@ -94,7 +94,7 @@ def test_one_off_of_windows():
         i, j = g % 3, g // 3
         whole[g, :, i : i + 2, j : j + 2] = baseline[:, i : i + 2, j : j + 2]
     source = torch.arange(BATCH)[None]
-    assert_blocks(OneOff((x,), (baseline,), (source,), (windows,), REPEATS), [whole])
+    assert_blocks(AblationRows((x,), (baseline,), (source,), (windows,), REPEATS), [whole])
 
 
 @pytest.mark.parametrize("shape", [(3, 2), (6,), (1, 1, 1), (), (0,)])
@@ -142,7 +142,7 @@ def test_coalitions(per_row, baselines_per_row, players, background):
             chosen = present[n][mask[b % len(mask)].long()]
             whole[n * background + k, b] = torch.where(chosen, x[b], baseline[b % lead, k])
         expected.append(whole)
-    assert_blocks(Coalitions(inputs, baselines, bits, masks, players), expected)
+    assert_blocks(CoalitionRows(inputs, baselines, bits, masks, players), expected)
 
 
 @pytest.mark.parametrize("per_row", [False, True])
@@ -163,14 +163,14 @@ def test_permuted(per_row):
         torch.stack([permute(a, mask == g) for g in range(REPEATS)])
         for a, mask in zip((x, y), masks, strict=True)
     ]
-    rows = Permuted((x, y), masks, REPEATS, permute)
+    rows = PermutedRows((x, y), masks, REPEATS, permute)
     assert rows.together
     assert_blocks(rows, expected)
 
 
 def test_given_inputs_and_baselines():
     x, y = numbers(BATCH, 3), numbers(1, 2, 2)
-    rows = Given((x, y), BATCH)
+    rows = InputRows((x, y), BATCH)
     for examples in EXAMPLES:
         found = rows.block(slice(0, 1), examples)
         count = examples.stop - examples.start
@@ -181,7 +181,7 @@ def test_given_inputs_and_baselines():
 
 def test_row_bytes_count_all_inputs():
     inputs = (torch.zeros(2, 3, 5), torch.zeros(2, 7, dtype=torch.float64), torch.zeros(2).bool())
-    assert Given(inputs, 2).row_bytes == 3 * 5 * 4 + 7 * 8 + 1
+    assert InputRows(inputs, 2).row_bytes == 3 * 5 * 4 + 7 * 8 + 1
 
 
 def test_part():

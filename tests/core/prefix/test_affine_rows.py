@@ -17,9 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from fastxai.attr import GradientShap, IntegratedGradients, KernelShap
 from fastxai.core import engine
 from fastxai.core.engine import shortcut as prefix
-from fastxai.core.engine.coalition_rows import Coalitions, MaskPieces, OneOff, Prefixes
+from fastxai.core.engine.coalition_rows import AblationRows, CoalitionRows, MaskPieces, OrderRows
 from fastxai.core.engine.model import Model
-from fastxai.core.engine.rows import Path
+from fastxai.core.engine.rows import PathRows
 from fastxai.core.engine.shortcut import most_spared
 from fastxai.core.engine.windows import Windows
 from fastxai.core.estimate.sampling import permutations, prefixes
@@ -49,7 +49,7 @@ def both(function, *inputs, extra=(), target=None, steps=9, limit=None):
     batch = len(inputs[0])
     baselines = tuple(0.1 * randn(1, *x.shape[1:]) for x in inputs)
     alphas, weights = torch.linspace(0.05, 1, steps).double(), torch.rand(steps).double()
-    path = Path(inputs, baselines, alphas)
+    path = PathRows(inputs, baselines, alphas)
     model, plain = (Model(function, batch, target, extra) for _ in range(2))
     plain.prefix.wanted = False
     expected = engine.gradient_sum(plain, path, weights, limit)
@@ -288,7 +288,9 @@ def test_a_model_that_refused_is_tried_again_in_another_call(independent_rows):
 
 def test_autocast_is_left_alone():
     with torch.autocast("cpu", torch.bfloat16):
-        path = Path((randn(3, 7).float(),), (torch.zeros(1, 7),), torch.linspace(0, 1, 5).double())
+        path = PathRows(
+            (randn(3, 7).float(),), (torch.zeros(1, 7),), torch.linspace(0, 1, 5).double()
+        )
         model = Model(mlp(), 3, 1)
         engine.gradient_sum(model, path, torch.ones(5).double())
     assert model.affine_prefix is False
@@ -389,7 +391,7 @@ def of_coalitions(function, *inputs, n=200, batch_mask=False, backgrounds=1, **o
     masks = tuple(torch.randint(5, (count, *x.shape[1:]), dtype=torch.int32) for x in inputs)
     baselines = tuple(0.1 * randn(1, backgrounds, *x.shape[1:]) for x in inputs)
     bits = torch.randint(1 << players, (n, 1))
-    return agree(function, Coalitions(inputs, baselines, bits, masks, players), **options)
+    return agree(function, CoalitionRows(inputs, baselines, bits, masks, players), **options)
 
 
 def one_off(function, *inputs, sources=1, batch_mask=False, groups=60, **options):
@@ -401,7 +403,7 @@ def one_off(function, *inputs, sources=1, batch_mask=False, groups=60, **options
     pieces = tuple(MaskPieces(mask, groups) for mask in masks)
     replacements = tuple(randn(batch, *x.shape[1:]) for x in inputs)
     of = (torch.randint(batch, (groups if sources > 1 else 1, batch)),) * len(inputs)
-    return agree(function, OneOff(inputs, replacements, of, pieces, groups), **options)
+    return agree(function, AblationRows(inputs, replacements, of, pieces, groups), **options)
 
 
 def wide(x):
@@ -445,7 +447,7 @@ def test_orders(players, limit):
     baselines = (randn(1, 1, 160),)
     masks = ((torch.arange(160) % players).int()[None],)
     orders = permutations(players, 40, seed=3)
-    rows = Prefixes(inputs, baselines, prefixes(orders), masks, orders)
+    rows = OrderRows(inputs, baselines, prefixes(orders), masks, orders)
     used = agree(lambda x: head(torch.tanh(F.linear(x, randn(6, 160)))), rows, limit=limit)
     assert used is True or players == 70  # as many to mix as the layer has to multiply
 
@@ -477,7 +479,7 @@ def test_one_group_off_of_images_is_made():
 def test_one_window_off():
     window = Windows((9, 10), (3, 4), (2, 2), 0, torch.device("cpu"))
     x, other = randn(2, 9, 10), randn(1, 9, 10)
-    rows = OneOff((x,), (other,), (torch.zeros(1, 2).long(),), (window,), window.count)
+    rows = AblationRows((x,), (other,), (torch.zeros(1, 2).long(),), (window,), window.count)
     assert agree(lambda x: wide(x.flatten(1)), rows) is True
 
 
