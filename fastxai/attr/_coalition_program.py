@@ -14,7 +14,7 @@ from ..core.checks import check
 from ..core.engine.coalition_rows import MaskPieces, Pieces
 from ..core.engine.groups import FeatureGroups, check_feature_mask, check_ids
 from ..core.engine.inputs import Inputs
-from ..core.prefix.mixing import Mixed
+from ..core.prefix.mixing import CoefficientMixing
 from ..core.program.program import Replaced, Spread
 
 
@@ -60,7 +60,7 @@ def coalitions_replaced(present: Tensor, groups: FeatureGroups, inputs: Inputs) 
         )
 
     pieces = (MaskPieces(mask, groups.count) for mask in groups.masks)
-    mixing = Mixed(present.to(inputs.tensors[0].dtype))
+    mixing = CoefficientMixing(present.to(inputs.tensors[0].dtype))
     return Replaced(kept, positions_of(pieces, groups.count), mixing)
 
 

@@ -18,7 +18,7 @@ from ..core.engine.progress import bar
 from ..core.engine.request import Query
 from ..core.engine.rows import PermutedRows, Rows
 from ..core.engine.windows import Windows, check_windows
-from ..core.prefix.mixing import Each
+from ..core.prefix.mixing import OneDeltaMixing
 from ..core.program.program import Answer, Program, Question, Replaced, magnitude_of, values_of
 from ._base import PerturbationAttribution, captum_compatible
 from ._coalition_program import device_of, groups_for_all, positions_of
@@ -179,7 +179,7 @@ class FeatureAblation(PerturbationAttribution):
         pieces = (MaskPieces(mask, count) for mask in groups.masks)
         return partial(
             feature_ablation,
-            rows=Replaced(kept, positions_of(pieces, count), Each(count)),
+            rows=Replaced(kept, positions_of(pieces, count), OneDeltaMixing(count)),
             groups=groups,
         )
 
@@ -275,7 +275,7 @@ class Occlusion(FeatureAblation):
         )
         return partial(
             occlusion,
-            rows=Replaced(lambda: kept, positions, Each(count)),
+            rows=Replaced(lambda: kept, positions, OneDeltaMixing(count)),
             windows=windows,
         )
 

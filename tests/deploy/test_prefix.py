@@ -12,7 +12,7 @@ import fastxai
 from fastxai import FeatureAblation, IntegratedGradients, KernelShap, Lime, NoiseTunnel, Occlusion
 from fastxai.attr import Ridge
 from fastxai.core.checks import ArgumentError
-from fastxai.core.prefix.mixing import Each, Mixed
+from fastxai.core.prefix.mixing import CoefficientMixing, OneDeltaMixing
 from fastxai.core.program import program as programs
 
 from .test_gradient_methods import CLOSE, needs_library, pairs, randn
@@ -32,7 +32,7 @@ STRIDES = {"cnn": (1, 2, 1), "two inputs": ((1,), (1, 1))}
 
 @pytest.fixture
 def for_any_gain(monkeypatch):
-    for kind in (Each, Mixed):
+    for kind in (OneDeltaMixing, CoefficientMixing):
         monkeypatch.setitem(programs._WORTH, kind, -math.inf)
 
 

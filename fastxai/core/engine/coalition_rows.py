@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ... import ops
 from ..coalition_bits import unpack
-from ..prefix.deltas import Deltas, Kept, Sparse, group_of_entries
-from ..prefix.mixing import Each, Mixed, Mixing, Running
+from ..prefix.deltas import Deltas, Memo, Sparse, group_of_entries
+from ..prefix.mixing import CoefficientMixing, Mixing, OneDeltaMixing, PrefixSumMixing
 from ..spans import length, part
 from .rows import row_bytes
 
@@ -36,7 +36,7 @@ class CoalitionRows:
     ):
         self.inputs, self.masks, self.players = inputs, masks, players
         self.baselines = self.others = baselines
-        self._deltas: tuple[slice, list[Kept[Deltas]]] | None = None  # used last
+        self._deltas: tuple[slice, list[Memo[Deltas]]] | None = None  # used last
         self._pieces: tuple[MaskPieces, ...] | None = None
         self.bits = bits.to(inputs[0].device)
         self.grain = baselines[0].shape[1]
@@ -56,15 +56,15 @@ class CoalitionRows:
             found.append(base.transpose(0, 1).flatten(0, 1))
         return found
 
-    def deltas(self, repeats: slice, examples: slice) -> list[Kept[Deltas]]:
+    def deltas(self, repeats: slice, examples: slice) -> list[Memo[Deltas]]:
         if self._deltas is None or self._deltas[0] != examples:
             self._deltas = examples, self._new_deltas(examples)
         return self._deltas[1]
 
-    def _new_deltas(self, examples: slice) -> list[Kept[Deltas]]:
+    def _new_deltas(self, examples: slice) -> list[Memo[Deltas]]:
         if self._pieces is None:
             self._pieces = tuple(MaskPieces(mask, self.players) for mask in self.masks)
-        found: list[Kept[Deltas]] = []
+        found: list[Memo[Deltas]] = []
         everyone = slice(0, self.players)
         for x, base, pieces in zip(self.inputs, self.bases(examples), self._pieces, strict=True):
             positions, offsets = (
@@ -74,12 +74,12 @@ class CoalitionRows:
             given = part(x, examples)
             apart = (given - base.unflatten(0, (self.grain, -1))).flatten(0, 1).flatten(1)
             values = apart.gather(1, positions.expand(len(apart), -1))
-            found.append(Kept(Sparse(values, positions, offsets, x.shape[1:], few=True)))
+            found.append(Memo(Sparse(values, positions, offsets, x.shape[1:], few=True)))
         return found
 
     def mixing(self, repeats: slice, examples: slice) -> Mixing:
         which = slice(repeats.start // self.grain, repeats.stop // self.grain)
-        return Mixed(unpack(self.bits[which], self.players))
+        return CoefficientMixing(unpack(self.bits[which], self.players))
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
         return tuple(
@@ -119,7 +119,7 @@ class OrderRows(CoalitionRows):
     def mixing(self, repeats: slice, examples: slice) -> Mixing:
         if self.mixed == self.players:
             return super().mixing(repeats, examples)
-        return Running(self.orders, repeats.start, repeats.stop)
+        return PrefixSumMixing(self.orders, repeats.start, repeats.stop)
 
 
 class Pieces(Protocol):
@@ -174,8 +174,8 @@ class AblationRows:
     def bases(self, examples: slice) -> list[Tensor]:
         return [part(x, examples) for x in self.inputs]
 
-    def deltas(self, repeats: slice, examples: slice) -> list[Kept[Deltas]]:
-        found: list[Kept[Deltas]] = []
+    def deltas(self, repeats: slice, examples: slice) -> list[Memo[Deltas]]:
+        found: list[Memo[Deltas]] = []
         for x, replacement, source, pieces in zip(
             self.bases(examples), self.replacements, self.sources, self.pieces, strict=True
         ):
@@ -186,11 +186,11 @@ class AblationRows:
                 row = row.gather(1, group.expand(len(row), -1))
             there = replacement.flatten(1)[row, positions]  # [b, P]
             values = there - x.flatten(1).gather(1, positions.expand(len(x), -1))
-            found.append(Kept(Sparse(values, positions, offsets, x.shape[1:], few=False)))
+            found.append(Memo(Sparse(values, positions, offsets, x.shape[1:], few=False)))
         return found
 
     def mixing(self, repeats: slice, examples: slice) -> Mixing:
-        return Each(length(repeats))
+        return OneDeltaMixing(length(repeats))
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
         count = repeats.stop - repeats.start

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ... import ops
-from ..prefix.deltas import Deltas, Dense, Kept
-from ..prefix.mixing import Drawn, Mixing
+from ..prefix.deltas import Deltas, Dense, Memo
+from ..prefix.mixing import Mixing, SampledMixing
 from ..spans import length, part
 from .rows import row_bytes
 
@@ -42,7 +42,7 @@ class NoisyRows:
         self.others = background or ()
         self.mixed = len(self.others[0]) if self.others else 1
         self.anchors = 1 + self.mixed
-        self._deltas: tuple[slice, list[Kept[Deltas]]] | None = None  # used last
+        self._deltas: tuple[slice, list[Memo[Deltas]]] | None = None  # used last
         self.batch = inputs[0].shape[0]
         self.row_bytes, self.device = row_bytes(inputs), inputs[0].device
 
@@ -72,10 +72,10 @@ class NoisyRows:
     def bases(self, examples: slice) -> list[Tensor]:
         return [part(x, examples) for x in self.inputs]
 
-    def deltas(self, repeats: slice, examples: slice) -> list[Kept[Deltas]]:
+    def deltas(self, repeats: slice, examples: slice) -> list[Memo[Deltas]]:
         if self._deltas is None or self._deltas[0] != examples:
             pairs = zip(self.others, self.bases(examples), strict=True)
-            self._deltas = examples, [Kept(Dense(start[:, None] - x)) for start, x in pairs]
+            self._deltas = examples, [Memo(Dense(start[:, None] - x)) for start, x in pairs]
         return self._deltas[1]
 
     def mixing(self, repeats: slice, examples: slice) -> Mixing:
@@ -85,7 +85,7 @@ class NoisyRows:
         draws = {**next(self._draws(repeats, examples)), "input": end}
         left = ops.noisy_points(**draws | {"baseline": torch.ones_like(starts)})
         which = ops.noisy_points(**draws | {"baseline": starts}, position=0.0)
-        return Drawn(which[..., 0].long(), left[..., 0], self.mixed)
+        return SampledMixing(which[..., 0].long(), left[..., 0], self.mixed)
 
     def add_products(
         self,

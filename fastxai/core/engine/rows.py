@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ... import ops
 from ..checks import check
-from ..prefix.deltas import Deltas, Dense, Kept
-from ..prefix.mixing import Mixed, Mixing
+from ..prefix.deltas import Deltas, Dense, Memo
+from ..prefix.mixing import CoefficientMixing, Mixing
 from ..spans import length, part
 
 
@@ -51,7 +51,7 @@ class Affine(Rows, Protocol):
         """For each input [b, *F_i] or [1, *F_i]."""
         ...
 
-    def deltas(self, repeats: slice, examples: slice) -> list[Kept[Deltas]]:
+    def deltas(self, repeats: slice, examples: slice) -> list[Memo[Deltas]]:
         """For each input [K, b, *F_i]; the same objects as before if they are the same."""
         ...
 
@@ -152,7 +152,7 @@ class PathRows:
     ):
         self.inputs, self.alphas = inputs, alphas
         self.baselines = self.others = baselines
-        self._deltas: tuple[slice, list[Kept[Deltas]]] | None = None  # used last
+        self._deltas: tuple[slice, list[Memo[Deltas]]] | None = None  # used last
         self.repeats = alphas.shape[0]
         self.batch = inputs[0].shape[0]
         self.row_bytes, self.device = row_bytes(inputs), inputs[0].device
@@ -160,14 +160,14 @@ class PathRows:
     def bases(self, examples: slice) -> list[Tensor]:
         return [part(baseline, examples) for baseline in self.baselines]
 
-    def deltas(self, repeats: slice, examples: slice) -> list[Kept[Deltas]]:
+    def deltas(self, repeats: slice, examples: slice) -> list[Memo[Deltas]]:
         if self._deltas is None or self._deltas[0] != examples:
             pairs = zip(self.inputs, self.bases(examples), strict=True)
-            self._deltas = examples, [Kept(Dense((part(x, examples) - b)[None])) for x, b in pairs]
+            self._deltas = examples, [Memo(Dense((part(x, examples) - b)[None])) for x, b in pairs]
         return self._deltas[1]
 
     def mixing(self, repeats: slice, examples: slice) -> Mixing:
-        return Mixed(part(self.alphas, repeats)[:, None])
+        return CoefficientMixing(part(self.alphas, repeats)[:, None])
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
         alphas = part(self.alphas, repeats)

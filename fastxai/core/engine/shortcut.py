@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..footprint import is_watched
 from ..modules import is_compiled, is_compiled_module, transformation
-from ..prefix.affine_rows import AffineRows, Calls
-from ..prefix.deltas import Deltas, Dense, Kept, NotAffine
+from ..prefix.affine_rows import AffineRows, PrefixTrace
+from ..prefix.deltas import Deltas, Dense, Memo, NotAffine
 from ..spans import length
 from .model import Model
 from .plan import Run
@@ -29,7 +29,7 @@ Gathers = Callable[[Tensor, Tensor], Tensor]
 
 
 class Shortcut:
-    """Calls the model with rows that stay affine where that is possible and pays.
+    """PrefixTrace the model with rows that stay affine where that is possible and pays.
 
     Used as a context around a call, it ends it: what the rows could not follow is not raised, and
     the caller does without.
@@ -43,7 +43,7 @@ class Shortcut:
 
     def __init__(self, model: Model, rows: Rows, most: int, gathers: Gathers | None = None):
         self.model, self.rows, self.gathers = model, rows, gathers
-        self.calls = Calls()
+        self.calls = PrefixTrace()
         self.run = Run(rows.kind, rows.repeats * rows.batch)
         model.runs.append(self.run)
         model.affine_prefix = False
@@ -52,8 +52,8 @@ class Shortcut:
         self._known = False
         self._count = 0  # rows in the call at hand
         self._examples = slice(0, 0)  # of the bases at hand
-        self._bases: list[Kept[Tensor]] = []
-        self._deltas: list[Kept[Deltas]] = []
+        self._bases: list[Memo[Tensor]] = []
+        self._deltas: list[Memo[Deltas]] = []
         self._sums: list[Tensor] = []
 
     def block(self, repeats: slice, examples: slice) -> tuple[AffineRows, ...] | None:
@@ -67,7 +67,7 @@ class Shortcut:
             return None
         if examples != self._examples:
             self._pull_back()
-            self._bases = [Kept(base) for base in rows.bases(examples)]
+            self._bases = [Memo(base) for base in rows.bases(examples)]
             self._deltas.clear()
             self._examples = examples
             self.run.slices += 1
@@ -160,7 +160,7 @@ class Shortcut:
         run.by_prefix += self._count
 
 
-def saved(did: Run | Calls, examples: int, repeats: int, mixed: int) -> float:
+def saved(did: Run | PrefixTrace, examples: int, repeats: int, mixed: int) -> float:
     """How many multiplications for each example the model is spared.
 
     Args:
@@ -195,9 +195,9 @@ def _may_have_prefix(model: Model, rows: Affine, most: int) -> bool:
     return all(math.isfinite(x.sum()) for x in (*rows.inputs, *rows.others))
 
 
-def _leaf(delta: Kept[Deltas], i: int) -> Kept[Deltas]:
+def _leaf(delta: Memo[Deltas], i: int) -> Memo[Deltas]:
     """With a gradient: that of the rows."""
-    return Kept(Dense(delta.value.dense().detach().requires_grad_()), frozenset((i,)))
+    return Memo(Dense(delta.value.dense().detach().requires_grad_()), frozenset((i,)))
 
 
 def _nth(block: Callable[[], tuple[Tensor, ...]], i: int) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..engine.noisy_rows import NoisyRows
 from ..engine.rows import row_bytes
-from ..prefix.mixing import Drawn
+from ..prefix.mixing import SampledMixing
 from ..spans import length
 
 
@@ -23,7 +23,7 @@ def drawn(
     starts = torch.zeros(baselines, 1, dtype=torch.float64, device=device)
     rows = NoisyRows((ends,), (starts,), (0.0,), samples, seed)
     found = rows.mixing(slice(0, samples), slice(0, batch))
-    assert isinstance(found, Drawn)
+    assert isinstance(found, SampledMixing)
     return found.which, 1 - found.coefficients
 
 

@@ -21,20 +21,20 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from ..modules import transformation
-from .deltas import Deltas, Kept, NotAffine, Sparse
+from .deltas import Deltas, Memo, NotAffine, Sparse
 from .mixing import Mixing
 
-# What operations do to such rows: func(*args) -> Step, or NotImplemented. In ``operations``.
+# What operations do to such rows: func(*args) -> AffineStep, or NotImplemented. In ``operations``.
 FOLLOWS: dict[Any, Callable[..., Any]] = {}
 
 
-class Calls:
+class PrefixTrace:
     """What the model does to its rows in calls with the same bases and deltas."""
 
     def __init__(self) -> None:
-        self.reached: dict[Kept[Deltas], None] = {}  # what has a slope
+        self.reached: dict[Memo[Deltas], None] = {}  # what has a slope
         self.made: list[AffineRows] = []
-        self.leaves: list[tuple[Kept[Deltas], Tensor]] = []  # whose gradients are to be gathered
+        self.leaves: list[tuple[Memo[Deltas], Tensor]] = []  # whose gradients are to be gathered
         self.begin()
 
     def begin(self) -> None:
@@ -78,7 +78,7 @@ class Calls:
         leaves = [leaf for _, leaf in self.leaves]
         with torch._C.DisableTorchFunctionSubclass():
             found = torch.autograd.grad(output, [*leaves, *wrappers], weights, allow_unused=True)
-        slopes: dict[Kept[Deltas], Tensor] = {}
+        slopes: dict[Memo[Deltas], Tensor] = {}
         for (at, _), g in zip(self.leaves, found, strict=False):
             if g is None:
                 continue
@@ -105,10 +105,10 @@ class Calls:
 class AffineRows(Tensor):
     """Rows [r * b, *S]: row (n, e) is base[e] with deltas[:, e] mixed in by n."""
 
-    base: Kept[Tensor]  # [b, *S] or [1, *S]
-    deltas: Kept[Deltas]  # [K, b, *S]
+    base: Memo[Tensor]  # [b, *S] or [1, *S]
+    deltas: Memo[Deltas]  # [K, b, *S]
     mixing: Mixing
-    calls: Calls
+    calls: PrefixTrace
     origin: Callable[[], Tensor] | None  # makes the rows otherwise
     aliases: list[AffineRows]  # that would share memory, this one among them
     _rows: Tensor | None
@@ -116,10 +116,10 @@ class AffineRows(Tensor):
 
     @staticmethod
     def make(
-        base: Kept[Tensor],
-        deltas: Kept[Deltas],
+        base: Memo[Tensor],
+        deltas: Memo[Deltas],
         mixing: Mixing,
-        calls: Calls,
+        calls: PrefixTrace,
         view_of: AffineRows | None = None,
         origin: Callable[[], Tensor] | None = None,
     ) -> AffineRows:
@@ -160,7 +160,7 @@ class AffineRows(Tensor):
             return False
         return self._rows.is_inference() or self._rows._version != self._version_made
 
-    def follow(self, step: Step, name: str, key: Any) -> AffineRows:
+    def follow(self, step: AffineStep, name: str, key: Any) -> AffineRows:
         """What an operation makes of the rows."""
         base, deltas = self.base, self.deltas
         if step.base is None:
@@ -180,7 +180,7 @@ class AffineRows(Tensor):
         self.calls.anchored += work * (1 if in_groups else deltas.value.count) * deltas.value.batch
         return found
 
-    def _view_of_origin(self, step: Step) -> Callable[[], Tensor] | None:
+    def _view_of_origin(self, step: AffineStep) -> Callable[[], Tensor] | None:
         view = step.base
         if self.origin is None or view is None:
             return None
@@ -214,7 +214,7 @@ class AffineRows(Tensor):
 
 
 @dataclass(frozen=True)
-class Step:
+class AffineStep:
     """What an affine operation does to the base of some rows and to their deltas."""
 
     of: AffineRows

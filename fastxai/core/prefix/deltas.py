@@ -27,21 +27,21 @@ class NotAffine(BaseException):
     """
 
 
-class Kept(Generic[T]):
+class Memo(Generic[T]):
     """A base or deltas, and what operations made of them."""
 
     def __init__(self, value: T, inputs: frozenset[int] = frozenset()):
         self.value = value
         self.inputs = inputs  # which of the model's inputs they come from
         self.slope: Tensor | None = None  # what gradient has come for it so far
-        self._next: dict[Any, Kept[T]] = {}
+        self._next: dict[Any, Memo[T]] = {}
 
     def then(
         self, key: Any, function: Callable[[T], T], inputs: frozenset[int] = frozenset()
-    ) -> Kept[T]:
+    ) -> Memo[T]:
         found = None if key is None else self._next.get(key)
         if found is None:
-            found = Kept(function(self.value), inputs)
+            found = Memo(function(self.value), inputs)
             if len(self._next) >= _MOST_KEPT:
                 self._next.clear()
             if key is not None:

@@ -27,7 +27,7 @@ class Mixing:
         return self.rows(leaf, deltas).flatten(0, 1), leaf
 
 
-class Mixed(Mixing):
+class CoefficientMixing(Mixing):
     """Row n is the base and deltas by row n of coefficients [r, K]."""
 
     def __init__(self, coefficients: Tensor):
@@ -42,7 +42,7 @@ class Mixed(Mixing):
         return torch.addmm(start, c, deltas.reshape(k, -1)).reshape(r, *deltas.shape[1:])
 
 
-class Each(Mixing):
+class OneDeltaMixing(Mixing):
     """Row n is the base and delta n."""
 
     def __init__(self, count: int):
@@ -52,7 +52,7 @@ class Each(Mixing):
         return base + deltas
 
 
-class Running(Mixing):
+class PrefixSumMixing(Mixing):
     """Rows along orders of the deltas: each adds one to the row before, or begins an order."""
 
     def __init__(self, orders: Tensor, first: int, last: int):  # [n, K]; of n · (K - 1) rows
@@ -74,7 +74,7 @@ class Running(Mixing):
         return made
 
 
-class Drawn(Mixing):
+class SampledMixing(Mixing):
     """Row n of an example is its base and one of its deltas by a coefficient.
 
     Args:
@@ -105,10 +105,12 @@ class Drawn(Mixing):
 
 
 class _Shifted(torch.autograd.Function):
-    """Drawn rows, of which each moves as the leaf [K, b, *S] does for its delta and example."""
+    """SampledMixing rows, of which each moves as the leaf [K, b, *S] does for its delta and example."""
 
     @staticmethod
-    def forward(ctx: Any, leaf: Tensor, base: Tensor, deltas: Tensor, mixing: Drawn) -> Tensor:
+    def forward(
+        ctx: Any, leaf: Tensor, base: Tensor, deltas: Tensor, mixing: SampledMixing
+    ) -> Tensor:
         ctx.mixing = mixing
         return mixing.flat(base, deltas)  # no view: the model may write to it
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..footprint import is_watched
-from .affine_rows import FOLLOWS, AffineRows, Step
+from .affine_rows import FOLLOWS, AffineRows, AffineStep
 from .deltas import Dense
 
 
@@ -49,7 +49,7 @@ def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
         zeros = base.new_zeros(*base.shape[:-1], len(weight))  # as the default baseline is
         return zeros if bias is None else zeros + bias
 
-    return Step(
+    return AffineStep(
         x,
         of_base,
         lambda deltas: deltas.linear(weight),
@@ -63,7 +63,7 @@ def _convolution(convolve: Callable[..., Tensor], dims: int) -> Callable[..., An
         batched = isinstance(x, AffineRows) and x.dim() == dims + 2
         if not (batched and _weights(weight, bias)):
             return NotImplemented
-        return Step(
+        return AffineStep(
             x,
             lambda base: convolve(base, weight, bias, *args, **kwargs),
             lambda deltas: deltas.each(lambda d: convolve(d, weight, None, *args, **kwargs)),
@@ -91,7 +91,7 @@ def _batch_norm(
     def norm(rows: Tensor, mean: Tensor, bias: Tensor | None) -> Tensor:
         return F.batch_norm(rows, mean, variance, weight, bias, False, momentum, eps)
 
-    return Step(
+    return AffineStep(
         x,
         lambda base: norm(base, mean, bias),
         lambda deltas: deltas.each(lambda d: norm(d, torch.zeros_like(mean), None)),
@@ -108,13 +108,13 @@ def _pool(pool: Callable[..., Tensor], dims: int) -> Callable[..., Any]:
     return follow
 
 
-def _of_each(x: AffineRows, function: Callable[[Tensor], Tensor], view: bool = False) -> Step:
+def _of_each(x: AffineRows, function: Callable[[Tensor], Tensor], view: bool = False) -> AffineStep:
     """A linear function of every row."""
-    return Step(x, function, lambda deltas: deltas.each(function), spreads=True, view=view)
+    return AffineStep(x, function, lambda deltas: deltas.each(function), spreads=True, view=view)
 
 
 def _dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
-    return NotImplemented if training or not isinstance(x, AffineRows) else Step(x, None)
+    return NotImplemented if training or not isinstance(x, AffineRows) else AffineStep(x, None)
 
 
 def _reshaped(shape_of: Callable[..., Tensor]) -> Callable[..., Any]:
@@ -126,7 +126,7 @@ def _reshaped(shape_of: Callable[..., Tensor]) -> Callable[..., Any]:
         shape = shape_of(torch.empty(x.shape, device="meta"), *args, **kwargs).shape
         if len(shape) == 0 or shape[0] != x.shape[0]:
             return NotImplemented
-        return Step(
+        return AffineStep(
             x,
             lambda base: base.reshape(base.shape[0], *shape[1:]),
             lambda deltas: deltas.reshaped(shape[1:]),
@@ -155,7 +155,7 @@ def _sum(x: Any, y: Any, sign: int) -> Any:
         if not same:
             return NotImplemented
         other = y.base.value, y.deltas.value
-        return Step(
+        return AffineStep(
             x,
             lambda base: base + sign * other[0],
             lambda deltas: Dense(deltas.dense() + sign * other[1].dense()),
@@ -163,10 +163,12 @@ def _sum(x: Any, y: Any, sign: int) -> Any:
             other=y,
         )
     if isinstance(x, AffineRows):
-        return Step(x, lambda base: base + sign * y) if _constant(y, x) else NotImplemented
+        return AffineStep(x, lambda base: base + sign * y) if _constant(y, x) else NotImplemented
     if not _constant(x, y):
         return NotImplemented
-    return Step(y, lambda base: x + sign * base, lambda deltas: deltas.scaled(lambda d: sign * d))
+    return AffineStep(
+        y, lambda base: x + sign * base, lambda deltas: deltas.scaled(lambda d: sign * d)
+    )
 
 
 def _add(x: Any, y: Any) -> Any:
@@ -193,8 +195,8 @@ def _divide(x: Any, y: Any) -> Any:
     return _scaled(x, lambda value: value / y)
 
 
-def _scaled(x: AffineRows, factor: Callable[[Tensor], Tensor]) -> Step:
-    return Step(x, factor, lambda deltas: deltas.scaled(factor))
+def _scaled(x: AffineRows, factor: Callable[[Tensor], Tensor]) -> AffineStep:
+    return AffineStep(x, factor, lambda deltas: deltas.scaled(factor))
 
 
 _TABLE: dict[Any, Callable[..., Any]] = {

@@ -21,15 +21,15 @@ from ..engine.inputs import Inputs, check_background
 from ..engine.noisy_rows import ANOTHER_SEED, NoisyRows
 from ..engine.outputs import result_dtype
 from ..engine.shortcut import saved
-from ..prefix.affine_rows import AffineRows, Calls
-from ..prefix.deltas import Deltas, Dense, Kept, NotAffine, Sparse
-from ..prefix.mixing import Each, Mixed, Mixing
+from ..prefix.affine_rows import AffineRows, PrefixTrace
+from ..prefix.deltas import Deltas, Dense, Memo, NotAffine, Sparse
+from ..prefix.mixing import CoefficientMixing, Mixing, OneDeltaMixing
 from .copies import Apart, in_order
 
 TOP = "argmax"  # the target that is the class with the largest output
 # Multiplications that must be saved for one row of inputs, as rows that stay affine take kernels of
 # their own; where deltas are mixed hardly more of them than making rows takes.
-_WORTH: dict[type[Mixing], float] = {Mixed: 2e4, Each: 2e5}
+_WORTH: dict[type[Mixing], float] = {CoefficientMixing: 2e4, OneDeltaMixing: 2e5}
 
 
 @dataclass(frozen=True)
@@ -161,18 +161,18 @@ class Replaced:
     kept: Callable[[], tuple[Tensor, ...]]  # which features are left, [N, *F_i] bool
     # The groups of each input, as those of ``Sparse``: positions [1, P], offsets [1, G + 1].
     groups: tuple[tuple[Tensor, Tensor], ...]
-    mixing: Mixing  # of what has all replaced the groups that are left; Each: of the inputs, each
+    mixing: Mixing  # of what has all replaced the groups that are left; OneDeltaMixing: of the inputs, each
 
     def anchors(
         self,
         question: Question,
         absent: tuple[Tensor, ...],  # what comes instead, each [K or 1, B or 1, *F_i]
         made: Callable[[], tuple[Tensor, ...]],
-        calls: Calls,
+        calls: PrefixTrace,
     ) -> tuple[AffineRows, ...]:
         """The rows, as ``Coalitions`` and ``OneOff`` have them for the eager methods."""
         made = cache(made)
-        few = isinstance(self.mixing, Mixed)
+        few = isinstance(self.mixing, CoefficientMixing)
         found = []
         triples = zip(question.inputs, absent, self.groups, strict=True)
         for i, (x, other, (positions, offsets)) in enumerate(triples):
@@ -182,8 +182,8 @@ class Replaced:
             deltas = Sparse(values, positions, offsets, x.shape[1:], few, _group_linear)
             if start.shape[0] > 1:
                 start = start.expand(-1, *x.shape)
-            base, origin = Kept(start.flatten(0, 1)), partial(_nth, made, i)
-            found.append(AffineRows.make(base, Kept(deltas), self.mixing, calls, origin=origin))
+            base, origin = Memo(start.flatten(0, 1)), partial(_nth, made, i)
+            found.append(AffineRows.make(base, Memo(deltas), self.mixing, calls, origin=origin))
         return tuple(found)
 
 
@@ -242,7 +242,7 @@ def values_of(
         return tuple(torch.where(z[:, None, None], x, b).flatten(0, 2) for z, x, b in triples)
 
     if question.prefix:
-        calls = Calls()
+        calls = PrefixTrace()
         every = _by_prefix(question, rows.anchors(question, absent, made, calls), 1)
         calls.end()
     else:
@@ -264,7 +264,7 @@ def _by_prefix(question: Question, rows: tuple[AffineRows, ...], passes: int) ->
     """
     calls, mixing = rows[0].calls, rows[0].mixing
     outputs = calls.check(question.outputs(*rows))
-    mixed = mixing.coefficients.shape[1] if isinstance(mixing, Mixed) else 1
+    mixed = mixing.coefficients.shape[1] if isinstance(mixing, CoefficientMixing) else 1
     each = saved(calls, question.batch, outputs.shape[0] // question.batch, mixed)
     if passes * each < _WORTH[type(mixing)]:
         raise NotAffine
@@ -296,12 +296,12 @@ def gradient_sums(
     at_inputs: slice,
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """As :func:`gradients_of`, of rows that stay affine: the weighted sums over the R rows."""
-    calls, mixing = Calls(), Mixed(along[:, None])
+    calls, mixing = PrefixTrace(), CoefficientMixing(along[:, None])
     rows, leaves = [], []
     for i, (x, baseline) in enumerate(zip(question.inputs, question.baselines, strict=True)):
         leaves.append((x - baseline)[None].detach().requires_grad_())
-        delta: Kept[Deltas] = Kept(Dense(leaves[i]), frozenset((i,)))
-        rows.append(AffineRows.make(Kept(baseline), delta, mixing, calls))
+        delta: Memo[Deltas] = Memo(Dense(leaves[i]), frozenset((i,)))
+        rows.append(AffineRows.make(Memo(baseline), delta, mixing, calls))
     with torch.enable_grad():
         outputs = _by_prefix(question, tuple(rows), 2)
         chosen = question.choice(outputs.detach()[at_inputs])(outputs).flatten()

@@ -24,9 +24,9 @@ from fastxai.core.engine.shortcut import most_spared
 from fastxai.core.engine.windows import Windows
 from fastxai.core.estimate.sampling import permutations, prefixes
 from fastxai.core.modules import modules_of
-from fastxai.core.prefix.affine_rows import AffineRows, Calls
-from fastxai.core.prefix.deltas import Dense, Kept, NotAffine
-from fastxai.core.prefix.mixing import Mixed
+from fastxai.core.prefix.affine_rows import AffineRows, PrefixTrace
+from fastxai.core.prefix.deltas import Dense, Memo, NotAffine
+from fastxai.core.prefix.mixing import CoefficientMixing
 
 from ...models import EmbeddingModel, Logged, ResidualCNN, TwoInputs, mlp, one_number
 
@@ -326,8 +326,8 @@ def test_errors_of_the_model_come_through_once():
 
 def test_what_needs_the_memory_of_rows_is_refused():
     x = randn(2, 3)
-    ones = Mixed(torch.ones(4, 1).double())
-    rows = AffineRows.make(Kept(x), Kept(Dense(x[None])), ones, Calls())
+    ones = CoefficientMixing(torch.ones(4, 1).double())
+    rows = AffineRows.make(Memo(x), Memo(Dense(x[None])), ones, PrefixTrace())
     for touch in (lambda: rows.numpy(), lambda: rows.data_ptr(), lambda: rows.data):
         with pytest.raises(NotAffine):
             touch()
