@@ -25,7 +25,7 @@ from ..core.engine.request import Query, check_numbers
 from ..core.engine.rows import InputRows, Rows
 from ..core.flags import check_flags, flags_checked, flags_of
 from ..core.program.program import Program
-from ._explanation import Explanation, Found, convergence_delta, only_one
+from ._explanation import Explanation, Result, convergence_delta, only_one
 
 if TYPE_CHECKING:
     from ..deploy import Package
@@ -284,7 +284,7 @@ class Attribution:
         )
         return Query(checked, checked_baselines, model)
 
-    def _find(self, query: Query, detailed: bool, **options: Any) -> Found:
+    def _find(self, query: Query, detailed: bool, **options: Any) -> Result:
         """Answers the query; ``detailed`` asks for what costs more than the attributions."""
         raise NotImplementedError
 
@@ -300,8 +300,8 @@ class GradientAttribution(Attribution):
     _differentiates = True
     _of_gradients = True
 
-    def _find(self, query: Query, detailed: bool, **options: Any) -> Found:
-        return Found(self._values(query, **options))
+    def _find(self, query: Query, detailed: bool, **options: Any) -> Result:
+        return Result(self._values(query, **options))
 
     def _values(self, query: Query, **options: Any) -> tuple[Tensor, ...]:
         raise NotImplementedError

@@ -14,7 +14,7 @@ from ..core.checks import TensorOrTuple
 
 
 @dataclass(frozen=True)
-class Found:
+class Result:
     """What a method has to tell. What it does not know by itself is None."""
 
     values: tuple[Tensor, ...]  # each [B, *C, *F_i], or as attribute documents it

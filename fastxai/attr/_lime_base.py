@@ -22,7 +22,7 @@ from ..core.engine.request import Query, check_numbers
 from ..core.engine.rows import row_bytes
 from ..core.estimate.linear_fits import LinearFit, fit_rows
 from ._base import PerturbationAttribution, captum_compatible
-from ._explanation import Found
+from ._explanation import Result
 
 _BYTES_KEPT = 1 << 26  # of perturbed inputs that custom functions made, at a time
 
@@ -143,7 +143,7 @@ class LimeBase(PerturbationAttribution):
         perturbations_per_eval: int | None,
         show_progress: bool,
         **kwargs: Any,
-    ) -> Found:
+    ) -> Result:
         n = check_count(n_samples, "n_samples")
         limit = check_limit(perturbations_per_eval, query.inputs.batch)
         with self._progress(show_progress, n * query.inputs.batch) as advance:
@@ -160,9 +160,9 @@ class LimeBase(PerturbationAttribution):
         check(answers == 1, "target", "one that leaves one number a sample", f"{answers} numbers")
         outputs = self._outputs_at_inputs(query, limit, 0) if detailed else None
         if not isinstance(self.interpretable_model, LinearFit):
-            return Found((self._represent(samples, samples.values[:, 0]),), outputs)
+            return Result((self._represent(samples, samples.values[:, 0]),), outputs)
         coefficients = fit_rows(self.interpretable_model, *samples.in_float64())
-        return Found((coefficients.T.to(result_dtype(samples.values)),), outputs)
+        return Result((coefficients.T.to(result_dtype(samples.values)),), outputs)
 
     def _represent(self, samples: _Samples, values: Tensor) -> Any:  # [N]
         """What the user's model is after a fit to the samples, with these outputs."""

@@ -23,7 +23,7 @@ from ..core.program.program import Answer, Program, Question, Replaced, magnitud
 from ._base import PerturbationAttribution, captum_compatible
 from ._coalition_program import device_of, groups_for_all, positions_of
 from ._coalitions import check_groups_for_batch
-from ._explanation import Found
+from ._explanation import Result
 from ._players import (
     Part,
     by_group,
@@ -107,7 +107,7 @@ class FeatureAblation(PerturbationAttribution):
         perturbations_per_eval: int | None,
         show_progress: bool,
         **ignored: Any,
-    ) -> Found:
+    ) -> Result:
         ragged = query if isinstance(query, RaggedQuery) else None
         asked = query.inputs if ragged is None else ragged.given
         given = check_feature_mask(feature_mask, asked)
@@ -124,8 +124,8 @@ class FeatureAblation(PerturbationAttribution):
         )
         players = counted(query, varies, len(outputs), groups.count) if detailed else None
         if ragged is not None:
-            return Found(ragged.spread(drops, given), outputs, players=players)
-        return Found(flatten_outputs(groups.spread(drops), outputs), outputs, players=players)
+            return Result(ragged.spread(drops, given), outputs, players=players)
+        return Result(flatten_outputs(groups.spread(drops), outputs), outputs, players=players)
 
     def _query(self, inputs: TensorOrTuple, *arguments: Any, **named: Any) -> Query:
         if isinstance(inputs, tuple) and self._takes_ragged and is_ragged(inputs):
@@ -243,7 +243,7 @@ class Occlusion(FeatureAblation):
         strides: Any,
         perturbations_per_eval: int | None,
         show_progress: bool,
-    ) -> Found:
+    ) -> Result:
         windows = check_windows(sliding_window_shapes, strides, query.inputs)
         count = windows[-1].first + windows[-1].count
         varies = windows_that_vary(query, windows)
@@ -258,7 +258,7 @@ class Occlusion(FeatureAblation):
         each = drops.to(result_dtype(outputs)).split([w.count for w in windows], dim=-1)
         values = tuple(w.spread(drop) for w, drop in zip(windows, each, strict=True))
         players = counted(query, varies, len(outputs), count) if detailed else None
-        return Found(flatten_outputs(values, outputs), outputs, players=players)
+        return Result(flatten_outputs(values, outputs), outputs, players=players)
 
     def _program(
         self,
@@ -357,7 +357,7 @@ class FeaturePermutation(FeatureAblation):
         show_progress: bool,
         seed: int | None,
         **ignored: Any,
-    ) -> Found:
+    ) -> Result:
         if isinstance(query, RaggedQuery):
             check(self.perm_func is None or seed is None, "seed", _NO_SEED, seed)
             draw = partial(_shuffles, seed=check_seed(seed))
@@ -380,7 +380,7 @@ class FeaturePermutation(FeatureAblation):
             )
             outputs = self._outputs_at_inputs(query, check_limit(perturbations_per_eval, batch), 0)
             nothing = outputs.new_zeros(*outputs.shape, groups.count)
-            return Found(flatten_outputs(groups.spread(nothing), outputs), outputs)
+            return Result(flatten_outputs(groups.spread(nothing), outputs), outputs)
         outputs, drops = self._drops(
             query,
             None,
@@ -390,7 +390,7 @@ class FeaturePermutation(FeatureAblation):
             show_progress,
             groups,
         )
-        return Found(flatten_outputs(groups.spread(drops), outputs), outputs)
+        return Result(flatten_outputs(groups.spread(drops), outputs), outputs)
 
 
 def _one_off(part: Part, count: int, pieces: tuple[Pieces, ...]) -> AblationRows:

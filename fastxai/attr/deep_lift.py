@@ -26,7 +26,7 @@ from ..core.modules import modules_of
 from ..core.program.program import Answer, Program, Question, check_rows_built_in, for_leaves
 from ..core.spans import length
 from ._base import GradientAttribution, baselines_of, captum_compatible
-from ._explanation import Found
+from ._explanation import Result
 
 Combine = Callable[..., tuple[Tensor, ...]]
 
@@ -297,9 +297,9 @@ class DeepLiftShap(DeepLift):
             raise type(error)(str(error).replace("background", "baselines", 1)) from None
         return replace(query, background=background)
 
-    def _find(self, query: Query, detailed: bool, **options: Any) -> Found:
+    def _find(self, query: Query, detailed: bool, **options: Any) -> Result:
         values = tuple(a.mean(1) for a in self._of_pairs(query, **options))
-        return Found(
+        return Result(
             values, baseline_outputs=self._at_baselines(query).mean(1) if detailed else None
         )
 

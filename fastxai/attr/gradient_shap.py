@@ -26,7 +26,7 @@ from ..core.program.program import (
     gradients_of,
 )
 from ._base import GradientAttribution, baselines_of, captum_compatible
-from ._explanation import Found
+from ._explanation import Result
 
 
 class GradientShap(GradientAttribution):
@@ -130,10 +130,10 @@ class GradientShap(GradientAttribution):
         background = check_background(baselines_of(baselines, inputs), query.inputs, "baselines")
         return replace(query, background=background)
 
-    def _find(self, query: Query, detailed: bool, **options: Any) -> Found:
+    def _find(self, query: Query, detailed: bool, **options: Any) -> Result:
         rows = _rows(query, **options)
         values = self._mean(query, rows)
-        return Found(
+        return Result(
             values, baseline_outputs=_outputs(query, rows.starts()).mean(0) if detailed else None
         )
 

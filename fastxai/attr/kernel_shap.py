@@ -50,7 +50,7 @@ from ._coalition_program import (
     players_present,
 )
 from ._coalitions import arranged, check_groups_for_batch
-from ._explanation import Found
+from ._explanation import Result
 from ._players import counted, groups_that_vary
 from ._rounds import Sampled, by_players, in_rounds
 from ._shapley_game import (
@@ -205,7 +205,7 @@ class KernelShap(PerturbationAttribution):
         tolerance: float,
         max_samples: int | None,
         seed: int | None,
-    ) -> Found:
+    ) -> Result:
         groups = check_feature_mask(feature_mask, query.inputs)
         if not return_input_shape:
             check_ids(groups)
@@ -238,10 +238,10 @@ class KernelShap(PerturbationAttribution):
             return arranged(values.movedim(0, -1), full, groups, return_input_shape)
 
         if sampled.errors is None or sampled.empty is None:
-            return Found(arrange(sampled.values))
+            return Result(arrange(sampled.values))
         difference = full.reshape(columns_of(full)).to(torch.float64) - sampled.empty
         delta = sampled.values.sum(0) - difference.to(sampled.values.device)
-        return Found(
+        return Result(
             arrange(sampled.values),
             full,
             sampled.empty.reshape(full.shape),

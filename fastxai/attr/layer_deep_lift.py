@@ -15,7 +15,7 @@ from ..core.engine.request import Query
 from ..core.engine.rows import BaselinePairRows
 from ..core.intercept.lifted_layers import LayerPairs
 from ._base import GradientAttribution, captum_compatible
-from ._explanation import Found, convergence_delta
+from ._explanation import Result, convergence_delta
 from ._layer import LayerAttribution, may_be_unused
 from .deep_lift import Combine, DeepLift, DeepLiftShap, contributions
 
@@ -95,7 +95,7 @@ class LayerDeepLift(LayerAttribution, DeepLift):
         custom_attribution_func: Combine | None,
         attribute_to_layer_input: bool,
         grad_kwargs: dict[str, Any] | None,
-    ) -> Found:
+    ) -> Result:
         x, baselines = query.inputs.tensors, query.baselines
         if any(b.shape[0] != 1 for b in baselines):  # then all come with their inputs
             baselines = tuple(b.expand(t.shape) for b, t in zip(baselines, x, strict=True))
@@ -105,7 +105,7 @@ class LayerDeepLift(LayerAttribution, DeepLift):
             query, pairs, custom_attribution_func, attribute_to_layer_input, unused
         )
         values = tuple(v[:, 0] for v in found.values)
-        return Found(values, convergence_delta=found.delta, form=found.inside.packed)
+        return Result(values, convergence_delta=found.delta, form=found.inside.packed)
 
     def _of_pairs_inside(
         self,
@@ -208,9 +208,9 @@ class LayerDeepLiftShap(LayerDeepLift, DeepLiftShap):
         detailed: bool,
         custom_attribution_func: Combine | None,
         attribute_to_layer_input: bool,
-    ) -> Found:
+    ) -> Result:
         found = self._of_all(query, custom_attribution_func, attribute_to_layer_input)
-        return Found(
+        return Result(
             tuple(v.mean(1) for v in found.values),
             baseline_outputs=self._at_baselines(query).mean(1) if detailed else None,
             convergence_delta=found.delta.reshape(query.inputs.batch, -1).mean(1),

@@ -19,7 +19,7 @@ from ..core.engine.rows import InputRows, Rows
 from ..core.intercept.layer_paths import Between, Picked, drawn
 from ..core.intercept.layers import Replaced, Watched
 from ._base import captum_compatible
-from ._explanation import Found
+from ._explanation import Result
 from ._layer import LayerAttribution, activations
 from .gradient_shap import GradientShap
 
@@ -122,10 +122,10 @@ class LayerGradientShap(LayerAttribution, GradientShap):
         stdevs: Any,
         attribute_to_layer_input: bool,
         seed: int | None,
-    ) -> Found:
+    ) -> Result:
         found = self._sampled(query, n_samples, stdevs, attribute_to_layer_input, seed, False)
         starts = found.at_starts.mean(0)
-        return Found(found.values, baseline_outputs=starts, form=found.watched.packed)
+        return Result(found.values, baseline_outputs=starts, form=found.watched.packed)
 
     def _sampled(
         self,

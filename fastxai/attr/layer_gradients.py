@@ -14,7 +14,7 @@ from ..core.engine.request import Query
 from ..core.engine.rows import InputRows
 from ..core.intercept.layers import Answerless
 from ._base import GradientAttribution, captum_compatible
-from ._explanation import Found
+from ._explanation import Result
 from ._layer import LayerAttribution, may_be_unused
 
 
@@ -60,14 +60,14 @@ class LayerActivation(LayerAttribution):
 
     def _find(  # type: ignore[override]
         self, query: Query, detailed: bool, attribute_to_layer_input: bool
-    ) -> Found:
+    ) -> Result:
         watched = Answerless(
             query.model.forward_func, self._layers(query, attribute_to_layer_input)
         )
         model = query.model.calling(watched, query.model.forward_args)
         with torch.inference_mode(False):
             engine.values(model, InputRows(query.inputs.tensors, model.batch, together=True))
-        return Found(watched.flat, form=watched.packed)
+        return Result(watched.flat, form=watched.packed)
 
     @staticmethod
     def _outputs(query: Query, tensors: tuple[Tensor, ...]) -> Tensor:
@@ -146,7 +146,7 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
         detailed: bool,
         attribute_to_layer_input: bool,
         grad_kwargs: dict[str, Any] | None,
-    ) -> Found:
+    ) -> Result:
         unused = may_be_unused(grad_kwargs)
         recorded, gradients = self._gradients(query, attribute_to_layer_input, unused)
         values = recorded.flat
@@ -154,7 +154,7 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
             values, gradients = (tuple(t.cpu() for t in ts) for ts in (values, gradients))
         if self._multiply_by_inputs:
             gradients = tuple(g * y for g, y in zip(gradients, values, strict=True))
-        return Found(gradients, form=recorded.packed)
+        return Result(gradients, form=recorded.packed)
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -240,7 +240,7 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
         relu_attributions: bool,
         attr_dim_summation: bool,
         grad_kwargs: dict[str, Any] | None,
-    ) -> Found:
+    ) -> Result:
         unused = may_be_unused(grad_kwargs)
         recorded, gradients = self._gradients(query, attribute_to_layer_input, unused)
         values = recorded.flat
@@ -251,7 +251,7 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
             maps = tuple(m.sum(1, keepdim=True) for m in maps)
         if relu_attributions:
             maps = tuple(m.relu_() for m in maps)
-        return Found(maps, form=recorded.packed)
+        return Result(maps, form=recorded.packed)
 
 
 def _cam(y: Tensor, gradient: Tensor) -> Tensor:  # [B, C, *L] twice

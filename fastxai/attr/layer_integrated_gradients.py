@@ -14,7 +14,7 @@ from ..core.engine.rows import InputRows, PathRows
 from ..core.estimate import quadrature
 from ..core.intercept.layers import Replaced, Watched
 from ._base import GradientAttribution, captum_compatible
-from ._explanation import Found, convergence_delta
+from ._explanation import Result, convergence_delta
 from ._layer import LayerAttribution, activations, may_be_unused
 
 
@@ -126,7 +126,7 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
         internal_batch_size: int | None,
         attribute_to_layer_input: bool,
         grad_kwargs: dict[str, Any] | None,
-    ) -> Found:
+    ) -> Result:
         alphas, weights = quadrature.rule(method, n_steps, query.inputs.tensors[0].device)
         limit = check_limit(internal_batch_size, argument="internal_batch_size")
         unused = may_be_unused(grad_kwargs)
@@ -161,7 +161,7 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
             triples = zip(mean, y, baseline, strict=True)
             values = tuple(g.mul_(a.to(g.dtype) - b.to(g.dtype)) for g, a, b in triples)
         delta = convergence_delta(values, outputs, baseline_outputs)
-        return Found(values, outputs, baseline_outputs, delta, form=watched.packed)
+        return Result(values, outputs, baseline_outputs, delta, form=watched.packed)
 
     def has_convergence_delta(self) -> bool:
         return True

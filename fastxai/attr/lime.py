@@ -27,7 +27,7 @@ from ..ops import native, reference
 from ._base import captum_compatible
 from ._coalition_program import by_id, coalitions_replaced, groups_for_all, players_present
 from ._coalitions import arranged, check_groups_for_batch, coalition_rows
-from ._explanation import Found
+from ._explanation import Result
 from ._lime_base import LimeBase, _Samples, at_coalition, fair_coins
 from ._lime_program import lime
 from ._players import counted, groups_that_vary
@@ -178,7 +178,7 @@ class Lime(LimeBase):
         tolerance: float,
         max_samples: int | None,
         seed: int | None,
-    ) -> Found:
+    ) -> Result:
         groups = check_feature_mask(feature_mask, query.inputs)
         amount = (n_samples, tolerance, max_samples)
         budget = check_budget(*amount, _MOST_SAMPLES * groups.count)
@@ -231,8 +231,8 @@ class Lime(LimeBase):
             return arranged(values.movedim(0, -1), outputs, groups, return_input_shape)
 
         if not detailed:
-            return Found(arrange(sampled.values))
-        return Found(
+            return Result(arrange(sampled.values))
+        return Result(
             arrange(sampled.values),
             outputs,
             self._at_baselines(query, limit),

@@ -22,7 +22,7 @@ from ..core.estimate import sampling
 from ..core.estimate.budget import check_budget
 from ._base import PerturbationAttribution, captum_compatible
 from ._coalitions import check_groups_for_batch, coalition_rows
-from ._explanation import Found
+from ._explanation import Result
 from ._players import counted, groups_that_vary, most_players
 from ._rounds import Sampled, by_players, in_rounds
 
@@ -86,7 +86,7 @@ class ShapleyValues(PerturbationAttribution):
         feature_mask: Any,
         perturbations_per_eval: int | None,
         show_progress: bool,
-    ) -> Found:
+    ) -> Result:
         groups = check_feature_mask(feature_mask, query.inputs)
         varies = groups_that_vary(query, groups)
         most = most_players(query, varies, groups.count)
@@ -221,7 +221,7 @@ class ShapleyValueSampling(ShapleyValues):
         tolerance: float,
         max_samples: int | None,
         seed: int | None,
-    ) -> Found:
+    ) -> Result:
         groups = check_feature_mask(feature_mask, query.inputs)
         budget = check_budget(n_samples, tolerance, max_samples, _MOST_ORDERS)
         limit = check_limit(perturbations_per_eval, query.inputs.batch)
@@ -368,14 +368,14 @@ def _found(
     sampled: Sampled,
     full: Tensor,  # [P, *C]
     players: Tensor | None,  # [P] int64, where details are wanted
-) -> Found:
+) -> Result:
     values = _at_features(groups, sampled.values, full)
     if players is None or sampled.empty is None:
-        return Found(values)
+        return Result(values)
     empty = sampled.empty.reshape(full.shape)
     difference = full.to(torch.float64) - empty
     errors = sampled.errors
-    return Found(
+    return Result(
         values,
         full,
         empty.to(full.dtype),
