@@ -15,9 +15,9 @@ from ..core.estimate.similarity import ExpKernel, cosine_distance, products, squ
 from ..core.estimate.similarity import in_float64 as _float64
 from ..core.program.program import (
     Answer,
-    Question,
     Replaced,
     Spread,
+    TracedRequest,
     by_output,
     magnitude_of,
     values_of,
@@ -25,7 +25,7 @@ from ..core.program.program import (
 
 
 def lime(
-    question: Question,
+    question: TracedRequest,
     rows: Replaced,  # by the features of players that are not in a coalition
     present: Tensor,  # [N, M] bool: the players in each of these coalitions, and at last all
     groups: FeatureGroups,  # one grouping for all examples
@@ -83,7 +83,7 @@ def _pseudo_inverse(gram: Tensor) -> Tensor:
 
 
 def _similarities(
-    question: Question, kernel: ExpKernel, x: Tensor, groups: FeatureGroups
+    question: TracedRequest, kernel: ExpKernel, x: Tensor, groups: FeatureGroups
 ) -> Tensor:  # [B, N]
     """What the coalitions weigh; distances follow from sums over each group."""
 

@@ -19,7 +19,7 @@ from ..core.engine.request import Query
 from ..core.engine.rows import PermutedRows, Rows
 from ..core.engine.windows import Windows, check_windows
 from ..core.prefix.mixing import OneDeltaMixing
-from ..core.program.program import Answer, Program, Question, Replaced, magnitude_of, values_of
+from ..core.program.program import Answer, Program, Replaced, TracedRequest, magnitude_of, values_of
 from ._base import PerturbationAttribution, captum_compatible
 from ._coalition_program import device_of, groups_for_all, positions_of
 from ._coalitions import check_groups_for_batch
@@ -424,7 +424,7 @@ def _shuffles(count: int, batch: int, seed: int) -> Tensor:  # [count, B] int64
 
 
 def feature_ablation(
-    question: Question,
+    question: TracedRequest,
     rows: Replaced,  # by one group after the other
     groups: FeatureGroups,
 ) -> Answer:
@@ -435,7 +435,7 @@ def feature_ablation(
 
 
 def occlusion(
-    question: Question,
+    question: TracedRequest,
     rows: Replaced,  # by one window after the other
     windows: tuple[Windows, ...],
 ) -> Answer:

@@ -23,7 +23,7 @@ from ..core.intercept.deep_lift import Lifted
 from ..core.intercept.lifted_layers import LayerPairs
 from ..core.intercept.relu import check_eager
 from ..core.modules import modules_of
-from ..core.program.program import Answer, Program, Question, check_rows_built_in, for_leaves
+from ..core.program.program import Answer, Program, TracedRequest, check_rows_built_in, for_leaves
 from ..core.spans import length
 from ._base import GradientAttribution, baselines_of, captum_compatible
 from ._explanation import Result
@@ -346,7 +346,7 @@ def contributions(
     return tuple(m * (x - baseline) for m, x, baseline in triples)
 
 
-def deep_lift(question: Question, combine: Combine, eps: float) -> Answer:
+def deep_lift(question: TracedRequest, combine: Combine, eps: float) -> Answer:
     """Multipliers ∘ (x − x'), and how far their sum is from F(x) − F(x')."""
     x = question.inputs
     baselines = tuple(b.expand_as(a) for b, a in zip(question.baselines, x, strict=True))
@@ -359,7 +359,7 @@ def deep_lift(question: Question, combine: Combine, eps: float) -> Answer:
 
 
 def deep_lift_shap(
-    question: Question,
+    question: TracedRequest,
     background: tuple[Tensor, ...],  # each [K, *F_i]
     combine: Combine,
     eps: float,
@@ -383,7 +383,7 @@ def deep_lift_shap(
 
 
 def _multipliers(
-    question: Question,
+    question: TracedRequest,
     rows: tuple[Tensor, ...],  # each [r * B, *F_i]
     baselines: tuple[Tensor, ...],  # as Lifted takes them; one for each row if rows interact
     eps: float,

@@ -19,7 +19,7 @@ from ..core.engine.request import Query
 from ..core.program.program import (
     Answer,
     Program,
-    Question,
+    TracedRequest,
     check_library,
     check_rows_built_in,
     dtype_of_sums,
@@ -214,7 +214,7 @@ def _outputs(query: Query, rows: NoisyRows) -> Tensor:
 
 
 def gradient_shap(
-    question: Question,
+    question: TracedRequest,
     background: tuple[Tensor, ...],  # each [K, *F_i]
     stdevs: tuple[float, ...],
     samples: int,

@@ -19,7 +19,7 @@ from ..core.estimate import quadrature
 from ..core.program.program import (
     Answer,
     Program,
-    Question,
+    TracedRequest,
     dtype_of_sums,
     gradient_sums,
     gradients_of,
@@ -140,7 +140,7 @@ class IntegratedGradients(GradientAttribution):
 
 
 def integrated_gradients(
-    question: Question,
+    question: TracedRequest,
     alphas: Tensor,  # [S] float64
     weights: Tensor,  # [S] float64
     multiply_by_inputs: bool,

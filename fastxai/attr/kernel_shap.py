@@ -34,9 +34,9 @@ from ..core.estimate.tiers import best_tier, check_tier
 from ..core.program.program import (
     Answer,
     Program,
-    Question,
     Replaced,
     Spread,
+    TracedRequest,
     by_output,
     magnitude_of,
     values_of,
@@ -431,7 +431,7 @@ class Regression:
 
 
 def kernel_shap(
-    question: Question,
+    question: TracedRequest,
     rows: Replaced,  # by the features of players that are not in a coalition
     fit: Fit,
     background: tuple[Tensor, ...] | None,  # each [K, *F_i], in place of the baselines

@@ -27,7 +27,7 @@ from ..core.program.call import ASKED, options_of
 from ..core.program.program import (
     Answer,
     Program,
-    Question,
+    TracedRequest,
     check_library,
     check_rows_built_in,
     dtype_of_sums,
@@ -450,7 +450,7 @@ def _rows_repeated(value: Any, batch: int, times: int, least_dims: int) -> Any:
 
 
 def noise_tunnel(
-    question: Question,
+    question: TracedRequest,
     method: Program,
     nt_type: str,
     stdevs: tuple[float, ...],

@@ -12,7 +12,7 @@ from ..core.checks import TensorOrTuple
 from ..core.engine.inputs import Inputs
 from ..core.engine.request import Query
 from ..core.engine.rows import InputRows
-from ..core.program.program import Answer, Program, Question, gradients_of
+from ..core.program.program import Answer, Program, TracedRequest, gradients_of
 from ._base import GradientAttribution, captum_compatible
 
 
@@ -115,13 +115,13 @@ def gradient(query: Query) -> tuple[Tensor, ...]:
     return tuple([g[0] for g in engine.gradients(query.model, rows)])
 
 
-def saliency(question: Question, abs: bool) -> Answer:
+def saliency(question: TracedRequest, abs: bool) -> Answer:
     """∂F/∂x, or its absolute value."""
     outputs, _, gradients = gradients_of(question, question.inputs, slice(None))
     return Answer(outputs, tuple(g.abs() for g in gradients) if abs else gradients)
 
 
-def input_x_gradient(question: Question) -> Answer:
+def input_x_gradient(question: TracedRequest) -> Answer:
     """x ∘ ∂F/∂x."""
     outputs, _, gradients = gradients_of(question, question.inputs, slice(None))
     pairs = zip(gradients, question.inputs, strict=True)

@@ -21,7 +21,7 @@ from ..flags import check_flags, flags_of
 from ..modules import modules_of
 from .afresh import Afresh
 from .copies import Apart, way_apart
-from .program import TOP, Program, Question
+from .program import TOP, Program, TracedRequest
 
 BATCH = 11  # rows to trace with: not 0 or 1, which are special, and not a multiple of much
 ASKED = ("inputs", "baselines", "target", "additional_forward_args")
@@ -158,7 +158,7 @@ class Call:
             return self.examples
         return [e[:count].contiguous() if e.dim() else e for e in self.examples]
 
-    def question(self, tensors: Sequence[Tensor]) -> Question:
+    def question(self, tensors: Sequence[Tensor]) -> TracedRequest:
         """The question that a call with these tensors asks; what is built in comes with it."""
         given = iter(tensors)
 
@@ -170,7 +170,7 @@ class Call:
         baselines, forward_args = filled(self.baselines), filled(self.forward_args)
         of_rows = tuple(map(self._is_of_rows, self.forward_args))
         seed = next(given) if isinstance(self.seed, Tensor) else self.seed
-        return Question(
+        return TracedRequest(
             self.function,
             inputs,
             baselines,
@@ -201,7 +201,7 @@ class Call:
             )
         return outputs
 
-    def _outputs(self, question: Question) -> Any:
+    def _outputs(self, question: TracedRequest) -> Any:
         rows = (x.clone() for x in question.inputs)
         try:
             with torch.no_grad():
@@ -249,7 +249,7 @@ def _may_have_prefix(
 
 
 def _check_target(target: Any, batch: int, fixed: bool) -> Any:
-    """As :class:`Question` has it."""
+    """As :class:`TracedRequest` has it."""
     if isinstance(target, str):
         check(target == TOP, "target", "an int, a tuple, a tensor or {!r}", repr(target), TOP)
         return TOP

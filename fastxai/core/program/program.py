@@ -33,7 +33,7 @@ _WORTH: dict[type[Mixing], float] = {CoefficientMixing: 2e4, OneDeltaMixing: 2e5
 
 
 @dataclass(frozen=True)
-class Question:
+class TracedRequest:
     """A model with its inputs and whatever else comes with a call.
 
     Rows are arranged as repeats × examples, repeat by repeat.
@@ -118,7 +118,7 @@ class Question:
         rows: tuple[Tensor, ...],  # each [n * B, *F_i], copy by copy of the batch
         baselines: tuple[Tensor, ...] | None,  # each [n * B, *F_i]; None: each example's own
         outputs: Tensor,  # [B, *C], at the inputs
-    ) -> Question:
+    ) -> TracedRequest:
         """The question about n samples of each example, with another seed for what is drawn."""
 
         def each(value: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ class Answer:
     magnitude: Tensor | None = None
 
 
-Program = Callable[[Question], Answer]
+Program = Callable[[TracedRequest], Answer]
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class Replaced:
 
     def anchors(
         self,
-        question: Question,
+        question: TracedRequest,
         absent: tuple[Tensor, ...],  # what comes instead, each [K or 1, B or 1, *F_i]
         made: Callable[[], tuple[Tensor, ...]],
         calls: PrefixTrace,
@@ -224,7 +224,7 @@ def by_output(found: Tensor, outputs: Tensor) -> Tensor:  # [B, C, M], [B, *C] -
 
 
 def values_of(
-    question: Question,
+    question: TracedRequest,
     rows: Replaced,
     background: tuple[Tensor, ...] | None = None,  # each [K, *F_i]
 ) -> tuple[Tensor, Tensor]:
@@ -256,7 +256,7 @@ def values_of(
     return outputs, values.to(torch.float64).mean(1)
 
 
-def _by_prefix(question: Question, rows: tuple[AffineRows, ...], passes: int) -> Tensor:
+def _by_prefix(question: TracedRequest, rows: tuple[AffineRows, ...], passes: int) -> Tensor:
     """All outputs of rows that stay affine in the model, which comes by them in so many passes.
 
     Raises:
@@ -279,7 +279,7 @@ def magnitude_of(values: Tensor) -> Tensor:  # [N, B, *C] -> [B]
 
 
 def gradients_of(
-    question: Question, rows: Sequence[Tensor], at_inputs: slice
+    question: TracedRequest, rows: Sequence[Tensor], at_inputs: slice
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """All outputs of these rows, the chosen ones, and the gradients of those."""
     leaves = tuple(row.detach().requires_grad_() for row in rows)
@@ -290,7 +290,7 @@ def gradients_of(
 
 
 def gradient_sums(
-    question: Question,
+    question: TracedRequest,
     along: Tensor,  # [R] float64: how far rows are on the path from the baselines to the inputs
     weights: Tensor,  # [R] float64
     at_inputs: slice,
@@ -326,7 +326,7 @@ def dtype_of_sums(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def check_one_number(question: Question, outputs: Tensor) -> None:
+def check_one_number(question: TracedRequest, outputs: Tensor) -> None:
     """The target must leave one number a row."""
     chosen = question.choice(outputs)(outputs)
     check(
