@@ -21,7 +21,7 @@ from ..core.engine.model import Model, Prefix
 from ..core.engine.outputs import scalars
 from ..core.engine.plan import Plan, together
 from ..core.engine.progress import Bar
-from ..core.engine.request import Query, check_numbers
+from ..core.engine.request import Request, check_numbers
 from ..core.engine.rows import InputRows, Rows
 from ..core.flags import check_flags, flags_checked, flags_of
 from ..core.program.program import Program
@@ -66,7 +66,7 @@ class Attribution:
     """An attribution method over a model.
 
     A subclass writes ``attribute`` with its own arguments, and ``_find``, which turns a
-    :class:`Query` and those arguments into attributions.
+    :class:`Request` and those arguments into attributions.
 
     Args:
         forward_func: a module or any callable that takes the inputs (then the extra arguments) and
@@ -268,7 +268,7 @@ class Attribution:
         additional_forward_args: Any = None,
         *,
         names: tuple[str, str] = ("inputs", "baselines"),  # what the user calls them
-    ) -> Query:
+    ) -> Request:
         checked = check_inputs(inputs, self._differentiates, self._of_inputs, names[0])
         checked_baselines = check_baselines(baselines, checked, names[1])
         checked = checked.in_dtypes_of(checked_baselines)
@@ -282,14 +282,14 @@ class Attribution:
             prefix=Prefix(self._affine_prefix),
             dims=[x.dim() for x in checked.tensors],
         )
-        return Query(checked, checked_baselines, model)
+        return Request(checked, checked_baselines, model)
 
-    def _find(self, query: Query, detailed: bool, **options: Any) -> Result:
+    def _find(self, query: Request, detailed: bool, **options: Any) -> Result:
         """Answers the query; ``detailed`` asks for what costs more than the attributions."""
         raise NotImplementedError
 
     @staticmethod
-    def _outputs(query: Query, tensors: tuple[Tensor, ...]) -> Tensor:
+    def _outputs(query: Request, tensors: tuple[Tensor, ...]) -> Tensor:
         """The explained output at each row, [B]."""
         return scalars(engine.values(query.model, InputRows(tensors, query.inputs.batch))[0])
 
@@ -300,10 +300,10 @@ class GradientAttribution(Attribution):
     _differentiates = True
     _of_gradients = True
 
-    def _find(self, query: Query, detailed: bool, **options: Any) -> Result:
+    def _find(self, query: Request, detailed: bool, **options: Any) -> Result:
         return Result(self._values(query, **options))
 
-    def _values(self, query: Query, **options: Any) -> tuple[Tensor, ...]:
+    def _values(self, query: Request, **options: Any) -> tuple[Tensor, ...]:
         raise NotImplementedError
 
     def compute_convergence_delta(
@@ -345,7 +345,7 @@ class GradientAttribution(Attribution):
             )
         return self._convergence_delta(query, values)
 
-    def _convergence_delta(self, query: Query, values: tuple[Tensor, ...]) -> Tensor:
+    def _convergence_delta(self, query: Request, values: tuple[Tensor, ...]) -> Tensor:
         outputs = self._outputs(query, query.inputs.tensors)
         return convergence_delta(values, outputs, self._outputs(query, query.baselines))
 
@@ -367,7 +367,7 @@ class PerturbationAttribution(Attribution):
         self._work_a_row: dict[object, float] = {}  # by shapes and dtypes of one row
 
     def _outputs_at_inputs(
-        self, query: Query, limit: int | None, to_come: int, divided: bool = False
+        self, query: Request, limit: int | None, to_come: int, divided: bool = False
     ) -> Tensor:
         """f(x), [B, *C]; tells whether the model answers for the batch, and so comes first.
 
@@ -389,7 +389,7 @@ class PerturbationAttribution(Attribution):
             interaction.settle_parts(query.model, absent, limit)
         return outputs
 
-    def _multiplications(self, query: Query) -> float:
+    def _multiplications(self, query: Request) -> float:
         """The model's for one row, counted once; a guess by the row's size where it cannot be."""
         model, x = query.model, query.inputs.tensors
         guess = _GUESSED_WORK * sum(a.shape[1:].numel() for a in x)
@@ -402,13 +402,13 @@ class PerturbationAttribution(Attribution):
         return self._work_a_row[key] or guess
 
     @staticmethod
-    def _outputs(query: Query, tensors: tuple[Tensor, ...]) -> Tensor:
+    def _outputs(query: Request, tensors: tuple[Tensor, ...]) -> Tensor:
         """The outputs at each row, [B, *C]."""
         return engine.values(query.model, InputRows(tensors, query.inputs.batch))[0]
 
     def _stream(
         self,
-        query: Query,
+        query: Request,
         rows: Rows,
         visit: Callable[[Tensor, slice, slice], None],
         limit: int | None = None,
@@ -428,7 +428,7 @@ class PerturbationAttribution(Attribution):
 
     def _values_of(
         self,
-        query: Query,
+        query: Request,
         rows: Rows,
         limit: int | None = None,
         progress: str | Bar | None = None,
@@ -438,7 +438,7 @@ class PerturbationAttribution(Attribution):
         check_numbers(outputs, 0, query)
         return outputs
 
-    def _at_baselines(self, query: Query, limit: int | None) -> Tensor:
+    def _at_baselines(self, query: Request, limit: int | None) -> Tensor:
         """f(baseline), [B, *C]."""
         return self._values_of(query, InputRows(query.baselines, query.inputs.batch), limit)[0]
 

@@ -8,11 +8,11 @@ from ..core.checks import check
 from ..core.engine.coalition_rows import CoalitionRows, OrderRows
 from ..core.engine.groups import FeatureGroups
 from ..core.engine.outputs import result_dtype
-from ..core.engine.request import Query
+from ..core.engine.request import Request
 
 
 def coalition_rows(
-    query: Query,
+    query: Request,
     groups: FeatureGroups,
     bits: Tensor,  # [N, W] int64
     orders: Tensor | None = None,  # [n, M] int64
@@ -42,7 +42,7 @@ def arranged(
     return groups.spread(values) if return_input_shape else (groups.by_id(values),)
 
 
-def check_groups_for_batch(query: Query, groups: FeatureGroups) -> None:
+def check_groups_for_batch(query: Request, groups: FeatureGroups) -> None:
     """One answer for the batch needs one grouping for the batch."""
     check(
         groups.one_for_all or not query.model.whole_batch,

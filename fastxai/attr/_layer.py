@@ -13,7 +13,7 @@ from ..core import engine
 from ..core.checks import ArgumentError, check, check_count
 from ..core.engine.model import Model
 from ..core.engine.outputs import scalars
-from ..core.engine.request import Query
+from ..core.engine.request import Request
 from ..core.engine.rows import Rows
 from ..core.intercept.layers import Layers, Recorded, Watched, check_layer
 from ._base import Attribution
@@ -91,14 +91,14 @@ class LayerAttribution(Attribution):
             check_count(interpolate_dims, dims)
         return F.interpolate(layer_attribution, interpolate_dims, mode=interpolate_mode)
 
-    def _layers(self, query: Query, of_inputs: bool) -> Layers:
+    def _layers(self, query: Request, of_inputs: bool) -> Layers:
         if not query.inputs.batch:
             expected = "at least one row, as a call tells the layer's shape"
             raise ArgumentError(f"inputs: expected {expected}, got none")
         return Layers(self.layer, of_inputs, query.model)
 
     def _gradients(
-        self, query: Query, of_inputs: bool, unused: bool
+        self, query: Request, of_inputs: bool, unused: bool
     ) -> tuple[Recorded, tuple[Tensor, ...]]:
         """What the layers have at the inputs, and the output's gradients with respect to it.
 

@@ -18,7 +18,7 @@ from ..core.checks import TensorOrTuple, check, check_count, check_limit, warn
 from ..core.engine.inputs import Inputs
 from ..core.engine.outputs import result_dtype
 from ..core.engine.progress import bar
-from ..core.engine.request import Query, check_numbers
+from ..core.engine.request import Request, check_numbers
 from ..core.engine.rows import row_bytes
 from ..core.estimate.linear_fits import LinearFit, fit_rows
 from ._base import PerturbationAttribution, captum_compatible
@@ -137,7 +137,7 @@ class LimeBase(PerturbationAttribution):
 
     def _find(  # type: ignore[override]
         self,
-        query: Query,
+        query: Request,
         detailed: bool,
         n_samples: int,
         perturbations_per_eval: int | None,
@@ -177,7 +177,7 @@ class LimeBase(PerturbationAttribution):
 
     def _evaluate(
         self,
-        query: Query,
+        query: Request,
         perturb: Callable[..., Any],
         kwargs: dict[str, Any],
         n: int,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core.engine.coalition_rows import MaskPieces, Pieces
 from ..core.engine.groups import FeatureGroups
-from ..core.engine.request import Query
+from ..core.engine.request import Request
 from ..core.engine.windows import Windows
 
 _NUMBERS = 1 << 22  # of examples × features, at a time
@@ -26,7 +26,7 @@ _NUMBERS = 1 << 22  # of examples × features, at a time
 class Part:
     """Examples with as many players, and who these are."""
 
-    query: Query  # about these examples
+    query: Request  # about these examples
     problems: Tensor | None = None  # [k] int64: which of all problems they are; None for all
     who: Tensor | None = None  # [k, m] or [1, m] int64: each player's group; None for all groups
 
@@ -60,7 +60,7 @@ class Part:
         return tuple(windows) if self.who is None else tuple(w.only(self.who) for w in windows)
 
 
-def parts(query: Query, varies: Tensor | None) -> list[Part]:  # [B, M] bool
+def parts(query: Request, varies: Tensor | None) -> list[Part]:  # [B, M] bool
     """The examples by their number of players, the most first; those without any are left out.
 
     Args:
@@ -127,7 +127,7 @@ def by_problem(
     return out
 
 
-def counted(query: Query, varies: Tensor | None, problems: int, groups: int) -> Tensor:
+def counted(query: Request, varies: Tensor | None, problems: int, groups: int) -> Tensor:
     """How many players each problem has, of so many groups, [P] int64."""
     if varies is None:
         return torch.full((problems,), groups, device="cpu")
@@ -136,7 +136,7 @@ def counted(query: Query, varies: Tensor | None, problems: int, groups: int) -> 
     return varies.sum(1).cpu()
 
 
-def groups_that_vary(query: Query, groups: FeatureGroups) -> Tensor | None:
+def groups_that_vary(query: Request, groups: FeatureGroups) -> Tensor | None:
     """Which groups differ from the baseline, [B, M] bool; None if all groups of all examples do."""
     different = _different(query)
     if different is None:
@@ -157,14 +157,14 @@ def groups_that_vary(query: Query, groups: FeatureGroups) -> Tensor | None:
     return _unless_all(varies[:, :count])
 
 
-def most_players(query: Query, varies: Tensor | None, groups: int) -> int:
+def most_players(query: Request, varies: Tensor | None, groups: int) -> int:
     """The largest number of players, as far as is known before the model is called."""
     if varies is None:
         return groups
     return int(varies.any(0).sum() if query.is_indivisible else varies.sum(1).max())
 
 
-def windows_that_vary(query: Query, windows: Sequence[Windows]) -> Tensor | None:
+def windows_that_vary(query: Request, windows: Sequence[Windows]) -> Tensor | None:
     """Which windows hold a feature that differs from the baseline, [B, W] bool; None if all do."""
     different = _different(query)
     if different is None:
@@ -173,7 +173,7 @@ def windows_that_vary(query: Query, windows: Sequence[Windows]) -> Tensor | None
     return _unless_all(torch.cat([window.any(there) for window, there in pairs], 1))
 
 
-def _different(query: Query) -> list[Tensor] | None:
+def _different(query: Request) -> list[Tensor] | None:
     """Which features differ from some row that stands for absent ones, each [B, *F_i] bool.
 
     None if all do. Zeros of either sign are equal, and so is one NaN to another.

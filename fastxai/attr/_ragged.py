@@ -18,7 +18,7 @@ from ..core.checks import check, check_dense, name_of, warn
 from ..core.engine.groups import FeatureGroups, check_feature_mask
 from ..core.engine.inputs import Inputs, check_baselines, check_forward_args, check_inputs
 from ..core.engine.model import Model, Prefix
-from ..core.engine.request import Query
+from ..core.engine.request import Request
 from ..core.engine.targets import Target
 
 
@@ -29,7 +29,7 @@ def is_ragged(inputs: tuple[Any, ...]) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RaggedQuery(Query):
+class RaggedQuery(Request):
     """A question about one example that is the whole call; ``given`` is what the user passed."""
 
     given: Inputs  # each [n_i, *F_i]

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.checks import warn
 from ..core.engine.groups import FeatureGroups
 from ..core.engine.progress import Bar, bar
-from ..core.engine.request import Query
+from ..core.engine.request import Request
 from ..core.estimate.budget import Budget, relative_errors
 from ..core.estimate.tiers import TIERS
 from ._players import Part, by_group, by_problem, is_whole, parts, total_rows
@@ -23,7 +23,7 @@ _ROUNDINGS = 4.0  # of an output: standard errors as small are none
 class Sampler(Protocol):
     """Asks the model about samples, and estimates values from the answers."""
 
-    def ask(self, query: Query, taken: slice, problems: Tensor, progress: Bar) -> None:
+    def ask(self, query: Request, taken: slice, problems: Tensor, progress: Bar) -> None:
         """Asks about these samples.
 
         Args:
@@ -35,7 +35,7 @@ class Sampler(Protocol):
         ...
 
     def estimate(
-        self, query: Query, n: int, problems: Tensor
+        self, query: Request, n: int, problems: Tensor
     ) -> tuple[Tensor, Tensor | None]:  # each [M, k, C] float64
         """The values from the first n samples, and their standard errors if they are wanted."""
         ...
@@ -54,11 +54,11 @@ class Sampled:
 
 
 # Samples for some players: sample(query, players, outputs at the inputs [P, *C], progress).
-Sample = Callable[[Query, FeatureGroups, Tensor, Bar], Sampled]
+Sample = Callable[[Request, FeatureGroups, Tensor, Bar], Sampled]
 
 
 def by_players(
-    query: Query,
+    query: Request,
     groups: FeatureGroups,
     varies: Tensor | None,  # [B, M] bool
     outputs: Tensor,  # [P, *C]
@@ -121,7 +121,7 @@ def _together(
 
 def in_rounds(
     sampler: Sampler,
-    query: Query,
+    query: Request,
     outputs: Tensor,  # [P, *C]
     budget: Budget,
     first: int,

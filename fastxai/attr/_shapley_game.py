@@ -14,7 +14,7 @@ from ..core import coalition_bits
 from ..core.checks import ArgumentError, warn
 from ..core.engine.groups import FeatureGroups
 from ..core.engine.progress import Bar
-from ..core.engine.request import Query
+from ..core.engine.request import Request
 from ..core.estimate import designs
 from ..core.estimate.kriging import Kriging, leaves_residuals
 from ..core.estimate.shapley_regression import ShapleyRegression
@@ -65,7 +65,7 @@ class Game:
         """v(∅), [P, C] float64, where the model is."""
         return self._empty
 
-    def ask(self, query: Query, taken: slice, problems: Tensor, progress: Bar) -> None:
+    def ask(self, query: Request, taken: slice, problems: Tensor, progress: Bar) -> None:
         m, is_first = self._groups.count, taken.start == 0
         plan, _ = self._fits.regression(taken.stop)
         bits, weights = plan.bits, plan.weights
@@ -93,7 +93,7 @@ class Game:
             self._known.add(bits, new, problems)
 
     def estimate(
-        self, query: Query, n: int, problems: Tensor
+        self, query: Request, n: int, problems: Tensor
     ) -> tuple[Tensor, Tensor | None]:  # [M, k, C]
         plan, fit = self._fits.regression(n)
         difference = (self._full - self._empty)[problems].cpu()  # v(all) − v(∅)

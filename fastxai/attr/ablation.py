@@ -15,7 +15,7 @@ from ..core.engine.groups import FeatureGroups, check_feature_mask
 from ..core.engine.inputs import Inputs
 from ..core.engine.outputs import result_dtype
 from ..core.engine.progress import bar
-from ..core.engine.request import Query
+from ..core.engine.request import Request
 from ..core.engine.rows import PermutedRows, Rows
 from ..core.engine.windows import Windows, check_windows
 from ..core.prefix.mixing import OneDeltaMixing
@@ -101,7 +101,7 @@ class FeatureAblation(PerturbationAttribution):
 
     def _find(  # type: ignore[override]
         self,
-        query: Query,
+        query: Request,
         detailed: bool,
         feature_mask: Any,
         perturbations_per_eval: int | None,
@@ -127,7 +127,7 @@ class FeatureAblation(PerturbationAttribution):
             return Result(ragged.spread(drops, given), outputs, players=players)
         return Result(flatten_outputs(groups.spread(drops), outputs), outputs, players=players)
 
-    def _query(self, inputs: TensorOrTuple, *arguments: Any, **named: Any) -> Query:
+    def _query(self, inputs: TensorOrTuple, *arguments: Any, **named: Any) -> Request:
         if isinstance(inputs, tuple) and self._takes_ragged and is_ragged(inputs):
             return RaggedQuery.of_call(self.forward_func, inputs, *arguments, **named)
         return super()._query(inputs, *arguments, **named)
@@ -137,7 +137,7 @@ class FeatureAblation(PerturbationAttribution):
 
     def _drops(
         self,
-        query: Query,
+        query: Request,
         varies: Tensor | None,  # [B, G] bool: which groups differ from the baseline
         count: int,  # G
         rows: Callable[[Part], Rows],
@@ -237,7 +237,7 @@ class Occlusion(FeatureAblation):
 
     def _find(  # type: ignore[override]
         self,
-        query: Query,
+        query: Request,
         detailed: bool,
         sliding_window_shapes: Any,
         strides: Any,
@@ -350,7 +350,7 @@ class FeaturePermutation(FeatureAblation):
 
     def _find(  # type: ignore[override]
         self,
-        query: Query,
+        query: Request,
         detailed: bool,
         feature_mask: Any,
         perturbations_per_eval: int | None,

@@ -15,7 +15,7 @@ from ..core import engine
 from ..core.checks import TensorOrTuple, check, check_not_inference
 from ..core.engine import interaction
 from ..core.engine.inputs import Inputs, check_background
-from ..core.engine.request import Query
+from ..core.engine.request import Request
 from ..core.engine.rows import BaselinePairRows, InputAndBaselineRows
 from ..core.footprint import is_watched
 from ..core.intercept.completeness import Told
@@ -125,7 +125,7 @@ class DeepLift(GradientAttribution):
         )
 
     def _values(  # type: ignore[override]
-        self, query: Query, custom_attribution_func: Combine | None
+        self, query: Request, custom_attribution_func: Combine | None
     ) -> tuple[Tensor, ...]:
         combine = self._combination(custom_attribution_func)
         x, baselines = query.inputs.tensors, query.baselines
@@ -140,7 +140,7 @@ class DeepLift(GradientAttribution):
         return found
 
     def _lift(
-        self, query: Query, pairs: BaselinePairRows, inside: LayerPairs | None = None
+        self, query: Request, pairs: BaselinePairRows, inside: LayerPairs | None = None
     ) -> Lift:
         """Finds multipliers of the inputs, or of what layers have inside."""
         check_eager(self.forward_func, query.model.modules)
@@ -283,7 +283,7 @@ class DeepLiftShap(DeepLift):
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
-    ) -> Query:
+    ) -> Request:
         query = super()._query(inputs, None, target, additional_forward_args)
         baselines = baselines_of(baselines, inputs)
         for rows in baselines if isinstance(baselines, tuple) else (baselines,):
@@ -297,14 +297,14 @@ class DeepLiftShap(DeepLift):
             raise type(error)(str(error).replace("background", "baselines", 1)) from None
         return replace(query, background=background)
 
-    def _find(self, query: Query, detailed: bool, **options: Any) -> Result:
+    def _find(self, query: Request, detailed: bool, **options: Any) -> Result:
         values = tuple(a.mean(1) for a in self._of_pairs(query, **options))
         return Result(
             values, baseline_outputs=self._at_baselines(query).mean(1) if detailed else None
         )
 
     def _of_pairs(
-        self, query: Query, custom_attribution_func: Combine | None
+        self, query: Request, custom_attribution_func: Combine | None
     ) -> list[Tensor]:  # each [B, K, *F_i]
         combine = self._combination(custom_attribution_func)
         x, baselines = query.inputs.tensors, query.background
@@ -320,7 +320,7 @@ class DeepLiftShap(DeepLift):
         lift.check(found if combine is contributions else contributions(of_pairs, *compared))
         return [a.reshape(batch, count, *a.shape[1:]) for a in found]
 
-    def _at_baselines(self, query: Query) -> Tensor:  # [B, K]
+    def _at_baselines(self, query: Request) -> Tensor:  # [B, K]
         assert query.background is not None
         rows = zip(*(b.split(1) for b in query.background), strict=True)
         return torch.stack([self._outputs(query, one) for one in rows], 1)

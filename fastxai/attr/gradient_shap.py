@@ -15,7 +15,7 @@ from ..core.checks import TensorOrTuple, check_count, check_seed
 from ..core.engine.inputs import Inputs, check_background, check_stdevs
 from ..core.engine.noisy_rows import NoisyRows
 from ..core.engine.outputs import scalars
-from ..core.engine.request import Query
+from ..core.engine.request import Request
 from ..core.program.program import (
     Answer,
     Program,
@@ -125,12 +125,12 @@ class GradientShap(GradientAttribution):
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
-    ) -> Query:
+    ) -> Request:
         query = super()._query(inputs, None, target, additional_forward_args)
         background = check_background(baselines_of(baselines, inputs), query.inputs, "baselines")
         return replace(query, background=background)
 
-    def _find(self, query: Query, detailed: bool, **options: Any) -> Result:
+    def _find(self, query: Request, detailed: bool, **options: Any) -> Result:
         rows = _rows(query, **options)
         values = self._mean(query, rows)
         return Result(
@@ -138,7 +138,7 @@ class GradientShap(GradientAttribution):
         )
 
     def _mean(
-        self, query: Query, rows: NoisyRows, noted: Tensor | None = None
+        self, query: Request, rows: NoisyRows, noted: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """The mean over samples; ``noted`` [N, B] takes what those of each sample add up to."""
         one_each = torch.ones(rows.repeats, dtype=torch.float64, device=rows.device)
@@ -197,7 +197,7 @@ class _Products(engine.Weighted):
         return -(deltas * gradients).sum(0)  # a delta is b − x
 
 
-def _rows(query: Query, n_samples: int, stdevs: Any, seed: int | None) -> NoisyRows:
+def _rows(query: Request, n_samples: int, stdevs: Any, seed: int | None) -> NoisyRows:
     return NoisyRows(
         query.inputs.tensors,
         query.background,
@@ -207,7 +207,7 @@ def _rows(query: Query, n_samples: int, stdevs: Any, seed: int | None) -> NoisyR
     )
 
 
-def _outputs(query: Query, rows: NoisyRows) -> Tensor:
+def _outputs(query: Request, rows: NoisyRows) -> Tensor:
     """The explained output at each row, [R, B]."""
     outputs = engine.values(query.model, rows)
     return scalars(outputs.flatten(0, 1)).reshape(rows.repeats, rows.batch)

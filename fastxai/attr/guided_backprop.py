@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..core.checks import TensorOrTuple
-from ..core.engine.request import Query
+from ..core.engine.request import Request
 from ..core.intercept.relu import RectifiedBackward, check_eager
 from ._base import GradientAttribution, captum_compatible
 from .saliency import gradient
@@ -44,10 +44,10 @@ class _RectifiedGradient(GradientAttribution):
         query = self._query(inputs, None, target, additional_forward_args)
         return query.inputs.pack(self._values(query))
 
-    def _values(self, query: Query) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def _values(self, query: Request) -> tuple[Tensor, ...]:  # type: ignore[override]
         check_eager(self.forward_func, query.model.modules)
         wrap = partial(RectifiedBackward, gate=self._gate)
-        return gradient(Query(query.inputs, query.baselines, query.model.through(wrap)))
+        return gradient(Request(query.inputs, query.baselines, query.model.through(wrap)))
 
 
 class GuidedBackprop(_RectifiedGradient):

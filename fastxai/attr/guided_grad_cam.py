@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.checks import TensorOrTuple, check
-from ..core.engine.request import Query
+from ..core.engine.request import Request
 from ._base import GradientAttribution, captum_compatible
 from ._layer import LayerAttribution
 from .guided_backprop import GuidedBackprop
@@ -83,7 +83,7 @@ class GuidedGradCam(GradientAttribution):
         return query.inputs.pack(self._values(query, interpolate_mode, attribute_to_layer_input))
 
     def _values(  # type: ignore[override]
-        self, query: Query, interpolate_mode: str, attribute_to_layer_input: bool
+        self, query: Request, interpolate_mode: str, attribute_to_layer_input: bool
     ) -> tuple[Tensor, ...]:
         x = query.inputs.tensors
         modes = f"one of {', '.join(_MODES)}"

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..core import engine
 from ..core.checks import TensorOrTuple, check_limit
 from ..core.engine.inputs import Inputs
-from ..core.engine.request import Query
+from ..core.engine.request import Request
 from ..core.engine.rows import PathRows
 from ..core.estimate import quadrature
 from ..core.program.program import (
@@ -108,7 +108,7 @@ class IntegratedGradients(GradientAttribution):
         )
 
     def _values(  # type: ignore[override]
-        self, query: Query, n_steps: int, method: str, internal_batch_size: int | None
+        self, query: Request, n_steps: int, method: str, internal_batch_size: int | None
     ) -> tuple[Tensor, ...]:
         x, baselines = query.inputs.tensors, query.baselines
         alphas, weights = quadrature.rule(method, n_steps, x[0].device)

@@ -24,7 +24,7 @@ from ..core.checks import (
 from ..core.engine.groups import FeatureGroups, check_feature_mask, check_ids
 from ..core.engine.inputs import Inputs, check_background
 from ..core.engine.progress import Bar
-from ..core.engine.request import Query
+from ..core.engine.request import Request
 from ..core.engine.shortcut import most_multiplications
 from ..core.estimate import designs
 from ..core.estimate.budget import Budget, check_budget
@@ -183,7 +183,7 @@ class KernelShap(PerturbationAttribution):
         target: Any = None,
         additional_forward_args: Any = None,
         background: Any = None,
-    ) -> Query:
+    ) -> Request:
         query = super()._query(inputs, baselines, target, additional_forward_args)
         if background is None:
             return query
@@ -193,7 +193,7 @@ class KernelShap(PerturbationAttribution):
 
     def _find(  # type: ignore[override]
         self,
-        query: Query,
+        query: Request,
         detailed: bool,
         feature_mask: Any,
         n_samples: int | str,
@@ -256,7 +256,7 @@ class KernelShap(PerturbationAttribution):
     def _sample(
         self,
         asked: _Asked,
-        query: Query,
+        query: Request,
         groups: FeatureGroups,
         full: Tensor,  # [P, *C]
         progress: Bar,
@@ -291,7 +291,7 @@ class KernelShap(PerturbationAttribution):
         )
 
     def _tier_of(
-        self, query: Query, players: int, full: Tensor, tier: str | None
+        self, query: Request, players: int, full: Tensor, tier: str | None
     ) -> Callable[[int], str]:
         """The tier for so many samples."""
         if tier is not None:
@@ -404,7 +404,7 @@ def _fast(n_samples: int) -> str:
     return "fast"
 
 
-def _background_rows(query: Query) -> int:
+def _background_rows(query: Request) -> int:
     return 1 if query.background is None else query.background[0].shape[0]
 
 

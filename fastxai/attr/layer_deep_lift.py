@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core import engine
 from ..core.checks import TensorOrTuple
-from ..core.engine.request import Query
+from ..core.engine.request import Request
 from ..core.engine.rows import BaselinePairRows
 from ..core.intercept.lifted_layers import LayerPairs
 from ._base import GradientAttribution, captum_compatible
@@ -90,7 +90,7 @@ class LayerDeepLift(LayerAttribution, DeepLift):
 
     def _find(  # type: ignore[override]
         self,
-        query: Query,
+        query: Request,
         detailed: bool,
         custom_attribution_func: Combine | None,
         attribute_to_layer_input: bool,
@@ -109,7 +109,7 @@ class LayerDeepLift(LayerAttribution, DeepLift):
 
     def _of_pairs_inside(
         self,
-        query: Query,
+        query: Request,
         pairs: BaselinePairRows,
         custom_attribution_func: Combine | None,
         of_inputs: bool,
@@ -204,7 +204,7 @@ class LayerDeepLiftShap(LayerDeepLift, DeepLiftShap):
 
     def _find(  # type: ignore[override]
         self,
-        query: Query,
+        query: Request,
         detailed: bool,
         custom_attribution_func: Combine | None,
         attribute_to_layer_input: bool,
@@ -217,7 +217,7 @@ class LayerDeepLiftShap(LayerDeepLift, DeepLiftShap):
             form=found.inside.packed,
         )
 
-    def _of_all(self, query: Query, custom: Combine | None, of_inputs: bool) -> _OfPairs:
+    def _of_all(self, query: Request, custom: Combine | None, of_inputs: bool) -> _OfPairs:
         assert query.background is not None
         pairs = BaselinePairRows(query.inputs.tensors, query.background, len(query.background[0]))
         return self._of_pairs_inside(query, pairs, custom, of_inputs, False)

@@ -14,7 +14,7 @@ from ..core import engine
 from ..core.checks import TensorOrTuple, check, check_count, check_seed
 from ..core.engine.inputs import check_stdevs
 from ..core.engine.noisy_rows import NoisyRows
-from ..core.engine.request import Query
+from ..core.engine.request import Request
 from ..core.engine.rows import InputRows, Rows
 from ..core.intercept.layer_paths import Between, Picked, drawn
 from ..core.intercept.layers import Replaced, Watched
@@ -116,7 +116,7 @@ class LayerGradientShap(LayerAttribution, GradientShap):
 
     def _find(  # type: ignore[override]
         self,
-        query: Query,
+        query: Request,
         detailed: bool,
         n_samples: int,
         stdevs: Any,
@@ -129,7 +129,7 @@ class LayerGradientShap(LayerAttribution, GradientShap):
 
     def _sampled(
         self,
-        query: Query,
+        query: Request,
         n_samples: int,
         stdevs: Any,
         of_inputs: bool,

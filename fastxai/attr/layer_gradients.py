@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core import engine
 from ..core.checks import TensorOrTuple
-from ..core.engine.request import Query
+from ..core.engine.request import Request
 from ..core.engine.rows import InputRows
 from ..core.intercept.layers import Answerless
 from ._base import GradientAttribution, captum_compatible
@@ -59,7 +59,7 @@ class LayerActivation(LayerAttribution):
         return found.form(found.values)
 
     def _find(  # type: ignore[override]
-        self, query: Query, detailed: bool, attribute_to_layer_input: bool
+        self, query: Request, detailed: bool, attribute_to_layer_input: bool
     ) -> Result:
         watched = Answerless(
             query.model.forward_func, self._layers(query, attribute_to_layer_input)
@@ -70,7 +70,7 @@ class LayerActivation(LayerAttribution):
         return Result(watched.flat, form=watched.packed)
 
     @staticmethod
-    def _outputs(query: Query, tensors: tuple[Tensor, ...]) -> Tensor:
+    def _outputs(query: Request, tensors: tuple[Tensor, ...]) -> Tensor:
         return engine.values(query.model, InputRows(tensors, query.inputs.batch))[0]
 
     @property
@@ -142,7 +142,7 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
 
     def _find(  # type: ignore[override]
         self,
-        query: Query,
+        query: Request,
         detailed: bool,
         attribute_to_layer_input: bool,
         grad_kwargs: dict[str, Any] | None,
@@ -234,7 +234,7 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
 
     def _find(  # type: ignore[override]
         self,
-        query: Query,
+        query: Request,
         detailed: bool,
         attribute_to_layer_input: bool,
         relu_attributions: bool,

@@ -9,7 +9,7 @@ import torch
 
 from ..core import engine
 from ..core.checks import TensorOrTuple, check_limit
-from ..core.engine.request import Query
+from ..core.engine.request import Request
 from ..core.engine.rows import InputRows, PathRows
 from ..core.estimate import quadrature
 from ..core.intercept.layers import Replaced, Watched
@@ -119,7 +119,7 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
 
     def _find(  # type: ignore[override]
         self,
-        query: Query,
+        query: Request,
         detailed: bool,
         n_steps: int,
         method: str,

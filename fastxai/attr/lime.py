@@ -14,7 +14,7 @@ from ..core.coalition_bits import unpack
 from ..core.engine.groups import FeatureGroups, check_feature_mask, check_ids
 from ..core.engine.inputs import Inputs
 from ..core.engine.progress import Bar
-from ..core.engine.request import Query
+from ..core.engine.request import Request
 from ..core.estimate import hadamard
 from ..core.estimate.budget import check_budget
 from ..core.estimate.hadamard import foldover_hadamard
@@ -168,7 +168,7 @@ class Lime(LimeBase):
 
     def _find(  # type: ignore[override]
         self,
-        query: Query,
+        query: Request,
         detailed: bool,
         feature_mask: Any,
         n_samples: int | str,
@@ -207,7 +207,7 @@ class Lime(LimeBase):
         check_groups_for_batch(query, groups)
         start = _by_problem(outputs[None], query)[0]  # [P, C]
 
-        def sample(query: Query, groups: FeatureGroups, start: Tensor, progress: Bar) -> Sampled:
+        def sample(query: Request, groups: FeatureGroups, start: Tensor, progress: Bar) -> Sampled:
             m = groups.count
             budget = check_budget(*amount, _MOST_SAMPLES * m)
             if is_known and is_linear and not is_wide(budget.most, m):
@@ -244,7 +244,7 @@ class Lime(LimeBase):
 
     def _fit_coalitions(
         self,
-        query: Query,
+        query: Request,
         groups: FeatureGroups,
         bits: Tensor,  # [N, W]
         start: Tensor,  # [P, C]: about how large the values are
@@ -272,7 +272,7 @@ class Lime(LimeBase):
 
     def _fit_samples(
         self,
-        query: Query,
+        query: Request,
         groups: FeatureGroups,
         bits: Tensor | None,  # [N, W]; None where perturb_func draws
         n: int,
@@ -377,7 +377,7 @@ class _Near:
         self._kept = self._start.new_empty(0, *start.shape) if keeps else None
         self._fit: LocalRegression
 
-    def ask(self, query: Query, taken: slice, problems: Tensor, progress: Bar) -> None:
+    def ask(self, query: Request, taken: slice, problems: Tensor, progress: Bar) -> None:
         m, groups = self.groups_for_all.count, self.groups_for_all.of(problems)
         bits = foldover_hadamard(m, taken.stop, self._seed)
         weigh = _weigher(self._lime.similarity_func, query, groups)
@@ -407,7 +407,7 @@ class _Near:
             self._kept = torch.cat([self._kept, all_new])
 
     def estimate(
-        self, query: Query, n: int, problems: Tensor
+        self, query: Request, n: int, problems: Tensor
     ) -> tuple[Tensor, Tensor | None]:  # [M, k, C]
         model = self._lime.interpretable_model
         found = self._fit.solve(model)  # [k, M, C]
@@ -417,7 +417,7 @@ class _Near:
         return found.transpose(0, 1), errors.transpose(0, 1)
 
 
-def _by_problem(values: Tensor, query: Query) -> Tensor:  # [n, b, *C] -> [n, p, C]
+def _by_problem(values: Tensor, query: Request) -> Tensor:  # [n, b, *C] -> [n, p, C]
     """Outputs by example; if the model answers for the batch, all of them for one problem."""
     if query.model.whole_batch:
         return values.flatten(1)[:, None]
@@ -425,7 +425,7 @@ def _by_problem(values: Tensor, query: Query) -> Tensor:  # [n, b, *C] -> [n, p,
 
 
 def _weigher(
-    kernel: ExpKernel, query: Query, groups: FeatureGroups
+    kernel: ExpKernel, query: Request, groups: FeatureGroups
 ) -> Callable[[Tensor, slice], Tensor]:
     """How much coalitions z [n, M] weigh for each of these problems p: (z, p) -> [n, p].
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..core import engine
 from ..core.checks import TensorOrTuple
 from ..core.engine.inputs import Inputs
-from ..core.engine.request import Query
+from ..core.engine.request import Request
 from ..core.engine.rows import InputRows
 from ..core.program.program import Answer, Program, TracedRequest, gradients_of
 from ._base import GradientAttribution, captum_compatible
@@ -21,7 +21,7 @@ class OfGradient(GradientAttribution):
 
     _row_by_row = False
 
-    def _values(self, query: Query, **options: Any) -> tuple[Tensor, ...]:
+    def _values(self, query: Request, **options: Any) -> tuple[Tensor, ...]:
         pairs = zip(gradient(query), query.inputs.tensors, strict=True)
         return tuple([self.of_gradient(g, x, **options) for g, x in pairs])
 
@@ -109,7 +109,7 @@ class InputXGradient(OfGradient):
         return input_x_gradient
 
 
-def gradient(query: Query) -> tuple[Tensor, ...]:
+def gradient(query: Request) -> tuple[Tensor, ...]:
     """∂F/∂x at the inputs, each [B, *F_i], in the inputs' dtypes."""
     rows = InputRows(query.inputs.tensors, query.inputs.batch)
     return tuple([g[0] for g in engine.gradients(query.model, rows)])

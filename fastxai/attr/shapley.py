@@ -17,7 +17,7 @@ from ..core.checks import TensorOrTuple, check, check_limit, check_seed
 from ..core.engine.groups import FeatureGroups, check_feature_mask
 from ..core.engine.outputs import result_dtype
 from ..core.engine.progress import Bar
-from ..core.engine.request import Query
+from ..core.engine.request import Request
 from ..core.estimate import sampling
 from ..core.estimate.budget import check_budget
 from ._base import PerturbationAttribution, captum_compatible
@@ -81,7 +81,7 @@ class ShapleyValues(PerturbationAttribution):
 
     def _find(  # type: ignore[override]
         self,
-        query: Query,
+        query: Request,
         detailed: bool,
         feature_mask: Any,
         perturbations_per_eval: int | None,
@@ -110,7 +110,7 @@ class ShapleyValues(PerturbationAttribution):
     def _enumerate(
         self,
         limit: int | None,
-        query: Query,
+        query: Request,
         groups: FeatureGroups,
         outputs: Tensor,  # [P, *C]
         progress: Bar,
@@ -212,7 +212,7 @@ class ShapleyValueSampling(ShapleyValues):
 
     def _find(  # type: ignore[override]
         self,
-        query: Query,
+        query: Request,
         detailed: bool,
         feature_mask: Any,
         n_samples: int | str,
@@ -235,7 +235,7 @@ class ShapleyValueSampling(ShapleyValues):
         full = self._outputs_at_inputs(query, limit, to_come, divided)
         check_groups_for_batch(query, groups)
 
-        def sample(query: Query, groups: FeatureGroups, full: Tensor, progress: Bar) -> Sampled:
+        def sample(query: Request, groups: FeatureGroups, full: Tensor, progress: Bar) -> Sampled:
             empty = self._at_baselines(query, limit)
             orders = _Orders(self, groups, full, empty, limit, seed, detailed or budget.is_open)
             sampled = in_rounds(orders, query, full, budget, _FIRST_ORDERS, progress)
@@ -265,7 +265,7 @@ class _Orders:
         self._gains = self._full.new_zeros(groups.count, *self._full.shape)  # Σ, [M, P, C]
         self._spread = _Spread(self._gains) if wants_errors else None
 
-    def ask(self, query: Query, taken: slice, problems: Tensor, progress: Bar) -> None:
+    def ask(self, query: Request, taken: slice, problems: Tensor, progress: Bar) -> None:
         m, groups = self._groups.count, self._groups.of(problems)
         orders = sampling.permutations(m, taken.stop, self._seed)[taken]  # [n, M]
         rows = coalition_rows(query, groups, sampling.prefixes(orders), orders)
@@ -295,7 +295,7 @@ class _Orders:
             self._spread.add(_by_pair(orders, empty, kept, full), problems)
 
     def estimate(
-        self, query: Query, n: int, problems: Tensor
+        self, query: Request, n: int, problems: Tensor
     ) -> tuple[Tensor, Tensor | None]:  # [M, k, C]
         errors = self._spread.standard_errors(problems) if self._spread else None
         return self._gains[:, problems] / n, errors

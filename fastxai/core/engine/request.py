@@ -14,7 +14,7 @@ from .model import Model
 
 
 @dataclass(frozen=True)
-class Query:
+class Request:
     """One question to a method, checked: these inputs, against these baselines, for this output."""
 
     inputs: Inputs  # each [B, *F_i]
@@ -29,7 +29,7 @@ class Query:
         """Whether the model must be asked about all examples together, as far as is known."""
         return self.model.is_together
 
-    def of(self, examples: slice | Tensor) -> Query:
+    def of(self, examples: slice | Tensor) -> Request:
         """The same question about some examples of the batch, a slice or [k] int64 in order."""
         rows = self.rows
         if rows is None:
@@ -51,7 +51,7 @@ def _of(examples: slice | Tensor, tensors: tuple[Tensor, ...]) -> tuple[Tensor, 
 def check_numbers(
     outputs: Tensor,  # [r, b, *C], of the examples from start on
     start: int,
-    query: Query | None = None,
+    query: Request | None = None,
 ) -> None:
     """An error that names the row if an output is NaN; a warning if one is infinite."""
     if not outputs.is_floating_point():
@@ -73,7 +73,7 @@ def check_numbers(
         _tell(rows.tolist(), is_refused, query)
 
 
-def _tell(rows: list[int], are_nan: bool, query: Query | None) -> None:
+def _tell(rows: list[int], are_nan: bool, query: Request | None) -> None:
     """That the outputs for these rows are NaN, or infinite, once for each row of a question."""
     whole = query is not None and query.model.whole_batch
     if are_nan:
