@@ -21,7 +21,7 @@ from ..flags import check_flags, flags_of
 from ..modules import modules_of
 from .afresh import Afresh
 from .copies import Apart, way_apart
-from .program import TOP, Program, TracedRequest
+from .program import ARGMAX, Program, TracedRequest
 
 BATCH = 11  # rows to trace with: not 0 or 1, which are special, and not a multiple of much
 ASKED = ("inputs", "baselines", "target", "additional_forward_args")
@@ -192,7 +192,7 @@ class Call:
             of_rows, "forward_func", "a tensor with one entry for each of {} rows", got, self.rows
         )
         target = self.target
-        if target is TOP:
+        if target is ARGMAX:
             check(outputs.dim() == 2, "target", "outputs [B, C] to find the largest of", got)
         elif target is not None:
             # Raises if it is out of range.
@@ -251,8 +251,8 @@ def _may_have_prefix(
 def _check_target(target: Any, batch: int, fixed: bool) -> Any:
     """As :class:`TracedRequest` has it."""
     if isinstance(target, str):
-        check(target == TOP, "target", "an int, a tuple, a tensor or {!r}", repr(target), TOP)
-        return TOP
+        check(target == ARGMAX, "target", "an int, a tuple, a tensor or {!r}", repr(target), ARGMAX)
+        return ARGMAX
     if fixed and isinstance(target, Tensor) and target.dim() == 1:
         target = target.tolist()  # one for each row, also where there is one row
     checked = Target(target, batch)

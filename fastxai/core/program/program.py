@@ -26,7 +26,7 @@ from ..prefix.deltas import Deltas, Dense, Memo, NotAffine, Sparse
 from ..prefix.mixing import CoefficientMixing, Mixing, OneDeltaMixing
 from .copies import Apart, in_order
 
-TOP = "argmax"  # the target that is the class with the largest output
+ARGMAX = "argmax"  # the target that is the class with the largest output
 # Multiplications that must be saved for one row of inputs, as rows that stay affine take kernels of
 # their own; where deltas are mixed hardly more of them than making rows takes.
 _WORTH: dict[type[Mixing], float] = {CoefficientMixing: 2e4, OneDeltaMixing: 2e5}
@@ -44,7 +44,7 @@ class TracedRequest:
     baselines: tuple[Tensor, ...]  # each [B, *F_i] or [1, *F_i]
     forward_args: tuple[Any, ...]
     of_rows: tuple[bool, ...]  # which of those are tensors with a row for each example
-    # None; indices after the batch for all rows; [B] or [B, k] int64, one for each; or TOP
+    # None; indices after the batch for all rows; [B] or [B, k] int64, one for each; or ARGMAX
     target: Any
     seed: Tensor | int | None = None  # of what is drawn in the call: a scalar int64 tensor
     # Whether rows may stay affine in the model. Where they cannot, or it does not pay, a program
@@ -100,7 +100,7 @@ class TracedRequest:
         if isinstance(self.target, tuple):
             index = (slice(None), *self.target)
             return lambda every: every[index]
-        columns = outputs.argmax(1) if self.target is TOP else self.target
+        columns = outputs.argmax(1) if self.target is ARGMAX else self.target
         columns = columns.reshape(columns.shape[0], -1)  # [B, k]
         flat = torch.zeros_like(columns[:, 0])
         for column, size in zip(columns.unbind(1), outputs.shape[1:], strict=True):
@@ -124,7 +124,7 @@ class TracedRequest:
         def each(value: Tensor) -> Tensor:
             return value.repeat(n, *[1] * (value.dim() - 1))
 
-        target = outputs.argmax(1) if self.target is TOP else self.target
+        target = outputs.argmax(1) if self.target is ARGMAX else self.target
         pairs = zip(self.forward_args, self.of_rows, strict=True)
         return replace(
             self,
@@ -334,7 +334,7 @@ def check_one_number(question: TracedRequest, outputs: Tensor) -> None:
         "target",
         "one that leaves one number a row: an int, a tensor with one for each example, or {!r}",
         f"{tuple(chosen.shape[1:])} numbers a row",
-        TOP,
+        ARGMAX,
     )
 
 
