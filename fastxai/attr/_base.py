@@ -18,10 +18,10 @@ from ..core.checks import TensorOrTuple, check, check_dense, short_list, warn
 from ..core.engine import interaction
 from ..core.engine.inputs import check_baselines, check_forward_args, check_inputs
 from ..core.engine.model import Model, Prefix
-from ..core.engine.outputs import scalars
+from ..core.engine.outputs import one_output_per_row
 from ..core.engine.plan import Plan, together
 from ..core.engine.progress import Bar
-from ..core.engine.request import Request, check_numbers
+from ..core.engine.request import Request, check_no_nan
 from ..core.engine.rows import InputRows, Rows
 from ..core.flags import check_flags, flags_checked, flags_of
 from ..core.program.program import Program
@@ -291,7 +291,9 @@ class Attribution:
     @staticmethod
     def _outputs(query: Request, tensors: tuple[Tensor, ...]) -> Tensor:
         """The explained output at each row, [B]."""
-        return scalars(engine.values(query.model, InputRows(tensors, query.inputs.batch))[0])
+        return one_output_per_row(
+            engine.values(query.model, InputRows(tensors, query.inputs.batch))[0]
+        )
 
 
 class GradientAttribution(Attribution):
@@ -381,7 +383,7 @@ class PerturbationAttribution(Attribution):
         at_least_two = None if limit is None else max(2, limit)  # or it would not be told
         given = InputRows(query.inputs.tensors, query.inputs.batch)
         outputs = engine.values(query.model, given, at_least_two, to_come=to_come)[0]
-        check_numbers(outputs[None], 0, query)
+        check_no_nan(outputs[None], 0, query)
         if divided:
             absent = query.baselines
             if query.background is not None:
@@ -419,7 +421,7 @@ class PerturbationAttribution(Attribution):
         def look(outputs: Tensor, repeats: slice, examples: slice) -> None:
             if query.model.whole_batch:  # its answer's first dimension stands for the examples
                 examples = slice(0, outputs.shape[1])
-            check_numbers(outputs, examples.start, query)
+            check_no_nan(outputs, examples.start, query)
             if not outputs.is_floating_point():
                 outputs = outputs.to(torch.float64)
             visit(outputs, repeats, examples)
@@ -435,7 +437,7 @@ class PerturbationAttribution(Attribution):
     ) -> Tensor:
         """The outputs for all rows, [R, B, *C]."""
         outputs = engine.values(query.model, rows, limit, progress)
-        check_numbers(outputs, 0, query)
+        check_no_nan(outputs, 0, query)
         return outputs
 
     def _at_baselines(self, query: Request, limit: int | None) -> Tensor:
@@ -476,7 +478,7 @@ def _warn_unless_finite(
 ) -> None:  # each [B, *F_i], by layer perhaps
     """That the attributions of some rows are NaN or infinite."""
     found = [values] if isinstance(values, Tensor) else tree_leaves(values)
-    # As check_numbers, only where looking is free.
+    # As check_no_nan, only where looking is free.
     on_cpu = [v for v in found if v.device.type == "cpu" and v.is_floating_point() and v.dim()]
     if all(math.isfinite(v.sum()) for v in on_cpu):
         return

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core import coalition_bits
 from ..core.checks import check
 from ..core.engine.coalition_rows import MaskPieces, Pieces
-from ..core.engine.groups import FeatureGroups, check_feature_mask, check_ids
+from ..core.engine.groups import FeatureGroups, check_feature_mask, check_id_range
 from ..core.engine.inputs import Inputs
 from ..core.prefix.mixing import CoefficientMixing
 from ..core.program.program import Replaced, Spread
@@ -29,7 +29,7 @@ def groups_for_all(
     groups = check_feature_mask(feature_mask, inputs)
     check(groups.one_for_all, "feature_mask", "one row for all examples", "one for each")
     if not return_input_shape:
-        check_ids(groups)
+        check_id_range(groups)
     # A file has trouble with tensors that share memory, as the parts of one mask do.
     return replace(groups, masks=tuple(mask.clone() for mask in groups.masks))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core import engine
 from ..core.checks import ArgumentError, check, check_count
 from ..core.engine.model import Model
-from ..core.engine.outputs import scalars
+from ..core.engine.outputs import one_output_per_row
 from ..core.engine.request import Request
 from ..core.engine.rows import Rows
 from ..core.intercept.layers import Layers, Recorded, Watched, check_layer
@@ -127,7 +127,7 @@ def activations(
 
     def keep(outputs: Tensor, repeats: slice, examples: slice) -> None:
         shape = outputs.shape[:2]
-        outputs = scalars(outputs.flatten(0, 1))
+        outputs = one_output_per_row(outputs.flatten(0, 1))
         count = len(outputs)
         for i, t in enumerate(watched.flat):
             if t.shape[:1] != (count,):

@@ -18,7 +18,7 @@ from ..core.checks import TensorOrTuple, check, check_count, check_limit, warn
 from ..core.engine.inputs import Inputs
 from ..core.engine.outputs import result_dtype
 from ..core.engine.progress import bar
-from ..core.engine.request import Request, check_numbers
+from ..core.engine.request import Request, check_no_nan
 from ..core.engine.rows import row_bytes
 from ..core.estimate.linear_fits import LinearFit, fit_rows
 from ._base import PerturbationAttribution, captum_compatible
@@ -196,7 +196,7 @@ class LimeBase(PerturbationAttribution):
                 for _, alike in itertools.groupby((rows for rows, _, _ in block), _shapes):
                     perturbed = _Perturbed(query.inputs, list(alike))
                     outputs = engine.values(query.model, perturbed, limit)
-                    check_numbers(outputs, 0, query)
+                    check_no_nan(outputs, 0, query)
                     values.append(outputs.reshape(perturbed.repeats, -1).to(perturbed.device))
                 interpretable += [z for _, z, _ in block]
                 weights += [weight for _, _, weight in block]

@@ -14,7 +14,7 @@ from ..core import engine
 from ..core.checks import TensorOrTuple, check_count, check_seed
 from ..core.engine.inputs import Inputs, check_background, check_stdevs
 from ..core.engine.noisy_rows import NoisyRows
-from ..core.engine.outputs import scalars
+from ..core.engine.outputs import one_output_per_row
 from ..core.engine.request import Request
 from ..core.program.program import (
     Answer,
@@ -210,7 +210,7 @@ def _rows(query: Request, n_samples: int, stdevs: Any, seed: int | None) -> Nois
 def _outputs(query: Request, rows: NoisyRows) -> Tensor:
     """The explained output at each row, [R, B]."""
     outputs = engine.values(query.model, rows)
-    return scalars(outputs.flatten(0, 1)).reshape(rows.repeats, rows.batch)
+    return one_output_per_row(outputs.flatten(0, 1)).reshape(rows.repeats, rows.batch)
 
 
 def gradient_shap(

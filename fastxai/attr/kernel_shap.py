@@ -21,7 +21,7 @@ from ..core.checks import (
     check_seed,
     warn,
 )
-from ..core.engine.groups import FeatureGroups, check_feature_mask, check_ids
+from ..core.engine.groups import FeatureGroups, check_feature_mask, check_id_range
 from ..core.engine.inputs import Inputs, check_background
 from ..core.engine.progress import Bar
 from ..core.engine.request import Request
@@ -208,7 +208,7 @@ class KernelShap(PerturbationAttribution):
     ) -> Result:
         groups = check_feature_mask(feature_mask, query.inputs)
         if not return_input_shape:
-            check_ids(groups)
+            check_id_range(groups)
         seed = check_seed(seed)
         # A large one is asked for several times, and kept nowhere else.
         regression = lru_cache(maxsize=1)(partial(regression_of, seed))

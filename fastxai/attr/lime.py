@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core.checks import TensorOrTuple, check, check_count, check_limit, check_seed
 from ..core.coalition_bits import unpack
-from ..core.engine.groups import FeatureGroups, check_feature_mask, check_ids
+from ..core.engine.groups import FeatureGroups, check_feature_mask, check_id_range
 from ..core.engine.inputs import Inputs
 from ..core.engine.progress import Bar
 from ..core.engine.request import Request
@@ -186,7 +186,7 @@ class Lime(LimeBase):
         drawn = self.perturb_func is fair_coins
         is_known = drawn and isinstance(self.similarity_func, ExpKernel)
         if not (is_known and return_input_shape):
-            check_ids(groups)
+            check_id_range(groups)
         if drawn or seed is not None:
             seed = check_seed(seed)
         is_linear = isinstance(self.interpretable_model, LinearFit)

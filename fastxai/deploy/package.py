@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import treespec_loads
 
 from ..core.checks import ArgumentError, TensorOrTuple, check, check_seed, short_list
-from ..core.engine.request import check_numbers
+from ..core.engine.request import check_no_nan
 from ..core.program.call import Argument
 from .manifest import Manifest, PackageError
 from .schema import ARGUMENTS
@@ -125,7 +125,7 @@ class Package:
         else:
             results = list(self._run(tensors))
         if self.manifest.magnitude:
-            check_numbers(results.pop()[None], 0)
+            check_no_nan(results.pop()[None], 0)
         return Explained(*[_at(results, place) for place in self._places])
 
     @staticmethod

@@ -13,7 +13,7 @@ from ..core import engine
 from ..core.checks import TensorOrTuple, check
 from ..core.engine.inputs import Inputs, check_baselines, check_forward_args, check_inputs
 from ..core.engine.model import Model
-from ..core.engine.outputs import scalars
+from ..core.engine.outputs import one_output_per_row
 from ..core.engine.rows import InputRows, PerturbedRows
 from ..core.flags import flags_checked
 from ..core.spans import length
@@ -94,7 +94,7 @@ def infidelity(
     dims = [t.dim() for t in x.tensors]
     model = Model(forward_func, x.batch, target, forward_args, dims=dims)
 
-    at_inputs = scalars(
+    at_inputs = one_output_per_row(
         engine.values(model, InputRows(x.tensors, x.batch), limit, to_come=count)[0]
     )
     exact = any(t.dtype == torch.float64 for t in (*values, at_inputs))
@@ -110,7 +110,9 @@ def infidelity(
 
     def visit(outputs: Tensor, repeats: slice, examples: slice) -> None:
         nonlocal sums
-        change = at_inputs - scalars(outputs.flatten(0, 1)).double().reshape(forecast.shape)
+        change = at_inputs - one_output_per_row(outputs.flatten(0, 1)).double().reshape(
+            forecast.shape
+        )
         if normalize:
             terms = torch.stack([forecast.square(), forecast * change, change.square()])
         else:

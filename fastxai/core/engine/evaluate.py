@@ -21,7 +21,7 @@ from ..spans import length, part
 from .blocks import Blocks, is_out_of_memory
 from .interaction import settle, settle_cut, stacked
 from .model import Model
-from .outputs import NotRowByRow, scalars
+from .outputs import NotRowByRow, one_output_per_row
 from .plan import Run
 from .progress import Bar, bar
 from .rows import InputRows, Rows
@@ -238,7 +238,7 @@ def gradient_sum(
         r, b = length(repeats), length(examples)
         with torch.enable_grad():
             asked = lambda: shortcut.checked(model(affine, r, examples))  # noqa: E731
-            output = scalars(_followed(asked, model, shortcut.tensors, r * b, learn))
+            output = one_output_per_row(_followed(asked, model, shortcut.tensors, r * b, learn))
         assert isinstance(add, Weighted)
         each = add.of(repeats).to(output.dtype)
         shortcut.gather(output, each.repeat_interleave(b))
@@ -404,7 +404,7 @@ def _is_refused(
 
 def _numbers(model: Model, output: Tensor) -> Tensor:
     """One number a row, or one for the batch."""
-    return scalars(output.reshape(1, -1) if model.whole_batch else output)
+    return one_output_per_row(output.reshape(1, -1) if model.whole_batch else output)
 
 
 def _visit(

@@ -129,7 +129,7 @@ def _check_mask(mask: Any, x: Tensor, name: str) -> Tensor:
 _MOST_IDS = 10_000_000
 
 
-def check_ids(groups: FeatureGroups) -> None:
+def check_id_range(groups: FeatureGroups) -> None:
     """One number for each id between the least and the greatest must be few enough to return."""
     span = groups.count if groups.ids is None else int(groups.ids[-1] - groups.ids[0]) + 1
     expected = "ids within {} of each other, as there is a number for each"

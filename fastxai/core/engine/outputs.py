@@ -19,7 +19,7 @@ class NotRowByRow(ArgumentError):
         self.shape = shape
 
 
-def scalars(output: Tensor) -> Tensor:
+def one_output_per_row(output: Tensor) -> Tensor:
     """One number a row, [n], of outputs [n, 1, ...]; an error that asks for a target otherwise."""
     if output.numel() != output.shape[0]:
         raise ArgumentError(

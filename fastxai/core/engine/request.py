@@ -48,7 +48,7 @@ def _of(examples: slice | Tensor, tensors: tuple[Tensor, ...]) -> tuple[Tensor, 
     return tuple(t if t.shape[0] == 1 else t[examples] for t in tensors)
 
 
-def check_numbers(
+def check_no_nan(
     outputs: Tensor,  # [r, b, *C], of the examples from start on
     start: int,
     query: Request | None = None,
