@@ -126,7 +126,7 @@ def in_rounds(
     budget: Budget,
     first: int,
     progress: Bar,
-    there_are: int | None = None,
+    population_size: int | None = None,
 ) -> Sampled:
     """Takes samples until every problem is within tolerance, or the budget is spent.
 
@@ -139,10 +139,10 @@ def in_rounds(
         budget: how many samples.
         first: how many of them in the first round.
         progress: the bar.
-        there_are: samples that tell everything, if there are as few.
+        population_size: samples that tell everything, if there are as few.
     """
     problems = outputs.shape[0]
-    rounds = budget.rounds(problems, first, query.is_indivisible, there_are)
+    rounds = budget.rounds(problems, first, query.is_indivisible, population_size)
     values: Tensor | None = None
     errors: Tensor | None = None
     before = 0

@@ -261,15 +261,23 @@ class KernelShap(PerturbationAttribution):
         full: Tensor,  # [P, *C]
         progress: Bar,
     ) -> Sampled:
-        m, budget, there_are = groups.count, asked.budget(groups.count), _coalitions(groups.count)
-        if there_are is not None and there_are < budget.most:
-            budget = replace(budget, most=there_are)
+        m, budget, population_size = (
+            groups.count,
+            asked.budget(groups.count),
+            _coalitions(groups.count),
+        )
+        if population_size is not None and population_size < budget.most:
+            budget = replace(budget, most=population_size)
         first = budget.most
         if budget.is_open:
             first = min(first, max(2 * m + 6, _FIRST_SAMPLES * m + m % 2))
         tier_of = self._tier_of(query, m, full, asked.tier)
         # A design that grows is for one tier: one that is worth its work also for most samples.
-        most = budget.most if there_are is None else min(budget.most, there_are - budget.is_open)
+        most = (
+            budget.most
+            if population_size is None
+            else min(budget.most, population_size - budget.is_open)
+        )
         krigs = tier_of(most) != "fast"
         if not krigs:
             tier_of = _fast
@@ -285,7 +293,7 @@ class KernelShap(PerturbationAttribution):
         fits = Fits(regression, partial(kriging_of, asked.seed, m, design), tier_of)
         keeps = with_errors or krigs
         game = Game(self, groups, full, asked.limit, fits, keeps, with_errors)
-        found = in_rounds(game, query, full, budget, first, progress, there_are)
+        found = in_rounds(game, query, full, budget, first, progress, population_size)
         return Sampled(
             found.values, found.samples, found.errors, found.reached, game.empty, game.tier
         )
@@ -372,8 +380,8 @@ class _Asked:
 
     def rows(self, players: int) -> int:
         """Coalitions for the model at most: they are pairs, and the full one is the input."""
-        budget, there_are = self.budget(players), _coalitions(players)
-        most = budget.most if there_are is None else min(budget.most, there_are)
+        budget, population_size = self.budget(players), _coalitions(players)
+        most = budget.most if population_size is None else min(budget.most, population_size)
         return most - 1 if budget.is_open else most // 2 * 2 - 1
 
     def design_for(self, players: int, n_samples: int) -> str | None:

@@ -33,7 +33,7 @@ class Budget:
         return self.tolerance is not None
 
     def rounds(
-        self, problems: int, first: int, together: bool = False, there_are: int | None = None
+        self, problems: int, first: int, together: bool = False, population_size: int | None = None
     ) -> Rounds:
         """Rounds of samples for so many problems.
 
@@ -41,10 +41,10 @@ class Budget:
             problems: how many.
             first: samples of the first round.
             together: whether problems can leave only all at once.
-            there_are: samples that tell everything: nobody takes more, nor more than half of them
+            population_size: samples that tell everything: nobody takes more, nor more than half of them
                 rather than all.
         """
-        return Rounds(self, problems, first, together, there_are)
+        return Rounds(self, problems, first, together, population_size)
 
 
 def check_budget(
@@ -87,12 +87,12 @@ class Rounds:
     """
 
     def __init__(
-        self, budget: Budget, problems: int, first: int, together: bool, there_are: int | None
+        self, budget: Budget, problems: int, first: int, together: bool, population_size: int | None
     ):
         self.samples = torch.zeros(problems, dtype=torch.int64)
         self.reached = torch.full((problems,), torch.inf, dtype=torch.float64)
         self._budget, self._first = budget, first
-        self._together, self._there_are = together, there_are
+        self._together, self._there_are = together, population_size
         self._open = torch.arange(problems)
         self._is_due = torch.ones(problems, dtype=torch.bool)  # of those, who may leave
 

@@ -145,8 +145,10 @@ def _enumeration(players: int, n_samples: int) -> Design:
         )
     bits = paired(all_coalitions(players)[1 : 1 << (players - 1)], players)
     sizes = subset_sizes(bits)
-    there_are = torch.tensor([math.comb(players, s) for s in range(players + 1)])
-    weights = 1 / (sizes * (players - sizes) * there_are[sizes].double())  # the Shapley kernel
+    population_size = torch.tensor([math.comb(players, s) for s in range(players + 1)])
+    weights = 1 / (
+        sizes * (players - sizes) * population_size[sizes].double()
+    )  # the Shapley kernel
     chance = torch.ones_like(weights)
     return Design("enumeration", players, bits, weights / weights.mean(), chance)
 
@@ -230,8 +232,8 @@ def _hadamard_fits(players: int, n_samples: int) -> bool:
     if not 5 <= players <= HADAMARD_MOST:
         return False
     _, couples, halves = _hadamard_parts(players, n_samples)
-    there_are = _pairs_of_size(players, limit=1 << 60)
-    return 10 * couples <= 9 * there_are[1] and 10 * halves <= 9 * there_are[-1]
+    population_size = _pairs_of_size(players, limit=1 << 60)
+    return 10 * couples <= 9 * population_size[1] and 10 * halves <= 9 * population_size[-1]
 
 
 def simpson_weights(players: int, sizes: Tensor, ends: int) -> Tensor:
@@ -323,20 +325,20 @@ def _spread(players: int, pairs: int) -> tuple[Tensor, Tensor]:
 
     As many of each size s and M - s as of every other, but no more than there are.
     """
-    there_are = torch.tensor(_pairs_of_size(players, limit=pairs + 1), dtype=torch.int64)
+    population_size = torch.tensor(_pairs_of_size(players, limit=pairs + 1), dtype=torch.int64)
     share = torch.ones(players // 2, dtype=torch.float64)
     if players % 2 == 0:
         share[-1] = 0.5  # one size, not two
     # Sizes become whole from the smallest on. The level of each and all after it, if all before
     # it are whole:
-    before = there_are.cumsum(0) - there_are
+    before = population_size.cumsum(0) - population_size
     level = (pairs - before) / share.flip(0).cumsum(0).flip(0)
-    whole = level * share >= there_are
-    expected = torch.where(whole, there_are.double(), level[~whole][:1].sum() * share)
+    whole = level * share >= population_size
+    expected = torch.where(whole, population_size.double(), level[~whole][:1].sum() * share)
     drawn = expected.floor().long()
-    left = min(pairs, int(there_are.sum())) - int(drawn.sum())
+    left = min(pairs, int(population_size.sum())) - int(drawn.sum())
     drawn[(drawn - expected).argsort(stable=True)[:left]] += 1
-    return drawn, drawn == there_are
+    return drawn, drawn == population_size
 
 
 def _pairs_of_size(players: int, limit: int) -> list[int]:

@@ -78,11 +78,13 @@ def test_errors_that_are_not_known_are_not_within():
 
 
 def test_rather_all_than_more_than_half():
-    rounds = Budget(1000, 0.1).rounds(1, first=20, there_are=64)
+    rounds = Budget(1000, 0.1).rounds(1, first=20, population_size=64)
     assert [n for n, _ in run(rounds, falling(9))] == [20, 64]
-    rounds = Budget(50, 0.1).rounds(1, first=20, there_are=64)
+    rounds = Budget(50, 0.1).rounds(1, first=20, population_size=64)
     assert [n for n, _ in run(rounds, falling(9))] == [20, 50]
-    assert [n for n, _ in run(Budget(1000, 0.1).rounds(1, 40, there_are=64), falling(9))] == [64]
+    assert [n for n, _ in run(Budget(1000, 0.1).rounds(1, 40, population_size=64), falling(9))] == [
+        64
+    ]
 
 
 @pytest.mark.parametrize("together", [False, True])

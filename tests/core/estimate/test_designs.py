@@ -238,8 +238,8 @@ class TestLeverage:
         players = 12
         design = shapley_design(players, 100, 5, "leverage")
         size = torch.tensor([len(z) for z in sets(design.bits, players)])
-        there_are = torch.tensor([math.comb(players, s) for s in range(players + 1)])[size]
-        kernel = 1 / (there_are * size * (players - size)).double()
+        population_size = torch.tensor([math.comb(players, s) for s in range(players + 1)])[size]
+        kernel = 1 / (population_size * size * (players - size)).double()
         expected = kernel / design.inclusion
         torch.testing.assert_close(design.weights, expected / expected.mean())
 
