@@ -75,7 +75,7 @@ class Game:
         elif self._known is not None:
             bits = self._known.others(bits)
         rows = coalition_rows(query, self._groups.of(problems), bits)
-        k, weights = rows.grain, weights.to(rows.device)
+        k, weights = rows.repeat_multiple, weights.to(rows.device)
         new = torch.zeros(len(bits) if self._known else 0, *self._full[problems].shape).double()
 
         def add(values: Tensor, repeats: slice, examples: slice) -> None:

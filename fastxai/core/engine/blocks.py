@@ -137,10 +137,12 @@ class Blocks:
         size = self.size
         learn = limit is None and model.cost is None and self._later > 0
         learn = learn and self._later > _WORTH_LEARNING * self._guess
-        grain, wide = (rows.grain, rows.mixed == 1) if is_affine(rows) else (1, False)
+        repeat_multiple, wide = (
+            (rows.repeat_multiple, rows.mixed == 1) if is_affine(rows) else (1, False)
+        )
         # What is summed over repeats is read and written once a block: better few examples at a
         # time than few repeats. A limit of the user's is for calls of all examples, as in Captum.
-        tall = 1 if limit or self._are_inputs else min(rows.repeats, _REPEATS * grain)
+        tall = 1 if limit or self._are_inputs else min(rows.repeats, _REPEATS * repeat_multiple)
         known, most = self._known, rows.repeats * rows.batch
         open_parts = [(0, rows.batch, 0)]  # examples first..last still need the repeats from r on
         while open_parts:
@@ -152,7 +154,7 @@ class Blocks:
             if not together and model.cut and model.cut <= most:  # as was seen to be right
                 b = min(model.cut, last - first)
             n = even_share(rows.repeats - r, max(1, size // b))
-            n -= n % grain if n > grain else 0
+            n -= n % repeat_multiple if n > repeat_multiple else 0
             try:
                 is_done = run(slice(r, r + n), slice(first, first + b), learn)
             except Exception as error:

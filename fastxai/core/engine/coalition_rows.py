@@ -39,9 +39,9 @@ class CoalitionRows:
         self._deltas: tuple[slice, list[Memo[Deltas]]] | None = None  # used last
         self._pieces: tuple[MaskPieces, ...] | None = None
         self.bits = bits.to(inputs[0].device)
-        self.grain = baselines[0].shape[1]
-        self.repeats = bits.shape[0] * self.grain
-        self.anchors, self.mixed = self.grain * (1 + players), players
+        self.repeat_multiple = baselines[0].shape[1]
+        self.repeats = bits.shape[0] * self.repeat_multiple
+        self.anchors, self.mixed = self.repeat_multiple * (1 + players), players
         self.batch = inputs[0].shape[0]
         self.row_bytes, self.device = row_bytes(inputs), inputs[0].device
 
@@ -51,7 +51,7 @@ class CoalitionRows:
         found = []
         for x, baseline in zip(self.inputs, self.baselines, strict=True):
             base = part(baseline, examples)
-            if self.grain > 1:
+            if self.repeat_multiple > 1:
                 base = base.expand(part(x, examples).shape[0], *baseline.shape[1:])
             found.append(base.transpose(0, 1).flatten(0, 1))
         return found
@@ -68,17 +68,17 @@ class CoalitionRows:
         everyone = slice(0, self.players)
         for x, base, pieces in zip(self.inputs, self.bases(examples), self._pieces, strict=True):
             positions, offsets = (
-                p if p.shape[0] == 1 else p.repeat(self.grain, 1)
+                p if p.shape[0] == 1 else p.repeat(self.repeat_multiple, 1)
                 for p in pieces.positions(everyone, examples)
             )
             given = part(x, examples)
-            apart = (given - base.unflatten(0, (self.grain, -1))).flatten(0, 1).flatten(1)
+            apart = (given - base.unflatten(0, (self.repeat_multiple, -1))).flatten(0, 1).flatten(1)
             values = apart.gather(1, positions.expand(len(apart), -1))
             found.append(Memo(Sparse(values, positions, offsets, x.shape[1:], few=True)))
         return found
 
     def mixing(self, repeats: slice, examples: slice) -> Mixing:
-        which = slice(repeats.start // self.grain, repeats.stop // self.grain)
+        which = slice(repeats.start // self.repeat_multiple, repeats.stop // self.repeat_multiple)
         return CoefficientMixing(unpack(self.bits[which], self.players))
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
@@ -155,7 +155,7 @@ class AblationRows:
 
     kind = "one group off"
     together, is_affine = False, True
-    grain, anchors, mixed = 1, 3, 1
+    repeat_multiple, anchors, mixed = 1, 3, 1
 
     def __init__(
         self,

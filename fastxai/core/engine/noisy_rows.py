@@ -25,7 +25,7 @@ class NoisyRows:
 
     kind = "noisy inputs"
     together = False
-    grain = 1
+    repeat_multiple = 1
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ class Affine(Rows, Protocol):
     """Rows that are bases with deltas mixed in: the first of few examples are enough for many."""
 
     others: tuple[Tensor, ...]  # what is in the rows beside the inputs, of their dtypes
-    grain: int  # a block's repeats must begin and end at multiples of this
+    repeat_multiple: int  # a block's repeats must begin and end at multiples of this
     anchors: int  # about as many rows for each example cost what base and deltas cost
     mixed: int  # how many deltas are added for one row
 
@@ -142,7 +142,7 @@ class PathRows:
 
     kind = "points of paths"
     together, is_affine = False, True
-    grain, anchors, mixed = 1, 2, 1
+    repeat_multiple, anchors, mixed = 1, 2, 1
 
     def __init__(
         self,

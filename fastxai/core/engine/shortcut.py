@@ -141,8 +141,8 @@ class Shortcut:
         What is known is from this run alone: the same call must give the same bits whatever was
         before.
         """
-        grain = rows.grain
-        if repeats.start % grain or repeats.stop % grain:
+        repeat_multiple = rows.repeat_multiple
+        if repeats.start % repeat_multiple or repeats.stop % repeat_multiple:
             return False
         if not self._known:  # clearly more than their anchors
             return rows.repeats > 1.5 * rows.anchors
