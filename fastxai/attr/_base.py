@@ -118,10 +118,10 @@ class Attribution:
         options = self._options(*args, **kwargs)
         has_baselines = "baselines" in options
         by_group = not options.get("return_input_shape", True)
-        query = self._query(**{name: options.pop(name) for name in _QUESTION if name in options})
+        request = self._query(**{name: options.pop(name) for name in _QUESTION if name in options})
 
         started = time.perf_counter()
-        found = self._find(query, detailed=True, **options)
+        found = self._find(request, detailed=True, **options)
         seconds = time.perf_counter() - started
         if self._of_gradients:
             _warn_unless_finite(self, found.values)
@@ -132,13 +132,13 @@ class Attribution:
             found.convergence_delta,
         )
         if outputs is None:
-            outputs = self._outputs(query, query.inputs.tensors)
+            outputs = self._outputs(request, request.inputs.tensors)
         if at_baselines is None and has_baselines:
-            at_baselines = self._outputs(query, query.baselines)
+            at_baselines = self._outputs(request, request.baselines)
         if delta is None and at_baselines is not None and self.has_convergence_delta():
             delta = convergence_delta(found.values, outputs, at_baselines)
         # Numbers by group come as one tensor, whatever the inputs are.
-        pack = found.form or (only_one if by_group else query.inputs.pack)
+        pack = found.form or (only_one if by_group else request.inputs.pack)
         errors = found.standard_errors
         return Explanation(
             values=pack(found.values),
@@ -167,10 +167,10 @@ class Attribution:
         """
         check_flags(flags_of(self.attribute), args, kwargs)
         options = self._options(*args, **kwargs)
-        query = self._query(**{name: options.pop(name) for name in _QUESTION if name in options})
-        self._find(query, detailed=False, **options)
-        runs = together(query.model.runs)
-        each = engine.multiplications(query.model, query.inputs.tensors)
+        request = self._query(**{name: options.pop(name) for name in _QUESTION if name in options})
+        self._find(request, detailed=False, **options)
+        runs = together(request.model.runs)
+        each = engine.multiplications(request.model, request.inputs.tensors)
         return Plan(self.get_name(), runs, each)
 
     def compile(
@@ -284,15 +284,15 @@ class Attribution:
         )
         return Request(checked, checked_baselines, model)
 
-    def _find(self, query: Request, detailed: bool, **options: Any) -> Result:
-        """Answers the query; ``detailed`` asks for what costs more than the attributions."""
+    def _find(self, request: Request, detailed: bool, **options: Any) -> Result:
+        """Answers the request; ``detailed`` asks for what costs more than the attributions."""
         raise NotImplementedError
 
     @staticmethod
-    def _outputs(query: Request, tensors: tuple[Tensor, ...]) -> Tensor:
+    def _outputs(request: Request, tensors: tuple[Tensor, ...]) -> Tensor:
         """The explained output at each row, [B]."""
         return one_output_per_row(
-            engine.values(query.model, InputRows(tensors, query.inputs.batch))[0]
+            engine.values(request.model, InputRows(tensors, request.inputs.batch))[0]
         )
 
 
@@ -302,10 +302,10 @@ class GradientAttribution(Attribution):
     _differentiates = True
     _of_gradients = True
 
-    def _find(self, query: Request, detailed: bool, **options: Any) -> Result:
-        return Result(self._values(query, **options))
+    def _find(self, request: Request, detailed: bool, **options: Any) -> Result:
+        return Result(self._values(request, **options))
 
-    def _values(self, query: Request, **options: Any) -> tuple[Tensor, ...]:
+    def _values(self, request: Request, **options: Any) -> tuple[Tensor, ...]:
         raise NotImplementedError
 
     def compute_convergence_delta(
@@ -329,7 +329,7 @@ class GradientAttribution(Attribution):
             [B], in the attributions' dtype.
         """
         names = "end_point", "start_point"
-        query = Attribution._query(
+        request = Attribution._query(
             self, end_point, start_point, target, additional_forward_args, names=names
         )
         values = tuple(tree_leaves(attributions))
@@ -339,17 +339,17 @@ class GradientAttribution(Attribution):
             check(is_tensor, f"attributions[{i}]", "a torch.Tensor", type(value).__name__)
             check_dense(value, f"attributions[{i}]")
             check(
-                value.dim() > 0 and value.shape[0] == query.inputs.batch,
+                value.dim() > 0 and value.shape[0] == request.inputs.batch,
                 f"attributions[{i}]",
                 "{} rows, as end_point",
                 value.shape,
-                query.inputs.batch,
+                request.inputs.batch,
             )
-        return self._convergence_delta(query, values)
+        return self._convergence_delta(request, values)
 
-    def _convergence_delta(self, query: Request, values: tuple[Tensor, ...]) -> Tensor:
-        outputs = self._outputs(query, query.inputs.tensors)
-        return convergence_delta(values, outputs, self._outputs(query, query.baselines))
+    def _convergence_delta(self, request: Request, values: tuple[Tensor, ...]) -> Tensor:
+        outputs = self._outputs(request, request.inputs.tensors)
+        return convergence_delta(values, outputs, self._outputs(request, request.baselines))
 
 
 class PerturbationAttribution(Attribution):
@@ -369,34 +369,34 @@ class PerturbationAttribution(Attribution):
         self._work_a_row: dict[object, float] = {}  # by shapes and dtypes of one row
 
     def _outputs_at_inputs(
-        self, query: Request, limit: int | None, to_come: int, divided: bool = False
+        self, request: Request, limit: int | None, to_come: int, divided: bool = False
     ) -> Tensor:
         """f(x), [B, *C]; tells whether the model answers for the batch, and so comes first.
 
         Args:
-            query: the question.
+            request: the question.
             limit: rows a call at most; None to choose for speed.
             to_come: about how many rows of each example will be asked afterwards.
             divided: whether examples are to be asked about apart from each other: then it is found
                 out whether they can be.
         """
         at_least_two = None if limit is None else max(2, limit)  # or it would not be told
-        given = InputRows(query.inputs.tensors, query.inputs.batch)
-        outputs = engine.values(query.model, given, at_least_two, to_come=to_come)[0]
-        check_no_nan(outputs[None], 0, query)
+        given = InputRows(request.inputs.tensors, request.inputs.batch)
+        outputs = engine.values(request.model, given, at_least_two, to_come=to_come)[0]
+        check_no_nan(outputs[None], 0, request)
         if divided:
-            absent = query.baselines
-            if query.background is not None:
-                absent = tuple(rows[:1] for rows in query.background)
-            interaction.settle_parts(query.model, absent, limit)
+            absent = request.baselines
+            if request.background is not None:
+                absent = tuple(rows[:1] for rows in request.background)
+            interaction.settle_parts(request.model, absent, limit)
         return outputs
 
-    def _multiplications(self, query: Request) -> float:
+    def _multiplications(self, request: Request) -> float:
         """The model's for one row, counted once; a guess by the row's size where it cannot be."""
-        model, x = query.model, query.inputs.tensors
+        model, x = request.model, request.inputs.tensors
         guess = _GUESSED_WORK * sum(a.shape[1:].numel() for a in x)
         is_opaque = model.cost is not None and model.cost.is_opaque
-        if is_opaque or model.whole_batch or model.mixes_rows or query.inputs.batch == 0:
+        if is_opaque or model.whole_batch or model.mixes_rows or request.inputs.batch == 0:
             return guess
         key = tuple((a.shape[1:], a.dtype, a.device) for a in x)
         if key not in self._work_a_row:
@@ -404,13 +404,13 @@ class PerturbationAttribution(Attribution):
         return self._work_a_row[key] or guess
 
     @staticmethod
-    def _outputs(query: Request, tensors: tuple[Tensor, ...]) -> Tensor:
+    def _outputs(request: Request, tensors: tuple[Tensor, ...]) -> Tensor:
         """The outputs at each row, [B, *C]."""
-        return engine.values(query.model, InputRows(tensors, query.inputs.batch))[0]
+        return engine.values(request.model, InputRows(tensors, request.inputs.batch))[0]
 
     def _stream(
         self,
-        query: Request,
+        request: Request,
         rows: Rows,
         visit: Callable[[Tensor, slice, slice], None],
         limit: int | None = None,
@@ -419,30 +419,32 @@ class PerturbationAttribution(Attribution):
         """Shows ``visit`` the outputs [r, b, *C], of a float dtype, for every block of rows."""
 
         def look(outputs: Tensor, repeats: slice, examples: slice) -> None:
-            if query.model.whole_batch:  # its answer's first dimension stands for the examples
+            if request.model.whole_batch:  # its answer's first dimension stands for the examples
                 examples = slice(0, outputs.shape[1])
-            check_no_nan(outputs, examples.start, query)
+            check_no_nan(outputs, examples.start, request)
             if not outputs.is_floating_point():
                 outputs = outputs.to(torch.float64)
             visit(outputs, repeats, examples)
 
-        engine.stream(query.model, rows, look, limit, progress)
+        engine.stream(request.model, rows, look, limit, progress)
 
     def _values_of(
         self,
-        query: Request,
+        request: Request,
         rows: Rows,
         limit: int | None = None,
         progress: str | Bar | None = None,
     ) -> Tensor:
         """The outputs for all rows, [R, B, *C]."""
-        outputs = engine.values(query.model, rows, limit, progress)
-        check_no_nan(outputs, 0, query)
+        outputs = engine.values(request.model, rows, limit, progress)
+        check_no_nan(outputs, 0, request)
         return outputs
 
-    def _at_baselines(self, query: Request, limit: int | None) -> Tensor:
+    def _at_baselines(self, request: Request, limit: int | None) -> Tensor:
         """f(baseline), [B, *C]."""
-        return self._values_of(query, InputRows(query.baselines, query.inputs.batch), limit)[0]
+        return self._values_of(request, InputRows(request.baselines, request.inputs.batch), limit)[
+            0
+        ]
 
     def _title(self, show_progress: bool) -> str | None:
         """What the progress bar is about; None for no bar."""

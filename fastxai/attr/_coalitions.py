@@ -12,7 +12,7 @@ from ..core.engine.request import Request
 
 
 def coalition_rows(
-    query: Request,
+    request: Request,
     groups: FeatureGroups,
     bits: Tensor,  # [N, W] int64
     orders: Tensor | None = None,  # [n, M] int64
@@ -21,13 +21,13 @@ def coalition_rows(
 
     With orders, the coalitions are their beginnings.
     """
-    if query.background is None:
-        baselines = tuple(baseline[:, None] for baseline in query.baselines)  # [B, 1, *F_i]
+    if request.background is None:
+        baselines = tuple(baseline[:, None] for baseline in request.baselines)  # [B, 1, *F_i]
     else:
-        baselines = tuple(rows[None] for rows in query.background)  # [1, K, *F_i]
+        baselines = tuple(rows[None] for rows in request.background)  # [1, K, *F_i]
     if orders is not None:
-        return OrderRows(query.inputs.tensors, baselines, bits, groups.masks, orders)
-    return CoalitionRows(query.inputs.tensors, baselines, bits, groups.masks, groups.count)
+        return OrderRows(request.inputs.tensors, baselines, bits, groups.masks, orders)
+    return CoalitionRows(request.inputs.tensors, baselines, bits, groups.masks, groups.count)
 
 
 def arranged(
@@ -42,10 +42,10 @@ def arranged(
     return groups.spread(values) if return_input_shape else (groups.by_id(values),)
 
 
-def check_groups_for_batch(query: Request, groups: FeatureGroups) -> None:
+def check_groups_for_batch(request: Request, groups: FeatureGroups) -> None:
     """One answer for the batch needs one grouping for the batch."""
     check(
-        groups.one_for_all or not query.model.whole_batch,
+        groups.one_for_all or not request.model.whole_batch,
         "feature_mask",
         "one row for all examples, as forward_func gives one answer for the batch",
         "one for each example",

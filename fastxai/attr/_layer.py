@@ -91,24 +91,26 @@ class LayerAttribution(Attribution):
             check_count(interpolate_dims, dims)
         return F.interpolate(layer_attribution, interpolate_dims, mode=interpolate_mode)
 
-    def _layers(self, query: Request, of_inputs: bool) -> Layers:
-        if not query.inputs.batch:
+    def _layers(self, request: Request, of_inputs: bool) -> Layers:
+        if not request.inputs.batch:
             expected = "at least one row, as a call tells the layer's shape"
             raise ArgumentError(f"inputs: expected {expected}, got none")
-        return Layers(self.layer, of_inputs, query.model)
+        return Layers(self.layer, of_inputs, request.model)
 
     def _gradients(
-        self, query: Request, of_inputs: bool, unused: bool
+        self, request: Request, of_inputs: bool, unused: bool
     ) -> tuple[Recorded, tuple[Tensor, ...]]:
         """What the layers have at the inputs, and the output's gradients with respect to it.
 
         They are zeros for a layer that makes no difference if it may be unused.
         """
-        recorded = Recorded(query.model.forward_func, self._layers(query, of_inputs), unused)
-        model = query.model.calling(recorded, query.model.forward_args)
+        recorded = Recorded(request.model.forward_func, self._layers(request, of_inputs), unused)
+        model = request.model.calling(recorded, request.model.forward_args)
         try:
             gradients = engine.gradients_inside(
-                model, query.inputs.tensors, lambda: tuple(p for ps in recorded.points for p in ps)
+                model,
+                request.inputs.tensors,
+                lambda: tuple(p for ps in recorded.points for p in ps),
             )
         except engine.Unused as error:
             raise recorded.layers.unused(recorded.layer_of(error.position)) from None

@@ -131,13 +131,15 @@ class LimeBase(PerturbationAttribution):
                 used, or the output is NaN or not one number for a sample.
             IndexError: a target is out of the output's range.
         """
-        query = self._query(inputs, None, target, additional_forward_args)
-        found = self._find(query, False, n_samples, perturbations_per_eval, show_progress, **kwargs)
+        request = self._query(inputs, None, target, additional_forward_args)
+        found = self._find(
+            request, False, n_samples, perturbations_per_eval, show_progress, **kwargs
+        )
         return found.values[0]
 
     def _find(  # type: ignore[override]
         self,
-        query: Request,
+        request: Request,
         detailed: bool,
         n_samples: int,
         perturbations_per_eval: int | None,
@@ -145,20 +147,20 @@ class LimeBase(PerturbationAttribution):
         **kwargs: Any,
     ) -> Result:
         n = check_count(n_samples, "n_samples")
-        limit = check_limit(perturbations_per_eval, query.inputs.batch)
-        with self._progress(show_progress, n * query.inputs.batch) as advance:
-            samples = self._evaluate(query, self.perturb_func, kwargs, n, limit, advance)
+        limit = check_limit(perturbations_per_eval, request.inputs.batch)
+        with self._progress(show_progress, n * request.inputs.batch) as advance:
+            samples = self._evaluate(request, self.perturb_func, kwargs, n, limit, advance)
         answers = samples.values[0].numel()
-        batch = query.inputs.batch
+        batch = request.inputs.batch
         check(
-            answers == 1 or batch == 1 or query.model.whole_batch,
+            answers == 1 or batch == 1 or request.model.whole_batch,
             "forward_func",
             "one number for the batch of {} rows (Lime explains every row)",
             f"{answers} numbers",
             batch,
         )
         check(answers == 1, "target", "one that leaves one number a sample", f"{answers} numbers")
-        outputs = self._outputs_at_inputs(query, limit, 0) if detailed else None
+        outputs = self._outputs_at_inputs(request, limit, 0) if detailed else None
         if not isinstance(self.interpretable_model, LinearFit):
             return Result((self._represent(samples, samples.values[:, 0]),), outputs)
         coefficients = fit_rows(self.interpretable_model, *samples.in_float64())
@@ -177,7 +179,7 @@ class LimeBase(PerturbationAttribution):
 
     def _evaluate(
         self,
-        query: Request,
+        request: Request,
         perturb: Callable[..., Any],
         kwargs: dict[str, Any],
         n: int,
@@ -185,18 +187,18 @@ class LimeBase(PerturbationAttribution):
         advance: Callable[[int], object],
     ) -> _Samples:
         """Draws n samples for one example, or one batch, and asks the model about them."""
-        batch = query.inputs.batch
-        fitting = _BYTES_KEPT // max(1, row_bytes(query.inputs.tensors) * batch)
+        batch = request.inputs.batch
+        fitting = _BYTES_KEPT // max(1, row_bytes(request.inputs.tensors) * batch)
         at_once = max(1, min(1024, fitting), (limit or 0) // max(1, batch))
         interpretable, weights, values = [], [], []
         with torch.no_grad():
-            samples = itertools.islice(self._draw(query.inputs, perturb, kwargs), n)
+            samples = itertools.islice(self._draw(request.inputs, perturb, kwargs), n)
             while block := list(itertools.islice(samples, at_once)):
                 # Samples of one shape after another go into one call.
                 for _, alike in itertools.groupby((rows for rows, _, _ in block), _shapes):
-                    perturbed = _Perturbed(query.inputs, list(alike))
-                    outputs = engine.values(query.model, perturbed, limit)
-                    check_no_nan(outputs, 0, query)
+                    perturbed = _Perturbed(request.inputs, list(alike))
+                    outputs = engine.values(request.model, perturbed, limit)
+                    check_no_nan(outputs, 0, request)
                     values.append(outputs.reshape(perturbed.repeats, -1).to(perturbed.device))
                 interpretable += [z for _, z, _ in block]
                 weights += [weight for _, _, weight in block]

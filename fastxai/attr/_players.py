@@ -26,7 +26,7 @@ _NUMBERS = 1 << 22  # of examples × features, at a time
 class Part:
     """Examples with as many players, and who these are."""
 
-    query: Request  # about these examples
+    request: Request  # about these examples
     problems: Tensor | None = None  # [k] int64: which of all problems they are; None for all
     who: Tensor | None = None  # [k, m] or [1, m] int64: each player's group; None for all groups
 
@@ -60,19 +60,19 @@ class Part:
         return tuple(windows) if self.who is None else tuple(w.only(self.who) for w in windows)
 
 
-def parts(query: Request, varies: Tensor | None) -> list[Part]:  # [B, M] bool
+def parts(request: Request, varies: Tensor | None) -> list[Part]:  # [B, M] bool
     """The examples by their number of players, the most first; those without any are left out.
 
     Args:
-        query: about all examples, of which the model has been asked: only then it is known whether
+        request: about all examples, of which the model has been asked: only then it is known whether
             they can be asked about apart from each other.
         varies: which groups differ from the baseline; None if all do.
     """
     if varies is None:
-        return [Part(query)]
-    if query.is_indivisible:
+        return [Part(request)]
+    if request.is_indivisible:
         together = varies.any(0).nonzero()[:, 0]
-        return [Part(query, None, together[None])] if len(together) else []
+        return [Part(request, None, together[None])] if len(together) else []
     found = []
     counts = varies.sum(1).cpu()
     for count in counts.unique().flip(0).tolist():
@@ -84,15 +84,15 @@ def parts(query: Request, varies: Tensor | None) -> list[Part]:  # [B, M] bool
             who = varies[problems].nonzero()[:, 1].view(-1, count)
             who = who[:1] if (who == who[0]).all() else who
         if len(problems) == len(varies):
-            found.append(Part(query, None, who))
+            found.append(Part(request, None, who))
         else:
-            found.append(Part(query.of(problems), problems, who))
+            found.append(Part(request.of(problems), problems, who))
     return found
 
 
 def total_rows(parts: Sequence[Part], groups: int, rows: Callable[[int], int]) -> int:
     """Of the model for all examples, if there are so many for one with so many players."""
-    return sum(rows(part.count(groups)) * part.query.inputs.batch for part in parts)
+    return sum(rows(part.count(groups)) * part.request.inputs.batch for part in parts)
 
 
 def is_whole(parts: Sequence[Part]) -> bool:
@@ -127,21 +127,21 @@ def by_problem(
     return out
 
 
-def counted(query: Request, varies: Tensor | None, problems: int, groups: int) -> Tensor:
+def counted(request: Request, varies: Tensor | None, problems: int, groups: int) -> Tensor:
     """How many players each problem has, of so many groups, [P] int64."""
     if varies is None:
         return torch.full((problems,), groups, device="cpu")
-    if query.is_indivisible:
+    if request.is_indivisible:
         return varies.any(0).sum().cpu().repeat(problems)
     return varies.sum(1).cpu()
 
 
-def groups_that_vary(query: Request, groups: FeatureGroups) -> Tensor | None:
+def groups_that_vary(request: Request, groups: FeatureGroups) -> Tensor | None:
     """Which groups differ from the baseline, [B, M] bool; None if all groups of all examples do."""
-    different = _different(query)
+    different = _different(request)
     if different is None:
         return None
-    batch, count = query.inputs.batch, groups.count
+    batch, count = request.inputs.batch, groups.count
     varies = torch.zeros(batch, count + 1, dtype=torch.bool, device=different[0].device)
     for there, mask in zip(different, groups.masks, strict=True):
         features = mask.shape[1:].numel()
@@ -157,31 +157,31 @@ def groups_that_vary(query: Request, groups: FeatureGroups) -> Tensor | None:
     return _unless_all(varies[:, :count])
 
 
-def most_players(query: Request, varies: Tensor | None, groups: int) -> int:
+def most_players(request: Request, varies: Tensor | None, groups: int) -> int:
     """The largest number of players, as far as is known before the model is called."""
     if varies is None:
         return groups
-    return int(varies.any(0).sum() if query.is_indivisible else varies.sum(1).max())
+    return int(varies.any(0).sum() if request.is_indivisible else varies.sum(1).max())
 
 
-def windows_that_vary(query: Request, windows: Sequence[Windows]) -> Tensor | None:
+def windows_that_vary(request: Request, windows: Sequence[Windows]) -> Tensor | None:
     """Which windows hold a feature that differs from the baseline, [B, W] bool; None if all do."""
-    different = _different(query)
+    different = _different(request)
     if different is None:
         return None
     pairs = zip(windows, different, strict=True)
     return _unless_all(torch.cat([window.any(there) for window, there in pairs], 1))
 
 
-def _different(query: Request) -> list[Tensor] | None:
+def _different(request: Request) -> list[Tensor] | None:
     """Which features differ from some row that stands for absent ones, each [B, *F_i] bool.
 
     None if all do. Zeros of either sign are equal, and so is one NaN to another.
     """
     found, everywhere = [], True
-    absent = query.baselines if query.background is None else query.background
-    for x, rows in zip(query.inputs.tensors, absent, strict=True):
-        if query.background is None:
+    absent = request.baselines if request.background is None else request.background
+    for x, rows in zip(request.inputs.tensors, absent, strict=True):
+        if request.background is None:
             there = _unequal(x, rows)
         else:
             there = _unequal(x, rows[:1]) | _unequal(rows, rows[:1]).any(0)

@@ -23,19 +23,19 @@ _ROUNDINGS = 4.0  # of an output: standard errors as small are none
 class Sampler(Protocol):
     """Asks the model about samples, and estimates values from the answers."""
 
-    def ask(self, query: Request, taken: slice, problems: Tensor, progress: Bar) -> None:
+    def ask(self, request: Request, taken: slice, problems: Tensor, progress: Bar) -> None:
         """Asks about these samples.
 
         Args:
-            query: about the examples that are still open.
+            request: about the examples that are still open.
             taken: which samples, numbered from 0 on; those before were asked about earlier.
-            problems: which of all problems the query is about, [k] int64.
+            problems: which of all problems the request is about, [k] int64.
             progress: the bar, for the rows asked about.
         """
         ...
 
     def estimate(
-        self, query: Request, n: int, problems: Tensor
+        self, request: Request, n: int, problems: Tensor
     ) -> tuple[Tensor, Tensor | None]:  # each [M, k, C] float64
         """The values from the first n samples, and their standard errors if they are wanted."""
         ...
@@ -53,12 +53,12 @@ class Sampled:
     tier: str | None = None
 
 
-# Samples for some players: sample(query, players, outputs at the inputs [P, *C], progress).
+# Samples for some players: sample(request, players, outputs at the inputs [P, *C], progress).
 Sample = Callable[[Request, FeatureGroups, Tensor, Bar], Sampled]
 
 
 def by_players(
-    query: Request,
+    request: Request,
     groups: FeatureGroups,
     varies: Tensor | None,  # [B, M] bool
     outputs: Tensor,  # [P, *C]
@@ -70,7 +70,7 @@ def by_players(
     """What is found for the groups that differ from the baseline; the others have exactly zero.
 
     Args:
-        query: about all examples.
+        request: about all examples.
         groups: all groups.
         varies: which of them differ from the baseline; None for all.
         outputs: at the inputs.
@@ -79,10 +79,10 @@ def by_players(
         title: of the progress bar; None for no bar.
         tolerance: what the samples were to reach; None where their number was given.
     """
-    games = parts(query, varies)
+    games = parts(request, varies)
     total = 0 if title is None else total_rows(games, groups.count, rows)
     with bar(title, total) as moves:
-        found = [sample(g.query, g.players(groups), g.of(outputs), moves) for g in games]
+        found = [sample(g.request, g.players(groups), g.of(outputs), moves) for g in games]
     sampled = found[0] if is_whole(games) else _together(games, found, groups, outputs)
     if tolerance is not None and sampled.reached is not None:
         _warn_of_errors(sampled.samples, sampled.reached, tolerance)
@@ -121,7 +121,7 @@ def _together(
 
 def in_rounds(
     sampler: Sampler,
-    query: Request,
+    request: Request,
     outputs: Tensor,  # [P, *C]
     budget: Budget,
     first: int,
@@ -134,7 +134,7 @@ def in_rounds(
 
     Args:
         sampler: asks and estimates.
-        query: about all examples.
+        request: about all examples.
         outputs: at the inputs.
         budget: how many samples.
         first: how many of them in the first round.
@@ -142,12 +142,12 @@ def in_rounds(
         population_size: samples that tell everything, if there are as few.
     """
     problems = outputs.shape[0]
-    rounds = budget.rounds(problems, first, query.is_indivisible, population_size)
+    rounds = budget.rounds(problems, first, request.is_indivisible, population_size)
     values: Tensor | None = None
     errors: Tensor | None = None
     before = 0
     for n, open_ones in rounds:
-        part = query if len(open_ones) == problems else query.of(open_ones)
+        part = request if len(open_ones) == problems else request.of(open_ones)
         sampler.ask(part, slice(before, n), open_ones, progress)
         found, off = sampler.estimate(part, n, open_ones)
         before = n

@@ -65,7 +65,7 @@ class Game:
         """v(∅), [P, C] float64, where the model is."""
         return self._empty
 
-    def ask(self, query: Request, taken: slice, problems: Tensor, progress: Bar) -> None:
+    def ask(self, request: Request, taken: slice, problems: Tensor, progress: Bar) -> None:
         m, is_first = self._groups.count, taken.start == 0
         plan, _ = self._fits.regression(taken.stop)
         bits, weights = plan.bits, plan.weights
@@ -74,7 +74,7 @@ class Game:
             weights = torch.cat((weights.new_zeros(1), weights))
         elif self._known is not None:
             bits = self._known.others(bits)
-        rows = coalition_rows(query, self._groups.of(problems), bits)
+        rows = coalition_rows(request, self._groups.of(problems), bits)
         k, weights = rows.repeat_multiple, weights.to(rows.device)
         new = torch.zeros(len(bits) if self._known else 0, *self._full[problems].shape).double()
 
@@ -88,12 +88,12 @@ class Game:
             if is_first and which.start == 0:
                 self._empty[examples] += y[0]
 
-        self._method._stream(query, rows, add, self._limit, progress)
+        self._method._stream(request, rows, add, self._limit, progress)
         if self._known is not None:
             self._known.add(bits, new, problems)
 
     def estimate(
-        self, query: Request, n: int, problems: Tensor
+        self, request: Request, n: int, problems: Tensor
     ) -> tuple[Tensor, Tensor | None]:  # [M, k, C]
         plan, fit = self._fits.regression(n)
         difference = (self._full - self._empty)[problems].cpu()  # v(all) − v(∅)

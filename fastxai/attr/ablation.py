@@ -95,26 +95,26 @@ class FeatureAblation(PerturbationAttribution):
         """
         if kwargs:
             self._ignore(kwargs)
-        query = self._query(inputs, baselines, target, additional_forward_args)
-        found = self._find(query, False, feature_mask, perturbations_per_eval, show_progress)
-        return query.inputs.pack(found.values)
+        request = self._query(inputs, baselines, target, additional_forward_args)
+        found = self._find(request, False, feature_mask, perturbations_per_eval, show_progress)
+        return request.inputs.pack(found.values)
 
     def _find(  # type: ignore[override]
         self,
-        query: Request,
+        request: Request,
         detailed: bool,
         feature_mask: Any,
         perturbations_per_eval: int | None,
         show_progress: bool,
         **ignored: Any,
     ) -> Result:
-        ragged = query if isinstance(query, RaggedQuery) else None
-        asked = query.inputs if ragged is None else ragged.given
+        ragged = request if isinstance(request, RaggedQuery) else None
+        asked = request.inputs if ragged is None else ragged.given
         given = check_feature_mask(feature_mask, asked)
         groups = given if ragged is None else ragged.lifted(given)
-        varies = groups_that_vary(query, groups)
+        varies = groups_that_vary(request, groups)
         outputs, drops = self._drops(
-            query,
+            request,
             varies,
             groups.count,
             lambda part: _one_off(part, part.count(groups.count), part.mask_pieces(groups)),
@@ -122,7 +122,7 @@ class FeatureAblation(PerturbationAttribution):
             show_progress,
             groups,
         )
-        players = counted(query, varies, len(outputs), groups.count) if detailed else None
+        players = counted(request, varies, len(outputs), groups.count) if detailed else None
         if ragged is not None:
             return Result(ragged.spread(drops, given), outputs, players=players)
         return Result(flatten_outputs(groups.spread(drops), outputs), outputs, players=players)
@@ -137,7 +137,7 @@ class FeatureAblation(PerturbationAttribution):
 
     def _drops(
         self,
-        query: Request,
+        request: Request,
         varies: Tensor | None,  # [B, G] bool: which groups differ from the baseline
         count: int,  # G
         rows: Callable[[Part], Rows],
@@ -146,19 +146,20 @@ class FeatureAblation(PerturbationAttribution):
         groups: FeatureGroups | None = None,
     ) -> tuple[Tensor, Tensor]:
         """f(x), [B, *C], and how much it falls without each group, [B, *C, G]."""
-        limit = check_limit(perturbations_per_eval, query.inputs.batch)
-        outputs = self._outputs_at_inputs(query, limit, count, varies is not None)
+        limit = check_limit(perturbations_per_eval, request.inputs.batch)
+        outputs = self._outputs_at_inputs(request, limit, count, varies is not None)
         if groups is not None:
-            check_groups_for_batch(query, groups)
+            check_groups_for_batch(request, groups)
         # A truth value or an unsigned number, but they may rise.
         signed = (lambda y: y) if outputs.dtype.is_signed else Tensor.long
         outputs = signed(outputs)
-        asked = parts(query, varies)
+        asked = parts(request, varies)
         title = self._title(show_progress)
         total = 0 if title is None else total_rows(asked, count, lambda players: players)
         with bar(title, total) as progress:
             drops = [
-                part.of(outputs) - signed(self._values_of(part.query, rows(part), limit, progress))
+                part.of(outputs)
+                - signed(self._values_of(part.request, rows(part), limit, progress))
                 for part in asked
             ]
         if is_whole(asked):
@@ -229,26 +230,26 @@ class Occlusion(FeatureAblation):
             ArgumentError, IndexError: as :class:`FeatureAblation`; or a window is larger than the
                 input, or its stride larger than the window.
         """
-        query = self._query(inputs, baselines, target, additional_forward_args)
+        request = self._query(inputs, baselines, target, additional_forward_args)
         found = self._find(
-            query, False, sliding_window_shapes, strides, perturbations_per_eval, show_progress
+            request, False, sliding_window_shapes, strides, perturbations_per_eval, show_progress
         )
-        return query.inputs.pack(found.values)
+        return request.inputs.pack(found.values)
 
     def _find(  # type: ignore[override]
         self,
-        query: Request,
+        request: Request,
         detailed: bool,
         sliding_window_shapes: Any,
         strides: Any,
         perturbations_per_eval: int | None,
         show_progress: bool,
     ) -> Result:
-        windows = check_windows(sliding_window_shapes, strides, query.inputs)
+        windows = check_windows(sliding_window_shapes, strides, request.inputs)
         count = windows[-1].first + windows[-1].count
-        varies = windows_that_vary(query, windows)
+        varies = windows_that_vary(request, windows)
         outputs, drops = self._drops(
-            query,
+            request,
             varies,
             count,
             lambda part: _one_off(part, part.count(count), part.window_pieces(windows)),
@@ -257,7 +258,7 @@ class Occlusion(FeatureAblation):
         )
         each = drops.to(result_dtype(outputs)).split([w.count for w in windows], dim=-1)
         values = tuple(w.spread(drop) for w, drop in zip(windows, each, strict=True))
-        players = counted(query, varies, len(outputs), count) if detailed else None
+        players = counted(request, varies, len(outputs), count) if detailed else None
         return Result(flatten_outputs(values, outputs), outputs, players=players)
 
     def _program(
@@ -344,13 +345,15 @@ class FeaturePermutation(FeatureAblation):
         """
         if kwargs:
             self._ignore(kwargs)
-        query = self._query(inputs, None, target, additional_forward_args)
-        found = self._find(query, False, feature_mask, perturbations_per_eval, show_progress, seed)
-        return query.inputs.pack(found.values)
+        request = self._query(inputs, None, target, additional_forward_args)
+        found = self._find(
+            request, False, feature_mask, perturbations_per_eval, show_progress, seed
+        )
+        return request.inputs.pack(found.values)
 
     def _find(  # type: ignore[override]
         self,
-        query: Request,
+        request: Request,
         detailed: bool,
         feature_mask: Any,
         perturbations_per_eval: int | None,
@@ -358,13 +361,15 @@ class FeaturePermutation(FeatureAblation):
         seed: int | None,
         **ignored: Any,
     ) -> Result:
-        if isinstance(query, RaggedQuery):
+        if isinstance(request, RaggedQuery):
             check(self.perm_func is None or seed is None, "seed", _NO_SEED, seed)
             draw = partial(_shuffles, seed=check_seed(seed))
-            query = query.shuffled(feature_mask, draw, self.perm_func)
-            return super()._find(query, False, feature_mask, perturbations_per_eval, show_progress)
-        x, batch = query.inputs.tensors, query.inputs.batch
-        groups = check_feature_mask(feature_mask, query.inputs)
+            request = request.shuffled(feature_mask, draw, self.perm_func)
+            return super()._find(
+                request, False, feature_mask, perturbations_per_eval, show_progress
+            )
+        x, batch = request.inputs.tensors, request.inputs.batch
+        groups = check_feature_mask(feature_mask, request.inputs)
         rows: Rows
         if self.perm_func is None:
             shuffled = _shuffles(groups.count, batch, check_seed(seed)).to(x[0].device)
@@ -378,11 +383,13 @@ class FeaturePermutation(FeatureAblation):
                 f"{self.get_name()}: one example has none to be shuffled with; its attributions "
                 "are zero"
             )
-            outputs = self._outputs_at_inputs(query, check_limit(perturbations_per_eval, batch), 0)
+            outputs = self._outputs_at_inputs(
+                request, check_limit(perturbations_per_eval, batch), 0
+            )
             nothing = outputs.new_zeros(*outputs.shape, groups.count)
             return Result(flatten_outputs(groups.spread(nothing), outputs), outputs)
         outputs, drops = self._drops(
-            query,
+            request,
             None,
             groups.count,
             lambda part: rows,
@@ -395,9 +402,9 @@ class FeaturePermutation(FeatureAblation):
 
 def _one_off(part: Part, count: int, pieces: tuple[Pieces, ...]) -> AblationRows:
     """The part's inputs without each of these groups of features."""
-    query = part.query
-    own = tuple(_own_row(b, query.inputs) for b in query.baselines)
-    return AblationRows(query.inputs.tensors, query.baselines, own, pieces, count)
+    request = part.request
+    own = tuple(_own_row(b, request.inputs) for b in request.baselines)
+    return AblationRows(request.inputs.tensors, request.baselines, own, pieces, count)
 
 
 def flatten_outputs(values: tuple[Tensor, ...], outputs: Tensor) -> tuple[Tensor, ...]:

@@ -117,21 +117,23 @@ class DeepLift(GradientAttribution):
             ArgumentError: an argument is not as above; the message names it.
             IndexError, RuntimeError: as :class:`IntegratedGradients`.
         """
-        query = self._query(inputs, baselines, target, additional_forward_args)
-        values = self._values(query, custom_attribution_func)
-        result = query.inputs.pack(values)
+        request = self._query(inputs, baselines, target, additional_forward_args)
+        values = self._values(request, custom_attribution_func)
+        result = request.inputs.pack(values)
         return (
-            (result, self._convergence_delta(query, values)) if return_convergence_delta else result
+            (result, self._convergence_delta(request, values))
+            if return_convergence_delta
+            else result
         )
 
     def _values(  # type: ignore[override]
-        self, query: Request, custom_attribution_func: Combine | None
+        self, request: Request, custom_attribution_func: Combine | None
     ) -> tuple[Tensor, ...]:
         combine = self._combination(custom_attribution_func)
-        x, baselines = query.inputs.tensors, query.baselines
+        x, baselines = request.inputs.tensors, request.baselines
         if any(b.shape[0] != 1 for b in baselines):  # then all come with their inputs
             baselines = tuple(b.expand(t.shape) for b, t in zip(baselines, x, strict=True))
-        lift = self._lift(query, BaselinePairRows(x, baselines, 1))
+        lift = self._lift(request, BaselinePairRows(x, baselines, 1))
         pairs = zip(baselines, x, strict=True)
         compared = x, tuple(b.expand(t.shape) for b, t in pairs)
         of_inputs = tuple(m[0] for m in lift.multipliers)
@@ -140,16 +142,16 @@ class DeepLift(GradientAttribution):
         return found
 
     def _lift(
-        self, query: Request, pairs: BaselinePairRows, inside: LayerPairs | None = None
+        self, request: Request, pairs: BaselinePairRows, inside: LayerPairs | None = None
     ) -> Lift:
         """Finds multipliers of the inputs, or of what layers have inside."""
-        check_eager(self.forward_func, query.model.modules)
+        check_eager(self.forward_func, request.model.modules)
         expected = "batch norms in eval mode, as each row is compared with its baseline alone"
-        check(not query.model.mixes_rows, "forward_func", expected, "one in train mode")
+        check(not request.model.mixes_rows, "forward_func", expected, "one in train mode")
         if pairs.repeats > 1:  # copies of the inputs are stacked, each with another baseline
             first = tuple(b[:1] for b in pairs.baselines)
-            interaction.settle(query.model, InputAndBaselineRows(pairs.inputs, first))
-        interact = query.model.rows_interact
+            interaction.settle(request.model, InputAndBaselineRows(pairs.inputs, first))
+        interact = request.model.rows_interact
         shares = None if interact is None else not interact
         changes: Tensor | None = None  # F(x) − F(x') of each pair, [K, B], or [B]
 
@@ -169,7 +171,7 @@ class DeepLift(GradientAttribution):
                 return Told(inside.lifted(function, self.eps, shares), note)
             return Told(Lifted(function, len(pairs.inputs), self.eps, shares=shares), note)
 
-        model = query.model.through(wrapped)
+        model = request.model.through(wrapped)
         multipliers = engine.gradients(model, pairs, None if inside is None else inside.points)
         if changes is not None and changes.dim() > 1:
             changes = changes.T.flatten()
@@ -262,14 +264,14 @@ class DeepLiftShap(DeepLift):
         Raises:
             ArgumentError, IndexError, RuntimeError: as :class:`DeepLift`.
         """
-        query = self._query(inputs, baselines, target, additional_forward_args)
-        of_pairs = self._of_pairs(query, custom_attribution_func)
-        result = query.inputs.pack([a.mean(1) for a in of_pairs])
+        request = self._query(inputs, baselines, target, additional_forward_args)
+        of_pairs = self._of_pairs(request, custom_attribution_func)
+        result = request.inputs.pack([a.mean(1) for a in of_pairs])
         if not return_convergence_delta:
             return result
         sums = torch.stack([a.flatten(2).sum(2) if a.dim() > 2 else a for a in of_pairs]).sum(0)
-        outputs = self._outputs(query, query.inputs.tensors)[:, None]
-        changes = outputs - self._at_baselines(query)  # [B, K]
+        outputs = self._outputs(request, request.inputs.tensors)[:, None]
+        changes = outputs - self._at_baselines(request)  # [B, K]
         return result, (sums - changes.to(sums.dtype)).flatten()
 
     def compute_convergence_delta(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -284,7 +286,7 @@ class DeepLiftShap(DeepLift):
         target: Any = None,
         additional_forward_args: Any = None,
     ) -> Request:
-        query = super()._query(inputs, None, target, additional_forward_args)
+        request = super()._query(inputs, None, target, additional_forward_args)
         baselines = baselines_of(baselines, inputs)
         for rows in baselines if isinstance(baselines, tuple) else (baselines,):
             several = isinstance(rows, Tensor) and rows.dim() > 0 and rows.shape[0] > 1
@@ -292,25 +294,25 @@ class DeepLiftShap(DeepLift):
             check(several, "baselines", "a tensor of two rows or more; DeepLift takes one", got)
             check_not_inference(rows, "baselines")
         try:
-            background = check_background(baselines, query.inputs)
+            background = check_background(baselines, request.inputs)
         except AssertionError as error:
             raise type(error)(str(error).replace("background", "baselines", 1)) from None
-        return replace(query, background=background)
+        return replace(request, background=background)
 
-    def _find(self, query: Request, detailed: bool, **options: Any) -> Result:
-        values = tuple(a.mean(1) for a in self._of_pairs(query, **options))
+    def _find(self, request: Request, detailed: bool, **options: Any) -> Result:
+        values = tuple(a.mean(1) for a in self._of_pairs(request, **options))
         return Result(
-            values, baseline_outputs=self._at_baselines(query).mean(1) if detailed else None
+            values, baseline_outputs=self._at_baselines(request).mean(1) if detailed else None
         )
 
     def _of_pairs(
-        self, query: Request, custom_attribution_func: Combine | None
+        self, request: Request, custom_attribution_func: Combine | None
     ) -> list[Tensor]:  # each [B, K, *F_i]
         combine = self._combination(custom_attribution_func)
-        x, baselines = query.inputs.tensors, query.background
+        x, baselines = request.inputs.tensors, request.background
         assert baselines is not None
-        batch, count = query.inputs.batch, baselines[0].shape[0]
-        lift = self._lift(query, BaselinePairRows(x, baselines, count))
+        batch, count = request.inputs.batch, baselines[0].shape[0]
+        lift = self._lift(request, BaselinePairRows(x, baselines, count))
         of_pairs = tuple(m.transpose(0, 1).flatten(0, 1) for m in lift.multipliers)
         compared = (
             tuple(t.repeat_interleave(count, 0) for t in x),
@@ -320,10 +322,10 @@ class DeepLiftShap(DeepLift):
         lift.check(found if combine is contributions else contributions(of_pairs, *compared))
         return [a.reshape(batch, count, *a.shape[1:]) for a in found]
 
-    def _at_baselines(self, query: Request) -> Tensor:  # [B, K]
-        assert query.background is not None
-        rows = zip(*(b.split(1) for b in query.background), strict=True)
-        return torch.stack([self._outputs(query, one) for one in rows], 1)
+    def _at_baselines(self, request: Request) -> Tensor:  # [B, K]
+        assert request.background is not None
+        rows = zip(*(b.split(1) for b in request.background), strict=True)
+        return torch.stack([self._outputs(request, one) for one in rows], 1)
 
     def _program(
         self, inputs: Inputs, custom_attribution_func: Any, background: Any = None

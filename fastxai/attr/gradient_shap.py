@@ -107,17 +107,17 @@ class GradientShap(GradientAttribution):
         Raises:
             ArgumentError, IndexError, RuntimeError: as :class:`IntegratedGradients`.
         """
-        query = self._query(inputs, baselines, target, additional_forward_args)
-        rows = _rows(query, n_samples, stdevs, seed)
+        request = self._query(inputs, baselines, target, additional_forward_args)
+        rows = _rows(request, n_samples, stdevs, seed)
         if not return_convergence_delta:
-            return query.inputs.pack(self._mean(query, rows))
+            return request.inputs.pack(self._mean(request, rows))
         with torch.inference_mode(False):  # the engine writes to it outside of that
             sums = torch.zeros(rows.repeats, rows.batch, dtype=torch.float64, device=rows.device)
-        values = self._mean(query, rows, noted=sums)
-        ends, starts = _outputs(query, rows.ends()), _outputs(query, rows.starts())
+        values = self._mean(request, rows, noted=sums)
+        ends, starts = _outputs(request, rows.ends()), _outputs(request, rows.starts())
         starts = starts[torch.arange(rows.repeats, device=rows.device) % len(starts)]  # [N, B]
         delta = (sums - (ends - starts)).T.flatten().to(values[0].dtype)
-        return query.inputs.pack(values), delta
+        return request.inputs.pack(values), delta
 
     def _query(  # type: ignore[override]
         self,
@@ -126,19 +126,19 @@ class GradientShap(GradientAttribution):
         target: Any = None,
         additional_forward_args: Any = None,
     ) -> Request:
-        query = super()._query(inputs, None, target, additional_forward_args)
-        background = check_background(baselines_of(baselines, inputs), query.inputs, "baselines")
-        return replace(query, background=background)
+        request = super()._query(inputs, None, target, additional_forward_args)
+        background = check_background(baselines_of(baselines, inputs), request.inputs, "baselines")
+        return replace(request, background=background)
 
-    def _find(self, query: Request, detailed: bool, **options: Any) -> Result:
-        rows = _rows(query, **options)
-        values = self._mean(query, rows)
+    def _find(self, request: Request, detailed: bool, **options: Any) -> Result:
+        rows = _rows(request, **options)
+        values = self._mean(request, rows)
         return Result(
-            values, baseline_outputs=_outputs(query, rows.starts()).mean(0) if detailed else None
+            values, baseline_outputs=_outputs(request, rows.starts()).mean(0) if detailed else None
         )
 
     def _mean(
-        self, query: Request, rows: NoisyRows, noted: Tensor | None = None
+        self, request: Request, rows: NoisyRows, noted: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """The mean over samples; ``noted`` [N, B] takes what those of each sample add up to."""
         one_each = torch.ones(rows.repeats, dtype=torch.float64, device=rows.device)
@@ -154,7 +154,7 @@ class GradientShap(GradientAttribution):
                 noted[block] = torch.stack(each).sum(0)
             return add(sums, found)
 
-        totals = engine.gradient_sum(query.model, rows, add if noted is None else note_and_add)
+        totals = engine.gradient_sum(request.model, rows, add if noted is None else note_and_add)
         return tuple(total.div_(rows.repeats) for total in totals)
 
     def has_convergence_delta(self) -> bool:
@@ -197,19 +197,19 @@ class _Products(engine.Weighted):
         return -(deltas * gradients).sum(0)  # a delta is b − x
 
 
-def _rows(query: Request, n_samples: int, stdevs: Any, seed: int | None) -> NoisyRows:
+def _rows(request: Request, n_samples: int, stdevs: Any, seed: int | None) -> NoisyRows:
     return NoisyRows(
-        query.inputs.tensors,
-        query.background,
-        check_stdevs(stdevs, query.inputs),
+        request.inputs.tensors,
+        request.background,
+        check_stdevs(stdevs, request.inputs),
         check_count(n_samples, "n_samples"),
         check_seed(seed),
     )
 
 
-def _outputs(query: Request, rows: NoisyRows) -> Tensor:
+def _outputs(request: Request, rows: NoisyRows) -> Tensor:
     """The explained output at each row, [R, B]."""
-    outputs = engine.values(query.model, rows)
+    outputs = engine.values(request.model, rows)
     return one_output_per_row(outputs.flatten(0, 1)).reshape(rows.repeats, rows.batch)
 
 

@@ -41,13 +41,13 @@ class _RectifiedGradient(GradientAttribution):
             ArgumentError: an argument is not as above, or the model is scripted or compiled.
             IndexError, RuntimeError: as :class:`IntegratedGradients`.
         """
-        query = self._query(inputs, None, target, additional_forward_args)
-        return query.inputs.pack(self._values(query))
+        request = self._query(inputs, None, target, additional_forward_args)
+        return request.inputs.pack(self._values(request))
 
-    def _values(self, query: Request) -> tuple[Tensor, ...]:  # type: ignore[override]
-        check_eager(self.forward_func, query.model.modules)
+    def _values(self, request: Request) -> tuple[Tensor, ...]:  # type: ignore[override]
+        check_eager(self.forward_func, request.model.modules)
         wrap = partial(RectifiedBackward, gate=self._gate)
-        return gradient(Request(query.inputs, query.baselines, query.model.through(wrap)))
+        return gradient(Request(request.inputs, request.baselines, request.model.through(wrap)))
 
 
 class GuidedBackprop(_RectifiedGradient):

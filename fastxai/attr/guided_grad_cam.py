@@ -79,13 +79,15 @@ class GuidedGradCam(GradientAttribution):
             ArgumentError: an argument is not as above, or ``interpolate_mode`` fits no input.
             IndexError, RuntimeError: as :class:`IntegratedGradients`.
         """
-        query = self._query(inputs, None, target, additional_forward_args)
-        return query.inputs.pack(self._values(query, interpolate_mode, attribute_to_layer_input))
+        request = self._query(inputs, None, target, additional_forward_args)
+        return request.inputs.pack(
+            self._values(request, interpolate_mode, attribute_to_layer_input)
+        )
 
     def _values(  # type: ignore[override]
-        self, query: Request, interpolate_mode: str, attribute_to_layer_input: bool
+        self, request: Request, interpolate_mode: str, attribute_to_layer_input: bool
     ) -> tuple[Tensor, ...]:
-        x = query.inputs.tensors
+        x = request.inputs.tensors
         modes = f"one of {', '.join(_MODES)}"
         known = isinstance(interpolate_mode, str) and interpolate_mode in _MODES
         check(known, "interpolate_mode", modes, repr(interpolate_mode))
@@ -93,8 +95,10 @@ class GuidedGradCam(GradientAttribution):
         expected = f"a mode for inputs of shape {', '.join(str(tuple(t.shape)) for t in x)}"
         fitting = any(t.dim() in places for t in x)
         check(fitting, "interpolate_mode", expected, repr(interpolate_mode))
-        details = self.guided_backprop._values(query)
-        maps = self.grad_cam._find(query, False, attribute_to_layer_input, True, True, None).values
+        details = self.guided_backprop._values(request)
+        maps = self.grad_cam._find(
+            request, False, attribute_to_layer_input, True, True, None
+        ).values
         check(len(maps) == 1, "layer", "one with a single tensor", f"{len(maps)} tensors")
         (cam,) = maps
         fits = [t.dim() in places and t.dim() == cam.dim() for t in x]

@@ -100,21 +100,23 @@ class IntegratedGradients(GradientAttribution):
             IndexError: the target is out of range.
             RuntimeError: the output does not depend on an input.
         """
-        query = self._query(inputs, baselines, target, additional_forward_args)
-        values = self._values(query, n_steps, method, internal_batch_size)
-        result = query.inputs.pack(values)
+        request = self._query(inputs, baselines, target, additional_forward_args)
+        values = self._values(request, n_steps, method, internal_batch_size)
+        result = request.inputs.pack(values)
         return (
-            (result, self._convergence_delta(query, values)) if return_convergence_delta else result
+            (result, self._convergence_delta(request, values))
+            if return_convergence_delta
+            else result
         )
 
     def _values(  # type: ignore[override]
-        self, query: Request, n_steps: int, method: str, internal_batch_size: int | None
+        self, request: Request, n_steps: int, method: str, internal_batch_size: int | None
     ) -> tuple[Tensor, ...]:
-        x, baselines = query.inputs.tensors, query.baselines
+        x, baselines = request.inputs.tensors, request.baselines
         alphas, weights = quadrature.rule(method, n_steps, x[0].device)
         limit = check_limit(internal_batch_size, argument="internal_batch_size")
         path = PathRows(x, baselines, alphas)
-        mean = engine.gradient_sum(query.model, path, weights, limit)
+        mean = engine.gradient_sum(request.model, path, weights, limit)
         if not self._multiply_by_inputs:
             return mean
         return tuple(

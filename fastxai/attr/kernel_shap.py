@@ -155,9 +155,9 @@ class KernelShap(PerturbationAttribution):
             ArgumentError, IndexError: as :class:`FeatureAblation`; or the design does not exist for
                 this number of groups and samples.
         """
-        query = self._query(inputs, baselines, target, additional_forward_args, background)
+        request = self._query(inputs, baselines, target, additional_forward_args, background)
         found = self._find(
-            query,
+            request,
             False,
             feature_mask,
             n_samples,
@@ -170,7 +170,7 @@ class KernelShap(PerturbationAttribution):
             max_samples,
             seed,
         )
-        return query.inputs.pack(found.values) if return_input_shape else found.values[0]
+        return request.inputs.pack(found.values) if return_input_shape else found.values[0]
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -184,16 +184,18 @@ class KernelShap(PerturbationAttribution):
         additional_forward_args: Any = None,
         background: Any = None,
     ) -> Request:
-        query = super()._query(inputs, baselines, target, additional_forward_args)
+        request = super()._query(inputs, baselines, target, additional_forward_args)
         if background is None:
-            return query
+            return request
         check(baselines is None, "background", "no baselines beside it", "both")
-        background = check_background(background, query.inputs)
-        return replace(query, inputs=query.inputs.in_dtypes_of(background), background=background)
+        background = check_background(background, request.inputs)
+        return replace(
+            request, inputs=request.inputs.in_dtypes_of(background), background=background
+        )
 
     def _find(  # type: ignore[override]
         self,
-        query: Request,
+        request: Request,
         detailed: bool,
         feature_mask: Any,
         n_samples: int | str,
@@ -206,7 +208,7 @@ class KernelShap(PerturbationAttribution):
         max_samples: int | None,
         seed: int | None,
     ) -> Result:
-        groups = check_feature_mask(feature_mask, query.inputs)
+        groups = check_feature_mask(feature_mask, request.inputs)
         if not return_input_shape:
             check_id_range(groups)
         seed = check_seed(seed)
@@ -221,16 +223,16 @@ class KernelShap(PerturbationAttribution):
         if design is not None:
             check(isinstance(design, str), "design", "the name of a design", type(design).__name__)
             regression(groups.count, design, budget.most)  # that it exists
-        varies = groups_that_vary(query, groups)
+        varies = groups_that_vary(request, groups)
 
-        rows = lambda m: asked.rows(m) * _background_rows(query)  # noqa: E731
-        to_come = budget.most * _background_rows(query)
+        rows = lambda m: asked.rows(m) * _background_rows(request)  # noqa: E731
+        to_come = budget.most * _background_rows(request)
         divided = varies is not None or budget.is_open
-        full = self._outputs_at_inputs(query, limit, to_come, divided)  # [P, *C]
-        check_groups_for_batch(query, groups)
+        full = self._outputs_at_inputs(request, limit, to_come, divided)  # [P, *C]
+        check_groups_for_batch(request, groups)
         title = self._title(show_progress)
         sample = partial(self._sample, asked)
-        sampled = by_players(query, groups, varies, full, sample, rows, title, budget.tolerance)
+        sampled = by_players(request, groups, varies, full, sample, rows, title, budget.tolerance)
         if asked.too_few:
             _warn_too_few(max(asked.too_few), budget.most)
 
@@ -248,7 +250,7 @@ class KernelShap(PerturbationAttribution):
             delta.reshape(full.shape).to(full.device),
             arrange(sampled.errors),
             sampled.samples,
-            counted(query, varies, len(full), groups.count),
+            counted(request, varies, len(full), groups.count),
             sampled.reached,
             sampled.tier,
         )
@@ -256,7 +258,7 @@ class KernelShap(PerturbationAttribution):
     def _sample(
         self,
         asked: _Asked,
-        query: Request,
+        request: Request,
         groups: FeatureGroups,
         full: Tensor,  # [P, *C]
         progress: Bar,
@@ -271,7 +273,7 @@ class KernelShap(PerturbationAttribution):
         first = budget.most
         if budget.is_open:
             first = min(first, max(2 * m + 6, _FIRST_SAMPLES * m + m % 2))
-        tier_of = self._tier_of(query, m, full, asked.tier)
+        tier_of = self._tier_of(request, m, full, asked.tier)
         # A design that grows is for one tier: one that is worth its work also for most samples.
         most = (
             budget.most
@@ -293,28 +295,28 @@ class KernelShap(PerturbationAttribution):
         fits = Fits(regression, partial(kriging_of, asked.seed, m, design), tier_of)
         keeps = with_errors or krigs
         game = Game(self, groups, full, asked.limit, fits, keeps, with_errors)
-        found = in_rounds(game, query, full, budget, first, progress, population_size)
+        found = in_rounds(game, request, full, budget, first, progress, population_size)
         return Sampled(
             found.values, found.samples, found.errors, found.reached, game.empty, game.tier
         )
 
     def _tier_of(
-        self, query: Request, players: int, full: Tensor, tier: str | None
+        self, request: Request, players: int, full: Tensor, tier: str | None
     ) -> Callable[[int], str]:
         """The tier for so many samples."""
         if tier is not None:
             return lambda n: tier
-        outputs, backgrounds = full.shape[1:].numel(), _background_rows(query)
+        outputs, backgrounds = full.shape[1:].numel(), _background_rows(request)
 
         def best(n: int, work: float) -> str:
             return best_tier(players, n, outputs, n * backgrounds, work, full.device)
 
         def tier_of(n: int) -> str:
             # At most so much work is quickly known, and all there is to know of a small module.
-            most = most_multiplications(query.model.modules, query.inputs.tensors)
+            most = most_multiplications(request.model.modules, request.inputs.tensors)
             if math.isfinite(most) and best(n, most) == "fast":
                 return "fast"
-            return best(n, self._multiplications(query))
+            return best(n, self._multiplications(request))
 
         return tier_of
 
@@ -412,8 +414,8 @@ def _fast(n_samples: int) -> str:
     return "fast"
 
 
-def _background_rows(query: Request) -> int:
-    return 1 if query.background is None else query.background[0].shape[0]
+def _background_rows(request: Request) -> int:
+    return 1 if request.background is None else request.background[0].shape[0]
 
 
 # From outputs for the empty coalition, those of a design, and the full one, [N + 2, K] float64, to

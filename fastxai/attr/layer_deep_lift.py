@@ -80,9 +80,9 @@ class LayerDeepLift(LayerAttribution, DeepLift):
             IndexError: the target is out of range.
             RuntimeError: the output does not depend on a layer.
         """
-        query = self._query(inputs, baselines, target, additional_forward_args)
+        request = self._query(inputs, baselines, target, additional_forward_args)
         found = self._find(
-            query, False, custom_attribution_func, attribute_to_layer_input, grad_kwargs
+            request, False, custom_attribution_func, attribute_to_layer_input, grad_kwargs
         )
         assert found.form is not None
         result = found.form(found.values)
@@ -90,37 +90,37 @@ class LayerDeepLift(LayerAttribution, DeepLift):
 
     def _find(  # type: ignore[override]
         self,
-        query: Request,
+        request: Request,
         detailed: bool,
         custom_attribution_func: Combine | None,
         attribute_to_layer_input: bool,
         grad_kwargs: dict[str, Any] | None,
     ) -> Result:
-        x, baselines = query.inputs.tensors, query.baselines
+        x, baselines = request.inputs.tensors, request.baselines
         if any(b.shape[0] != 1 for b in baselines):  # then all come with their inputs
             baselines = tuple(b.expand(t.shape) for b, t in zip(baselines, x, strict=True))
         unused = may_be_unused(grad_kwargs)
         pairs = BaselinePairRows(x, baselines, 1)
         found = self._of_pairs_inside(
-            query, pairs, custom_attribution_func, attribute_to_layer_input, unused
+            request, pairs, custom_attribution_func, attribute_to_layer_input, unused
         )
         values = tuple(v[:, 0] for v in found.values)
         return Result(values, convergence_delta=found.delta, form=found.inside.packed)
 
     def _of_pairs_inside(
         self,
-        query: Request,
+        request: Request,
         pairs: BaselinePairRows,
         custom_attribution_func: Combine | None,
         of_inputs: bool,
         unused: bool,
     ) -> _OfPairs:
         combine = self._combination(custom_attribution_func)
-        layers = self._layers(query, of_inputs)
+        layers = self._layers(request, of_inputs)
         inside = LayerPairs(layers, pairs, unused)
         with torch.inference_mode(False):
             try:
-                lift = self._lift(query, pairs, inside)
+                lift = self._lift(request, pairs, inside)
             except engine.Unused as error:
                 raise layers.unused(inside.layer_of(error.position)) from None
             multipliers = _by_input(lift.multipliers)
@@ -131,7 +131,7 @@ class LayerDeepLift(LayerAttribution, DeepLift):
             lift.check(added)
         assert lift.changes is not None
         delta = convergence_delta(values, lift.changes, torch.zeros_like(lift.changes))
-        shape = query.inputs.batch, pairs.repeats
+        shape = request.inputs.batch, pairs.repeats
         return _OfPairs([v.reshape(*shape, *v.shape[1:]) for v in values], delta, inside)
 
 
@@ -195,8 +195,8 @@ class LayerDeepLiftShap(LayerDeepLift, DeepLiftShap):
         Raises:
             ArgumentError, IndexError, RuntimeError: as :class:`LayerDeepLift`.
         """
-        query = self._query(inputs, baselines, target, additional_forward_args)
-        found = self._of_all(query, custom_attribution_func, attribute_to_layer_input)
+        request = self._query(inputs, baselines, target, additional_forward_args)
+        found = self._of_all(request, custom_attribution_func, attribute_to_layer_input)
         result = found.inside.packed([v.mean(1) for v in found.values])
         return (result, found.delta) if return_convergence_delta else result
 
@@ -204,20 +204,22 @@ class LayerDeepLiftShap(LayerDeepLift, DeepLiftShap):
 
     def _find(  # type: ignore[override]
         self,
-        query: Request,
+        request: Request,
         detailed: bool,
         custom_attribution_func: Combine | None,
         attribute_to_layer_input: bool,
     ) -> Result:
-        found = self._of_all(query, custom_attribution_func, attribute_to_layer_input)
+        found = self._of_all(request, custom_attribution_func, attribute_to_layer_input)
         return Result(
             tuple(v.mean(1) for v in found.values),
-            baseline_outputs=self._at_baselines(query).mean(1) if detailed else None,
-            convergence_delta=found.delta.reshape(query.inputs.batch, -1).mean(1),
+            baseline_outputs=self._at_baselines(request).mean(1) if detailed else None,
+            convergence_delta=found.delta.reshape(request.inputs.batch, -1).mean(1),
             form=found.inside.packed,
         )
 
-    def _of_all(self, query: Request, custom: Combine | None, of_inputs: bool) -> _OfPairs:
-        assert query.background is not None
-        pairs = BaselinePairRows(query.inputs.tensors, query.background, len(query.background[0]))
-        return self._of_pairs_inside(query, pairs, custom, of_inputs, False)
+    def _of_all(self, request: Request, custom: Combine | None, of_inputs: bool) -> _OfPairs:
+        assert request.background is not None
+        pairs = BaselinePairRows(
+            request.inputs.tensors, request.background, len(request.background[0])
+        )
+        return self._of_pairs_inside(request, pairs, custom, of_inputs, False)

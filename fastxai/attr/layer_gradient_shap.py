@@ -108,52 +108,52 @@ class LayerGradientShap(LayerAttribution, GradientShap):
             IndexError: the target is out of range.
             RuntimeError: the output does not depend on a layer.
         """
-        query = self._query(inputs, baselines, target, additional_forward_args)
+        request = self._query(inputs, baselines, target, additional_forward_args)
         options = n_samples, stdevs, attribute_to_layer_input, seed
-        found = self._sampled(query, *options, return_convergence_delta)
+        found = self._sampled(request, *options, return_convergence_delta)
         result = found.watched.packed(found.values)
         return (result, found.delta()) if return_convergence_delta else result
 
     def _find(  # type: ignore[override]
         self,
-        query: Request,
+        request: Request,
         detailed: bool,
         n_samples: int,
         stdevs: Any,
         attribute_to_layer_input: bool,
         seed: int | None,
     ) -> Result:
-        found = self._sampled(query, n_samples, stdevs, attribute_to_layer_input, seed, False)
+        found = self._sampled(request, n_samples, stdevs, attribute_to_layer_input, seed, False)
         starts = found.at_starts.mean(0)
         return Result(found.values, baseline_outputs=starts, form=found.watched.packed)
 
     def _sampled(
         self,
-        query: Request,
+        request: Request,
         n_samples: int,
         stdevs: Any,
         of_inputs: bool,
         seed: int | None,
         with_sums: bool,
     ) -> _Sampled:
-        x, background = query.inputs.tensors, query.background
+        x, background = request.inputs.tensors, request.background
         assert background is not None
-        count, noise = check_count(n_samples, "n_samples"), check_stdevs(stdevs, query.inputs)
+        count, noise = check_count(n_samples, "n_samples"), check_stdevs(stdevs, request.inputs)
         for i, (t, stdev) in enumerate(zip(x, noise, strict=True)):
             may_be = stdev == 0 or t.is_floating_point()
             name = f"stdevs[{i}]" if isinstance(stdevs, tuple) else "stdevs"
             check(may_be, name, "0 for inputs of {}, as noise is of fractions", stdev, t.dtype)
         seed = check_seed(seed)
-        layers = self._layers(query, of_inputs)
-        watched = Watched(query.model.forward_func, layers)
-        which, positions = drawn(query.inputs.batch, len(background[0]), count, seed, x[0].device)
-        at_inputs: Rows = InputRows(x, query.inputs.batch)
+        layers = self._layers(request, of_inputs)
+        watched = Watched(request.model.forward_func, layers)
+        which, positions = drawn(request.inputs.batch, len(background[0]), count, seed, x[0].device)
+        at_inputs: Rows = InputRows(x, request.inputs.batch)
         if any(noise):
             at_inputs = NoisyRows(x, None, noise, count, seed)
         at_baselines = Picked(x, background, which[: len(background[0])])
 
         with torch.inference_mode(False):
-            called, ends, at_ends = activations(query.model, watched, at_inputs, None, count)
+            called, ends, at_ends = activations(request.model, watched, at_inputs, None, count)
             _, found, at_starts = activations(called, watched, at_baselines, None, 0)
             starts = list(found)
             for i, (end, start) in enumerate(zip(ends, starts, strict=True)):
@@ -163,7 +163,7 @@ class LayerGradientShap(LayerAttribution, GradientShap):
                     layers.check_shape(layer, start.shape[1:], end.shape[1:])
                 else:  # of another shape in a call of more rows; it had better make no difference
                     starts[i] = torch.zeros_like(end[:1])
-            model = called.calling(Replaced(watched), (*x, *query.model.forward_args))
+            model = called.calling(Replaced(watched), (*x, *request.model.forward_args))
             rows = Between(tuple(starts), ends, positions)
             sums = torch.zeros(positions.shape, dtype=torch.float64, device=rows.device)
             add = _Products(rows, self._multiply_by_inputs, sums if with_sums else None)

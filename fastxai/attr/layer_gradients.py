@@ -53,25 +53,25 @@ class LayerActivation(LayerAttribution):
         Raises:
             ArgumentError: an argument is not as above; the message names it.
         """
-        query = self._query(inputs, None, None, additional_forward_args)
-        found = self._find(query, False, attribute_to_layer_input)
+        request = self._query(inputs, None, None, additional_forward_args)
+        found = self._find(request, False, attribute_to_layer_input)
         assert found.form is not None
         return found.form(found.values)
 
     def _find(  # type: ignore[override]
-        self, query: Request, detailed: bool, attribute_to_layer_input: bool
+        self, request: Request, detailed: bool, attribute_to_layer_input: bool
     ) -> Result:
         watched = Answerless(
-            query.model.forward_func, self._layers(query, attribute_to_layer_input)
+            request.model.forward_func, self._layers(request, attribute_to_layer_input)
         )
-        model = query.model.calling(watched, query.model.forward_args)
+        model = request.model.calling(watched, request.model.forward_args)
         with torch.inference_mode(False):
-            engine.values(model, InputRows(query.inputs.tensors, model.batch, together=True))
+            engine.values(model, InputRows(request.inputs.tensors, model.batch, together=True))
         return Result(watched.flat, form=watched.packed)
 
     @staticmethod
-    def _outputs(query: Request, tensors: tuple[Tensor, ...]) -> Tensor:
-        return engine.values(query.model, InputRows(tensors, query.inputs.batch))[0]
+    def _outputs(request: Request, tensors: tuple[Tensor, ...]) -> Tensor:
+        return engine.values(request.model, InputRows(tensors, request.inputs.batch))[0]
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -135,20 +135,20 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
             IndexError: the target is out of range.
             RuntimeError: the output does not depend on a layer.
         """
-        query = self._query(inputs, None, target, additional_forward_args)
-        found = self._find(query, False, attribute_to_layer_input, grad_kwargs)
+        request = self._query(inputs, None, target, additional_forward_args)
+        found = self._find(request, False, attribute_to_layer_input, grad_kwargs)
         assert found.form is not None
         return found.form(found.values)
 
     def _find(  # type: ignore[override]
         self,
-        query: Request,
+        request: Request,
         detailed: bool,
         attribute_to_layer_input: bool,
         grad_kwargs: dict[str, Any] | None,
     ) -> Result:
         unused = may_be_unused(grad_kwargs)
-        recorded, gradients = self._gradients(query, attribute_to_layer_input, unused)
+        recorded, gradients = self._gradients(request, attribute_to_layer_input, unused)
         values = recorded.flat
         if self._memory_efficient:
             values, gradients = (tuple(t.cpu() for t in ts) for ts in (values, gradients))
@@ -220,9 +220,9 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
             IndexError: the target is out of range.
             RuntimeError: the output does not depend on the layer.
         """
-        query = self._query(inputs, None, target, additional_forward_args)
+        request = self._query(inputs, None, target, additional_forward_args)
         found = self._find(
-            query,
+            request,
             False,
             attribute_to_layer_input,
             relu_attributions,
@@ -234,7 +234,7 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
 
     def _find(  # type: ignore[override]
         self,
-        query: Request,
+        request: Request,
         detailed: bool,
         attribute_to_layer_input: bool,
         relu_attributions: bool,
@@ -242,7 +242,7 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
         grad_kwargs: dict[str, Any] | None,
     ) -> Result:
         unused = may_be_unused(grad_kwargs)
-        recorded, gradients = self._gradients(query, attribute_to_layer_input, unused)
+        recorded, gradients = self._gradients(request, attribute_to_layer_input, unused)
         values = recorded.flat
         for y in values:
             recorded.layers.check_channels(0, y)

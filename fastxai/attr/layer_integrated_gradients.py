@@ -103,9 +103,9 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
             IndexError: the target is out of range.
             RuntimeError: the output does not depend on a layer.
         """
-        query = self._query(inputs, baselines, target, additional_forward_args)
+        request = self._query(inputs, baselines, target, additional_forward_args)
         found = self._find(
-            query,
+            request,
             False,
             n_steps,
             method,
@@ -119,7 +119,7 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
 
     def _find(  # type: ignore[override]
         self,
-        query: Request,
+        request: Request,
         detailed: bool,
         n_steps: int,
         method: str,
@@ -127,19 +127,19 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
         attribute_to_layer_input: bool,
         grad_kwargs: dict[str, Any] | None,
     ) -> Result:
-        alphas, weights = quadrature.rule(method, n_steps, query.inputs.tensors[0].device)
+        alphas, weights = quadrature.rule(method, n_steps, request.inputs.tensors[0].device)
         limit = check_limit(internal_batch_size, argument="internal_batch_size")
         unused = may_be_unused(grad_kwargs)
-        layers = self._layers(query, attribute_to_layer_input)
-        watched = Watched(query.model.forward_func, layers)
-        x, extra = query.inputs.tensors, query.model.forward_args
+        layers = self._layers(request, attribute_to_layer_input)
+        watched = Watched(request.model.forward_func, layers)
+        x, extra = request.inputs.tensors, request.model.forward_args
 
         with torch.inference_mode(False):
             rows, starts = (
-                InputRows(x, query.inputs.batch),
-                InputRows(query.baselines, query.inputs.batch),
+                InputRows(x, request.inputs.batch),
+                InputRows(request.baselines, request.inputs.batch),
             )
-            called, found, outputs = activations(query.model, watched, rows, limit, n_steps)
+            called, found, outputs = activations(request.model, watched, rows, limit, n_steps)
             _, at_start, baseline_outputs = activations(called, watched, starts, limit, 0)
             y, baseline = tuple([t[0] for t in found]), tuple([t[0] for t in at_start])
             outputs, baseline_outputs = outputs[0], baseline_outputs[0]

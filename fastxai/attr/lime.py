@@ -151,9 +151,9 @@ class Lime(LimeBase):
             ArgumentError, IndexError: as :class:`FeatureAblation` and :class:`LimeBase`; or all
                 weights of an example are zero.
         """
-        query = self._query(inputs, baselines, target, additional_forward_args)
+        request = self._query(inputs, baselines, target, additional_forward_args)
         found = self._find(
-            query,
+            request,
             False,
             feature_mask,
             n_samples,
@@ -164,11 +164,11 @@ class Lime(LimeBase):
             max_samples,
             seed,
         )
-        return query.inputs.pack(found.values) if return_input_shape else found.values[0]
+        return request.inputs.pack(found.values) if return_input_shape else found.values[0]
 
     def _find(  # type: ignore[override]
         self,
-        query: Request,
+        request: Request,
         detailed: bool,
         feature_mask: Any,
         n_samples: int | str,
@@ -179,7 +179,7 @@ class Lime(LimeBase):
         max_samples: int | None,
         seed: int | None,
     ) -> Result:
-        groups = check_feature_mask(feature_mask, query.inputs)
+        groups = check_feature_mask(feature_mask, request.inputs)
         amount = (n_samples, tolerance, max_samples)
         budget = check_budget(*amount, _MOST_SAMPLES * groups.count)
         limit = check_limit(perturbations_per_eval)
@@ -199,31 +199,33 @@ class Lime(LimeBase):
             repr(n_samples),
         )
         # What is the user's own may want to see all groups.
-        varies = groups_that_vary(query, groups) if is_known and is_linear else None
+        varies = groups_that_vary(request, groups) if is_known and is_linear else None
 
         rows = lambda m: check_budget(*amount, _MOST_SAMPLES * m).most  # noqa: E731
         divided = varies is not None or budget.is_open or not is_known
-        outputs = self._outputs_at_inputs(query, limit, budget.most, divided)  # [B, *C]
-        check_groups_for_batch(query, groups)
-        start = _by_problem(outputs[None], query)[0]  # [P, C]
+        outputs = self._outputs_at_inputs(request, limit, budget.most, divided)  # [B, *C]
+        check_groups_for_batch(request, groups)
+        start = _by_problem(outputs[None], request)[0]  # [P, C]
 
-        def sample(query: Request, groups: FeatureGroups, start: Tensor, progress: Bar) -> Sampled:
+        def sample(
+            request: Request, groups: FeatureGroups, start: Tensor, progress: Bar
+        ) -> Sampled:
             m = groups.count
             budget = check_budget(*amount, _MOST_SAMPLES * m)
             if is_known and is_linear and not is_wide(budget.most, m):
                 assert seed is not None
                 near = _Near(self, groups, start, limit, seed, keeps=detailed or budget.is_open)
-                return in_rounds(near, query, start, budget, _FIRST_SAMPLES * m, progress)
+                return in_rounds(near, request, start, budget, _FIRST_SAMPLES * m, progress)
             n = budget.most
             bits = foldover_hadamard(m, n, check_seed(seed)) if drawn else None
             if is_known and bits is not None:
-                found = self._fit_coalitions(query, groups, bits, start, limit, progress)
+                found = self._fit_coalitions(request, groups, bits, start, limit, progress)
             else:
-                found = self._fit_samples(query, groups, bits, n, start, limit, progress)
+                found = self._fit_samples(request, groups, bits, n, start, limit, progress)
             return Sampled(found, torch.full((len(start),), n))
 
         title = self._title(show_progress)
-        sampled = by_players(query, groups, varies, start, sample, rows, title, budget.tolerance)
+        sampled = by_players(request, groups, varies, start, sample, rows, title, budget.tolerance)
 
         def arrange(values: Tensor | None) -> Any:  # [M, P, C]
             if values is None:
@@ -235,16 +237,16 @@ class Lime(LimeBase):
         return Result(
             arrange(sampled.values),
             outputs,
-            self._at_baselines(query, limit),
+            self._at_baselines(request, limit),
             standard_errors=arrange(sampled.errors),
             samples=sampled.samples,
-            players=counted(query, varies, len(start), groups.count) if drawn else None,
+            players=counted(request, varies, len(start), groups.count) if drawn else None,
             reached=sampled.reached,
         )
 
     def _fit_coalitions(
         self,
-        query: Request,
+        request: Request,
         groups: FeatureGroups,
         bits: Tensor,  # [N, W]
         start: Tensor,  # [P, C]: about how large the values are
@@ -254,15 +256,15 @@ class Lime(LimeBase):
         """The coefficients, from values that are all kept."""
         start = start.to(groups.masks[0].device, torch.float64)
         local = LocalRegression(
-            bits, groups.count, _weigher(self.similarity_func, query, groups), start
+            bits, groups.count, _weigher(self.similarity_func, request, groups), start
         )
         kept = start.new_empty(len(bits), *start.shape)
 
         def add(values: Tensor, repeats: slice, examples: slice) -> None:
-            problems = slice(0, 1) if query.model.whole_batch else examples
-            kept[repeats, problems] = _by_problem(values, query).to(kept)
+            problems = slice(0, 1) if request.model.whole_batch else examples
+            kept[repeats, problems] = _by_problem(values, request).to(kept)
 
-        self._stream(query, coalition_rows(query, groups, bits), add, limit, progress)
+        self._stream(request, coalition_rows(request, groups, bits), add, limit, progress)
         z = unpack(bits, groups.count).to(start.device)
         found = [
             self._coefficients(_Samples(z, local.weights(slice(p, p + 1))[:, 0], kept[:, p]))
@@ -272,7 +274,7 @@ class Lime(LimeBase):
 
     def _fit_samples(
         self,
-        query: Request,
+        request: Request,
         groups: FeatureGroups,
         bits: Tensor | None,  # [N, W]; None where perturb_func draws
         n: int,
@@ -282,13 +284,13 @@ class Lime(LimeBase):
     ) -> Tensor:  # [M, P, C]
         """The coefficients, with samples drawn or weighed one by one by functions of the user."""
         check(
-            not query.model.rows_interact,
+            not request.model.rows_interact,
             "similarity_func" if self.perturb_func is fair_coins else "perturb_func",
             "None, or a forward_func with rows that do not influence one another, as functions of "
             "your own are called for one example at a time",
             "a function",
         )
-        device = query.inputs.tensors[0].device
+        device = request.inputs.tensors[0].device
         ids = _shifted_ids(groups, device)
         perturb = self.perturb_func
         if bits is not None:
@@ -296,11 +298,11 @@ class Lime(LimeBase):
             perturb = lambda inputs, **kwargs: (z for z in drawn)  # noqa: E731
         found = torch.empty(groups.count, *start.shape, dtype=torch.float64, device=device)
         for p in range(len(start)):
-            one = query if len(start) == 1 else query.of(slice(p, p + 1))
+            one = request if len(start) == 1 else request.of(slice(p, p + 1))
             masks = tuple(ids[part(mask, slice(p, p + 1)).long()] for mask in groups.masks)
             kwargs = {
-                "baselines": query.inputs.pack(one.baselines),
-                "feature_mask": query.inputs.pack(masks),
+                "baselines": request.inputs.pack(one.baselines),
+                "feature_mask": request.inputs.pack(masks),
                 "num_interp_features": int(ids[-1]) + 1,
             }
             samples = self._evaluate(one, perturb, kwargs, n, limit, progress)
@@ -377,11 +379,11 @@ class _Near:
         self._kept = self._start.new_empty(0, *start.shape) if keeps else None
         self._fit: LocalRegression
 
-    def ask(self, query: Request, taken: slice, problems: Tensor, progress: Bar) -> None:
+    def ask(self, request: Request, taken: slice, problems: Tensor, progress: Bar) -> None:
         m, groups = self.groups_for_all.count, self.groups_for_all.of(problems)
         bits = foldover_hadamard(m, taken.stop, self._seed)
-        weigh = _weigher(self._lime.similarity_func, query, groups)
-        self._fit = LocalRegression(bits, m, weigh, self._start[problems], query.rows)
+        weigh = _weigher(self._lime.similarity_func, request, groups)
+        self._fit = LocalRegression(bits, m, weigh, self._start[problems], request.rows)
         new = self._start.new_empty(0)
         if self._kept is not None:
             if taken.start:
@@ -392,22 +394,22 @@ class _Near:
             )
 
         def add(values: Tensor, repeats: slice, examples: slice) -> None:
-            some = slice(0, 1) if query.model.whole_batch else examples
-            values = _by_problem(values, query)
+            some = slice(0, 1) if request.model.whole_batch else examples
+            values = _by_problem(values, request)
             rows = slice(taken.start + repeats.start, taken.start + repeats.stop)
             self._fit.add(values, rows, some)
             if self._kept is not None:
                 new[repeats, some] = values.to(new)
 
-        rows = coalition_rows(query, groups, bits[taken])
-        self._lime._stream(query, rows, add, self._limit, progress)
+        rows = coalition_rows(request, groups, bits[taken])
+        self._lime._stream(request, rows, add, self._limit, progress)
         if self._kept is not None:
             all_new = self._start.new_empty(len(new), *self._start.shape)
             all_new[:, problems] = new
             self._kept = torch.cat([self._kept, all_new])
 
     def estimate(
-        self, query: Request, n: int, problems: Tensor
+        self, request: Request, n: int, problems: Tensor
     ) -> tuple[Tensor, Tensor | None]:  # [M, k, C]
         model = self._lime.interpretable_model
         found = self._fit.solve(model)  # [k, M, C]
@@ -417,15 +419,15 @@ class _Near:
         return found.transpose(0, 1), errors.transpose(0, 1)
 
 
-def _by_problem(values: Tensor, query: Request) -> Tensor:  # [n, b, *C] -> [n, p, C]
+def _by_problem(values: Tensor, request: Request) -> Tensor:  # [n, b, *C] -> [n, p, C]
     """Outputs by example; if the model answers for the batch, all of them for one problem."""
-    if query.model.whole_batch:
+    if request.model.whole_batch:
         return values.flatten(1)[:, None]
     return values.reshape(*values.shape[:2], values.shape[2:].numel())
 
 
 def _weigher(
-    kernel: ExpKernel, query: Request, groups: FeatureGroups
+    kernel: ExpKernel, request: Request, groups: FeatureGroups
 ) -> Callable[[Tensor, slice], Tensor]:
     """How much coalitions z [n, M] weigh for each of these problems p: (z, p) -> [n, p].
 
@@ -434,15 +436,15 @@ def _weigher(
     """
 
     def sums(product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:  # [P, M] float64
-        total = query.inputs.tensors[0].new_zeros(
-            query.inputs.batch, groups.count, dtype=torch.float64
+        total = request.inputs.tensors[0].new_zeros(
+            request.inputs.batch, groups.count, dtype=torch.float64
         )
-        for x, b, mask in zip(query.inputs.tensors, query.baselines, groups.masks, strict=True):
+        for x, b, mask in zip(request.inputs.tensors, request.baselines, groups.masks, strict=True):
             values = product(in_float64(x), in_float64(b)).expand(x.shape)
             rows = (len(x), x.shape[1:].numel())
             players = mask.long().reshape(len(mask), rows[1]).expand(rows)
             total.scatter_add_(1, players, values.reshape(rows))
-        return total.sum(0, keepdim=True) if query.model.whole_batch else total
+        return total.sum(0, keepdim=True) if request.model.whole_batch else total
 
     if kernel.distance_mode == "euclidean":
         apart = sums(lambda x, b: squares(x - b))

@@ -150,12 +150,12 @@ class NoiseTunnel(Attribution):
         values = self.attribute(**options)
         seconds = time.perf_counter() - started
         asked = (options.get(name) for name in ("target", "additional_forward_args"))
-        query = self._query(options["inputs"], None, *asked)
+        request = self._query(options["inputs"], None, *asked)
         return Explanation(
             values=values,
-            outputs=engine.values(query.model, InputRows(query.inputs.tensors, query.inputs.batch))[
-                0
-            ],
+            outputs=engine.values(
+                request.model, InputRows(request.inputs.tensors, request.inputs.batch)
+            )[0],
             baseline_outputs=None,
             convergence_delta=None,
             standard_errors=None,
@@ -193,7 +193,7 @@ class NoiseTunnel(Attribution):
         options = method._options(None, **samples.arguments)
         del options["inputs"]
         asked = (options.pop(name) for name in ("target", "additional_forward_args"))
-        query = method._query(x.pack(x.tensors), None, *asked)
+        request = method._query(x.pack(x.tensors), None, *asked)
         smoothing = _Smoothing(nt_type, samples.batch)
 
         def add(sums: list[Tensor], found: engine.Gradients) -> list[Tensor]:
@@ -202,7 +202,7 @@ class NoiseTunnel(Attribution):
             return smoothing.add(sums, values, found.examples, found.repeats.start == 0)
 
         most = None if limit is None else limit * samples.batch
-        sums = engine.gradient_sum(query.model, samples.noisy, add, most)
+        sums = engine.gradient_sum(request.model, samples.noisy, add, most)
         return x.pack(smoothing.result(list(sums), samples.count))
 
     def _model(self, samples: _Samples) -> Model:

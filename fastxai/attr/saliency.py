@@ -21,8 +21,8 @@ class OfGradient(GradientAttribution):
 
     _row_by_row = False
 
-    def _values(self, query: Request, **options: Any) -> tuple[Tensor, ...]:
-        pairs = zip(gradient(query), query.inputs.tensors, strict=True)
+    def _values(self, request: Request, **options: Any) -> tuple[Tensor, ...]:
+        pairs = zip(gradient(request), request.inputs.tensors, strict=True)
         return tuple([self.of_gradient(g, x, **options) for g, x in pairs])
 
     def of_gradient(self, gradient: Tensor, x: Tensor, **options: Any) -> Tensor:
@@ -60,8 +60,8 @@ class Saliency(OfGradient):
         Raises:
             ArgumentError, IndexError, RuntimeError: as :class:`IntegratedGradients`.
         """
-        query = self._query(inputs, None, target, additional_forward_args)
-        return query.inputs.pack(self._values(query, abs=abs))
+        request = self._query(inputs, None, target, additional_forward_args)
+        return request.inputs.pack(self._values(request, abs=abs))
 
     def of_gradient(self, gradient: Tensor, x: Tensor, abs: bool) -> Tensor:  # type: ignore[override]
         return gradient.abs() if abs else gradient
@@ -95,8 +95,8 @@ class InputXGradient(OfGradient):
         Raises:
             ArgumentError, IndexError, RuntimeError: as :class:`IntegratedGradients`.
         """
-        query = self._query(inputs, None, target, additional_forward_args)
-        return query.inputs.pack(self._values(query))
+        request = self._query(inputs, None, target, additional_forward_args)
+        return request.inputs.pack(self._values(request))
 
     def of_gradient(self, gradient: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
         return gradient * x
@@ -109,10 +109,10 @@ class InputXGradient(OfGradient):
         return input_x_gradient
 
 
-def gradient(query: Request) -> tuple[Tensor, ...]:
+def gradient(request: Request) -> tuple[Tensor, ...]:
     """∂F/∂x at the inputs, each [B, *F_i], in the inputs' dtypes."""
-    rows = InputRows(query.inputs.tensors, query.inputs.batch)
-    return tuple([g[0] for g in engine.gradients(query.model, rows)])
+    rows = InputRows(request.inputs.tensors, request.inputs.batch)
+    return tuple([g[0] for g in engine.gradients(request.model, rows)])
 
 
 def saliency(question: TracedRequest, abs: bool) -> Answer:

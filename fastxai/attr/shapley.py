@@ -75,28 +75,28 @@ class ShapleyValues(PerturbationAttribution):
         Raises:
             ArgumentError, IndexError: as :class:`FeatureAblation`.
         """
-        query = self._query(inputs, baselines, target, additional_forward_args)
-        found = self._find(query, False, feature_mask, perturbations_per_eval, show_progress)
-        return query.inputs.pack(found.values)
+        request = self._query(inputs, baselines, target, additional_forward_args)
+        found = self._find(request, False, feature_mask, perturbations_per_eval, show_progress)
+        return request.inputs.pack(found.values)
 
     def _find(  # type: ignore[override]
         self,
-        query: Request,
+        request: Request,
         detailed: bool,
         feature_mask: Any,
         perturbations_per_eval: int | None,
         show_progress: bool,
     ) -> Result:
-        groups = check_feature_mask(feature_mask, query.inputs)
-        varies = groups_that_vary(query, groups)
-        most = most_players(query, varies, groups.count)
+        groups = check_feature_mask(feature_mask, request.inputs)
+        varies = groups_that_vary(request, groups)
+        most = most_players(request, varies, groups.count)
         _check_few_enough(most)
-        limit = check_limit(perturbations_per_eval, query.inputs.batch)
+        limit = check_limit(perturbations_per_eval, request.inputs.batch)
 
-        outputs = self._outputs_at_inputs(query, limit, 1 << most, varies is not None)
-        check_groups_for_batch(query, groups)
+        outputs = self._outputs_at_inputs(request, limit, 1 << most, varies is not None)
+        check_groups_for_batch(request, groups)
         sampled = by_players(
-            query,
+            request,
             groups,
             varies,
             outputs,
@@ -104,13 +104,13 @@ class ShapleyValues(PerturbationAttribution):
             lambda m: 1 << m,
             self._title(show_progress),
         )
-        players = counted(query, varies, len(outputs), groups.count) if detailed else None
+        players = counted(request, varies, len(outputs), groups.count) if detailed else None
         return _found(groups, sampled, outputs, players)
 
     def _enumerate(
         self,
         limit: int | None,
-        query: Request,
+        request: Request,
         groups: FeatureGroups,
         outputs: Tensor,  # [P, *C]
         progress: Bar,
@@ -118,7 +118,7 @@ class ShapleyValues(PerturbationAttribution):
         m = groups.count
         _check_few_enough(m)  # for what cannot be divided these are the players of all examples
         bits = coalition_bits.all_coalitions(m)
-        rows = coalition_rows(query, groups, bits)
+        rows = coalition_rows(request, groups, bits)
         sizes = coalition_bits.subset_sizes(bits)
         # What a coalition of each size counts for a player outside it: it is one of those that a
         # player of M may join, of which all have C(M - 1, size), and each of M sizes weighs alike.
@@ -139,7 +139,7 @@ class ShapleyValues(PerturbationAttribution):
             if repeats.start == 0:  # the first coalition is the empty one
                 empty[examples] = y[0].to(torch.float64)
 
-        self._stream(query, rows, add, limit, progress)
+        self._stream(request, rows, add, limit, progress)
         return Sampled(phi, torch.full((len(outputs),), 1 << m), empty=empty)
 
 
@@ -196,9 +196,9 @@ class ShapleyValueSampling(ShapleyValues):
         Raises:
             ArgumentError, IndexError: as :class:`FeatureAblation`.
         """
-        query = self._query(inputs, baselines, target, additional_forward_args)
+        request = self._query(inputs, baselines, target, additional_forward_args)
         found = self._find(
-            query,
+            request,
             False,
             feature_mask,
             n_samples,
@@ -208,11 +208,11 @@ class ShapleyValueSampling(ShapleyValues):
             max_samples,
             seed,
         )
-        return query.inputs.pack(found.values)
+        return request.inputs.pack(found.values)
 
     def _find(  # type: ignore[override]
         self,
-        query: Request,
+        request: Request,
         detailed: bool,
         feature_mask: Any,
         n_samples: int | str,
@@ -222,28 +222,28 @@ class ShapleyValueSampling(ShapleyValues):
         max_samples: int | None,
         seed: int | None,
     ) -> Result:
-        groups = check_feature_mask(feature_mask, query.inputs)
+        groups = check_feature_mask(feature_mask, request.inputs)
         budget = check_budget(n_samples, tolerance, max_samples, _MOST_ORDERS)
-        limit = check_limit(perturbations_per_eval, query.inputs.batch)
+        limit = check_limit(perturbations_per_eval, request.inputs.batch)
         seed = check_seed(seed)
 
-        varies = groups_that_vary(query, groups)
+        varies = groups_that_vary(request, groups)
 
         rows = lambda m: budget.most * (m - 1)  # noqa: E731
         to_come = budget.most * groups.count
         divided = varies is not None or budget.is_open
-        full = self._outputs_at_inputs(query, limit, to_come, divided)
-        check_groups_for_batch(query, groups)
+        full = self._outputs_at_inputs(request, limit, to_come, divided)
+        check_groups_for_batch(request, groups)
 
-        def sample(query: Request, groups: FeatureGroups, full: Tensor, progress: Bar) -> Sampled:
-            empty = self._at_baselines(query, limit)
+        def sample(request: Request, groups: FeatureGroups, full: Tensor, progress: Bar) -> Sampled:
+            empty = self._at_baselines(request, limit)
             orders = _Orders(self, groups, full, empty, limit, seed, detailed or budget.is_open)
-            sampled = in_rounds(orders, query, full, budget, _FIRST_ORDERS, progress)
+            sampled = in_rounds(orders, request, full, budget, _FIRST_ORDERS, progress)
             return replace(sampled, empty=empty.to(torch.float64).reshape(_columns(empty)))
 
         title = self._title(show_progress)
-        sampled = by_players(query, groups, varies, full, sample, rows, title, budget.tolerance)
-        players = counted(query, varies, len(full), groups.count) if detailed else None
+        sampled = by_players(request, groups, varies, full, sample, rows, title, budget.tolerance)
+        players = counted(request, varies, len(full), groups.count) if detailed else None
         return _found(groups, sampled, full, players)
 
 
@@ -265,10 +265,10 @@ class _Orders:
         self._gains = self._full.new_zeros(groups.count, *self._full.shape)  # Σ, [M, P, C]
         self._spread = _Spread(self._gains) if wants_errors else None
 
-    def ask(self, query: Request, taken: slice, problems: Tensor, progress: Bar) -> None:
+    def ask(self, request: Request, taken: slice, problems: Tensor, progress: Bar) -> None:
         m, groups = self._groups.count, self._groups.of(problems)
         orders = sampling.permutations(m, taken.stop, self._seed)[taken]  # [n, M]
-        rows = coalition_rows(query, groups, sampling.prefixes(orders), orders)
+        rows = coalition_rows(request, groups, sampling.prefixes(orders), orders)
         orders = orders.to(rows.device)
         joined, joins = (
             orders[:, :-1].flatten(),
@@ -289,13 +289,13 @@ class _Orders:
             if self._spread:
                 kept[repeats, examples] = y
 
-        self._method._stream(query, rows, add, self._limit, progress)
+        self._method._stream(request, rows, add, self._limit, progress)
         self._gains[:, problems] += gains
         if self._spread:
             self._spread.add(_by_pair(orders, empty, kept, full), problems)
 
     def estimate(
-        self, query: Request, n: int, problems: Tensor
+        self, request: Request, n: int, problems: Tensor
     ) -> tuple[Tensor, Tensor | None]:  # [M, k, C]
         errors = self._spread.standard_errors(problems) if self._spread else None
         return self._gains[:, problems] / n, errors

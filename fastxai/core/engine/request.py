@@ -51,7 +51,7 @@ def _of(examples: slice | Tensor, tensors: tuple[Tensor, ...]) -> tuple[Tensor, 
 def check_no_nan(
     outputs: Tensor,  # [r, b, *C], of the examples from start on
     start: int,
-    query: Request | None = None,
+    request: Request | None = None,
 ) -> None:
     """An error that names the row if an output is NaN; a warning if one is infinite."""
     if not outputs.is_floating_point():
@@ -69,17 +69,17 @@ def check_no_nan(
         found = odd.any(1).nonzero()[:, 0] + start
         if len(found) == 0:  # a sum of numbers may be infinite without any
             continue
-        rows = found if query is None or query.rows is None else query.rows[found]
-        _tell(rows.tolist(), is_refused, query)
+        rows = found if request is None or request.rows is None else request.rows[found]
+        _tell(rows.tolist(), is_refused, request)
 
 
-def _tell(rows: list[int], are_nan: bool, query: Request | None) -> None:
+def _tell(rows: list[int], are_nan: bool, request: Request | None) -> None:
     """That the outputs for these rows are NaN, or infinite, once for each row of a question."""
-    whole = query is not None and query.model.whole_batch
+    whole = request is not None and request.model.whole_batch
     if are_nan:
         which = "the batch of inputs" if whole else f"row {rows[0]} of the inputs"
         raise ArgumentError(f"forward_func: expected numbers, got NaN for {which}")
-    told = set() if query is None else query.infinite
+    told = set() if request is None else request.infinite
     new = [-1] if whole else rows
     new = [row for row in new if row not in told]
     told.update(new)
