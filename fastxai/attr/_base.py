@@ -236,7 +236,7 @@ class Attribution:
         return False
 
     def _program_options(self, options: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of ``attribute`` as the program takes them, beside those of a question."""
+        """The arguments of ``attribute`` as the program takes them, beside those of a request."""
         check(not rest, next(iter(rest), ""), "no such argument", "one")
         if self._draws_baselines:
             options["background"] = options.pop("baselines")
@@ -374,7 +374,7 @@ class PerturbationAttribution(Attribution):
         """f(x), [B, *C]; tells whether the model answers for the batch, and so comes first.
 
         Args:
-            request: the question.
+            request: the request.
             limit: rows a call at most; None to choose for speed.
             to_come: about how many rows of each example will be asked afterwards.
             divided: whether examples are to be asked about apart from each other: then it is found

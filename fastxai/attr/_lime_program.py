@@ -25,7 +25,7 @@ from ..core.program.program import (
 
 
 def lime(
-    question: TracedRequest,
+    request: TracedRequest,
     rows: Replaced,  # by the features of players that are not in a coalition
     present: Tensor,  # [N, M] bool: the players in each of these coalitions, and at last all
     groups: FeatureGroups,  # one grouping for all examples
@@ -35,9 +35,9 @@ def lime(
     standard_errors: bool,
 ) -> Answer:
     """The coefficients of a linear fit to the outputs, weighed by how near a coalition's row is."""
-    outputs, values = values_of(question, rows)
+    outputs, values = values_of(request, rows)
     x = present[:-1].to(torch.float64)  # [N - 1, M]
-    w = _similarities(question, kernel, x, groups)  # [B, N - 1]
+    w = _similarities(request, kernel, x, groups)  # [B, N - 1]
     y = values[:-1].to(torch.float64) - values[-1].to(torch.float64)
     y = y.reshape(x.shape[0], -1, values.shape[2:].numel()).transpose(0, 1)  # [B, N, C]
 
@@ -83,16 +83,16 @@ def _pseudo_inverse(gram: Tensor) -> Tensor:
 
 
 def _similarities(
-    question: TracedRequest, kernel: ExpKernel, x: Tensor, groups: FeatureGroups
+    request: TracedRequest, kernel: ExpKernel, x: Tensor, groups: FeatureGroups
 ) -> Tensor:  # [B, N]
     """What the coalitions weigh; distances follow from sums over each group."""
 
     def sums(product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:  # [B, M]
-        total = x.new_zeros(question.batch, groups.count)
-        triples = zip(question.inputs, question.baselines, groups.masks, strict=True)
+        total = x.new_zeros(request.batch, groups.count)
+        triples = zip(request.inputs, request.baselines, groups.masks, strict=True)
         for given, baseline, mask in triples:
             values = product(_float64(given), _float64(baseline))
-            values = values.expand(given.shape).reshape(question.batch, -1)
+            values = values.expand(given.shape).reshape(request.batch, -1)
             total = total.index_add(1, mask.flatten().long(), values)
         return total
 

@@ -30,7 +30,7 @@ def is_ragged(inputs: tuple[Any, ...]) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class RaggedQuery(Request):
-    """A question about one example that is the whole call; ``given`` is what the user passed."""
+    """A request about one example that is the whole call; ``given`` is what the user passed."""
 
     given: Inputs  # each [n_i, *F_i]
 
@@ -125,7 +125,7 @@ class RaggedQuery(Request):
         orders: Callable[[int, int], Tensor],  # for G groups, of n rows, [G, n] int64
         perm_func: Callable[[Tensor, Tensor], Tensor] | None,
     ) -> RaggedQuery:
-        """The question with baselines that shuffle a group among the rows of each tensor.
+        """The request with baselines that shuffle a group among the rows of each tensor.
 
         As no two groups share a feature, one tensor holds for each feature the value that it has
         when its group is shuffled. Groups with a part in a tensor of one row stay as they are.

@@ -294,7 +294,7 @@ class FeaturePermutation(FeatureAblation):
 
     Args:
         forward_func: as for every method.
-        perm_func: takes the inputs [B, *F] and a boolean mask of the features in question, [1, *F]
+        perm_func: takes the inputs [B, *F] and a boolean mask of the features in request, [1, *F]
             or [B, *F], and returns the inputs with these shuffled. None: a random permutation other
             than the identity.
     """
@@ -431,23 +431,23 @@ def _shuffles(count: int, batch: int, seed: int) -> Tensor:  # [count, B] int64
 
 
 def feature_ablation(
-    question: TracedRequest,
+    request: TracedRequest,
     rows: Replaced,  # by one group after the other
     groups: FeatureGroups,
 ) -> Answer:
     """f(x) − f(x without a group), for every group."""
-    outputs, values = values_of(question, rows)
+    outputs, values = values_of(request, rows)
     found = flatten_outputs(groups.spread(_drops(values)), values[-1])
     return Answer(outputs, found, magnitude=magnitude_of(values))
 
 
 def occlusion(
-    question: TracedRequest,
+    request: TracedRequest,
     rows: Replaced,  # by one window after the other
     windows: tuple[Windows, ...],
 ) -> Answer:
     """For every feature the mean of f(x) − f(x without a window) over the windows that cover it."""
-    outputs, values = values_of(question, rows)
+    outputs, values = values_of(request, rows)
     drops = _drops(values).to(result_dtype(values)).split([w.count for w in windows], dim=-1)
     spread = tuple(w.spread(drop) for w, drop in zip(windows, drops, strict=True))
     return Answer(outputs, flatten_outputs(spread, values[-1]), magnitude=magnitude_of(values))

@@ -348,44 +348,44 @@ def contributions(
     return tuple(m * (x - baseline) for m, x, baseline in triples)
 
 
-def deep_lift(question: TracedRequest, combine: Combine, eps: float) -> Answer:
+def deep_lift(request: TracedRequest, combine: Combine, eps: float) -> Answer:
     """Multipliers ∘ (x − x'), and how far their sum is from F(x) − F(x')."""
-    x = question.inputs
-    baselines = tuple(b.expand_as(a) for b, a in zip(question.baselines, x, strict=True))
-    one_for_all = all(b.shape[0] == 1 for b in question.baselines)
-    against = question.baselines if one_for_all and question.apart is None else baselines
-    outputs, chosen, multipliers = _multipliers(question, x, against, eps)
+    x = request.inputs
+    baselines = tuple(b.expand_as(a) for b, a in zip(request.baselines, x, strict=True))
+    one_for_all = all(b.shape[0] == 1 for b in request.baselines)
+    against = request.baselines if one_for_all and request.apart is None else baselines
+    outputs, chosen, multipliers = _multipliers(request, x, against, eps)
     found = combine(multipliers, x, baselines)
-    at_baselines = question.choice(outputs)(question.outputs(*(b.clone() for b in baselines)))
+    at_baselines = request.choice(outputs)(request.outputs(*(b.clone() for b in baselines)))
     return Answer(outputs, found, _sums(found) - (chosen - at_baselines).reshape(-1))
 
 
 def deep_lift_shap(
-    question: TracedRequest,
+    request: TracedRequest,
     background: tuple[Tensor, ...],  # each [K, *F_i]
     combine: Combine,
     eps: float,
 ) -> Answer:
     """The mean over the background, and for each pair how far its sum is from F(x) − F(x')."""
-    count, batch = background[0].shape[0], question.batch
-    x = tuple(a.repeat(count, *[1] * (a.dim() - 1)) for a in question.inputs)  # [K * B, *F_i]
+    count, batch = background[0].shape[0], request.batch
+    x = tuple(a.repeat(count, *[1] * (a.dim() - 1)) for a in request.inputs)  # [K * B, *F_i]
     against = background
-    if question.apart is not None:
+    if request.apart is not None:
         each = (b[:, None].expand(-1, batch, *[-1] * (b.dim() - 1)) for b in background)
         against = tuple(b.flatten(0, 1) for b in each)
-    every, chosen, multipliers = _multipliers(question, x, against, eps)
+    every, chosen, multipliers = _multipliers(request, x, against, eps)
     outputs = every[-batch:]
     i = torch.arange(batch * count, device=outputs.device)
     order = i % count * batch + i // count  # by example, and then by baseline
     baselines = tuple(b[i % count] for b in background)
     found = combine(tuple(m[order] for m in multipliers), tuple(a[order] for a in x), baselines)
-    at_baselines = question.choice(outputs)(question.outputs(*(b[i // batch] for b in background)))
+    at_baselines = request.choice(outputs)(request.outputs(*(b[i // batch] for b in background)))
     delta = _sums(found) - (chosen - at_baselines).reshape(-1)[order]
     return Answer(outputs, tuple(a.unflatten(0, (batch, count)).mean(1) for a in found), delta)
 
 
 def _multipliers(
-    question: TracedRequest,
+    request: TracedRequest,
     rows: tuple[Tensor, ...],  # each [r * B, *F_i]
     baselines: tuple[Tensor, ...],  # as Lifted takes them; one for each row if rows interact
     eps: float,
@@ -393,9 +393,9 @@ def _multipliers(
     """All outputs of these rows, the chosen ones, and DeepLift's multipliers of those."""
     leaves = tuple(row.detach().requires_grad_() for row in rows)
     with torch.enable_grad():
-        lifted = Lifted(question.module, len(rows), eps, shares=True)
-        outputs = question.called(lifted, leaves + baselines)
-        chosen = question.choice(outputs.detach()[-question.batch :])(outputs)
+        lifted = Lifted(request.module, len(rows), eps, shares=True)
+        outputs = request.called(lifted, leaves + baselines)
+        chosen = request.choice(outputs.detach()[-request.batch :])(outputs)
     return outputs.detach(), chosen.detach(), for_leaves(chosen, leaves)
 
 

@@ -214,7 +214,7 @@ def _outputs(request: Request, rows: NoisyRows) -> Tensor:
 
 
 def gradient_shap(
-    question: TracedRequest,
+    request: TracedRequest,
     background: tuple[Tensor, ...],  # each [K, *F_i]
     stdevs: tuple[float, ...],
     samples: int,
@@ -222,11 +222,11 @@ def gradient_shap(
     convergence_delta: bool,
 ) -> Answer:
     """The mean over samples of (x̃ − b) ∘ ∂F/∂x (b + α (x̃ − b))."""
-    batch = question.batch
-    noisy = question.noisy(background, stdevs, samples)
+    batch = request.batch
+    noisy = request.noisy(background, stdevs, samples)
     block = slice(0, samples), slice(0, batch)
-    rows = [torch.cat(pair) for pair in zip(noisy.block(*block), question.inputs, strict=True)]
-    outputs, _, gradients = gradients_of(question, rows, slice(-batch, None))
+    rows = [torch.cat(pair) for pair in zip(noisy.block(*block), request.inputs, strict=True)]
+    outputs, _, gradients = gradients_of(request, rows, slice(-batch, None))
     each = [g[:-batch].unflatten(0, (samples, batch)) for g in gradients]
     sums = (
         noisy.add_products([], each, *block)
@@ -242,7 +242,7 @@ def gradient_shap(
     else:
         totals = torch.stack([g.flatten(2).sum(2, dtype=torch.float64) for g in each]).sum(0)
     pairs = zip(noisy.ends().block(*block), noisy.starts().block(*block), strict=True)
-    ends = question.choice(outputs)(question.outputs(*map(torch.cat, pairs)))
+    ends = request.choice(outputs)(request.outputs(*map(torch.cat, pairs)))
     at_end, at_start = ends.reshape(2, samples, batch).unbind()
     delta = (totals - (at_end - at_start)).T.flatten().to(found[0].dtype)
     return Answer(outputs, found, delta)

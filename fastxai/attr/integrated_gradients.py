@@ -142,21 +142,21 @@ class IntegratedGradients(GradientAttribution):
 
 
 def integrated_gradients(
-    question: TracedRequest,
+    request: TracedRequest,
     alphas: Tensor,  # [S] float64
     weights: Tensor,  # [S] float64
     multiply_by_inputs: bool,
 ) -> Answer:
     """(x − x') ∘ Σ_s w_s ∂F/∂x (x' + α_s (x − x')), and how far its sum is from F(x) − F(x')."""
-    batch, last = question.batch, -2 * question.batch  # rows: the path's points, then x, then x'
-    ends = list(zip(question.inputs, question.baselines, strict=True))
+    batch, last = request.batch, -2 * request.batch  # rows: the path's points, then x, then x'
+    ends = list(zip(request.inputs, request.baselines, strict=True))
     at_inputs = slice(last, -batch)
-    if question.prefix:
+    if request.prefix:
         along = torch.cat([alphas, alphas.new_tensor([1, 0])])
-        every, chosen, means = gradient_sums(question, along, F.pad(weights, (0, 2)), at_inputs)
+        every, chosen, means = gradient_sums(request, along, F.pad(weights, (0, 2)), at_inputs)
     else:
         rows = [torch.cat([_path(x, b, alphas), x, b.expand_as(x)]) for x, b in ends]
-        every, chosen, gradients = gradients_of(question, rows, at_inputs)
+        every, chosen, gradients = gradients_of(request, rows, at_inputs)
         wide = (g[:last].to(dtype_of_sums(g)).unflatten(0, (-1, batch)) for g in gradients)
         means = tuple(torch.tensordot(weights.to(g.dtype), g, 1) for g in wide)
     if multiply_by_inputs:

@@ -441,16 +441,16 @@ class Regression:
 
 
 def kernel_shap(
-    question: TracedRequest,
+    request: TracedRequest,
     rows: Replaced,  # by the features of players that are not in a coalition
     fit: Fit,
     background: tuple[Tensor, ...] | None,  # each [K, *F_i], in place of the baselines
     spread: Spread,
 ) -> Answer:
     """Shapley values, fitted to the outputs for a design."""
-    outputs, values = values_of(question, rows, background)
+    outputs, values = values_of(request, rows, background)
     phi, errors = fit(values.to(torch.float64).flatten(1))  # [M, B * C]
-    chosen = question.choice(outputs)(outputs)  # [B, *C]
+    chosen = request.choice(outputs)(outputs)  # [B, *C]
 
     def arrange(found: Tensor) -> tuple[Tensor, ...]:  # [M, B * C]
         found = found.reshape(-1, values.shape[1], values.shape[2:].numel())

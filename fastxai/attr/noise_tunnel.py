@@ -277,7 +277,7 @@ class NoiseTunnel(Attribution):
         check(fine, "explainer", expected, f"one over {type(method).__name__}")
 
     def _program_options(self, options: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
-        """Its own, and as ``arguments`` its method's; what a question is made of among its own."""
+        """Its own, and as ``arguments`` its method's; what a request is made of among its own."""
         of_method = options_of(self.attribution_method, options["inputs"], rest)
         of_method.pop("seed", None)
         asked = {name: of_method.pop(name) for name in ASKED if name in of_method}
@@ -450,7 +450,7 @@ def _rows_repeated(value: Any, batch: int, times: int, least_dims: int) -> Any:
 
 
 def noise_tunnel(
-    question: TracedRequest,
+    request: TracedRequest,
     method: Program,
     nt_type: str,
     stdevs: tuple[float, ...],
@@ -458,19 +458,19 @@ def noise_tunnel(
     background: tuple[Tensor, ...] | None,  # each [K, *F_i], to draw the method's baselines from
 ) -> Answer:
     """The mean, mean square or variance of a method's attributions at noisy inputs."""
-    outputs = question.outputs(*(x.clone() for x in question.inputs))  # it may write to them
-    block = slice(0, samples), slice(0, question.batch)
+    outputs = request.outputs(*(x.clone() for x in request.inputs))  # it may write to them
+    block = slice(0, samples), slice(0, request.batch)
 
-    rows = question.noisy(None, stdevs, samples).block(*block)
+    rows = request.noisy(None, stdevs, samples).block(*block)
     drawn = None
     if background is not None:
-        drawn = question.noisy(background, stdevs, samples).starts().block(*block)
-    answer = method(question.of_samples(samples, rows, drawn, outputs))
-    each = (a.unflatten(0, (samples, question.batch)) for a in answer.attributions)
+        drawn = request.noisy(background, stdevs, samples).starts().block(*block)
+    answer = method(request.of_samples(samples, rows, drawn, outputs))
+    each = (a.unflatten(0, (samples, request.batch)) for a in answer.attributions)
     smoothed = tuple(_smoothed(nt_type, a) for a in each)
     magnitude, delta = answer.magnitude, answer.convergence_delta
     if magnitude is not None:
-        magnitude = magnitude.unflatten(0, (samples, question.batch)).amax(0)
+        magnitude = magnitude.unflatten(0, (samples, request.batch)).amax(0)
     if delta is not None:  # by example, and then by sample
         own = delta.shape[0] // outputs.shape[0] // samples
         delta = delta.reshape(samples, -1, own).transpose(0, 1).flatten()

@@ -115,14 +115,14 @@ def gradient(request: Request) -> tuple[Tensor, ...]:
     return tuple([g[0] for g in engine.gradients(request.model, rows)])
 
 
-def saliency(question: TracedRequest, abs: bool) -> Answer:
+def saliency(request: TracedRequest, abs: bool) -> Answer:
     """∂F/∂x, or its absolute value."""
-    outputs, _, gradients = gradients_of(question, question.inputs, slice(None))
+    outputs, _, gradients = gradients_of(request, request.inputs, slice(None))
     return Answer(outputs, tuple(g.abs() for g in gradients) if abs else gradients)
 
 
-def input_x_gradient(question: TracedRequest) -> Answer:
+def input_x_gradient(request: TracedRequest) -> Answer:
     """x ∘ ∂F/∂x."""
-    outputs, _, gradients = gradients_of(question, question.inputs, slice(None))
-    pairs = zip(gradients, question.inputs, strict=True)
+    outputs, _, gradients = gradients_of(request, request.inputs, slice(None))
+    pairs = zip(gradients, request.inputs, strict=True)
     return Answer(outputs, tuple(g * x for g, x in pairs))

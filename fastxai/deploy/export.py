@@ -110,7 +110,7 @@ def prepared(
 
     outputs = call.check_outputs()
     if explainer._smoothed_method._gives_one_number:
-        check_one_number(call.question(call.examples), outputs)
+        check_one_number(call.request(call.examples), outputs)
     call.keep_apart()
     traced = trace(program, call)
     manifest = Manifest(

@@ -96,7 +96,7 @@ def check_has_errors(explainer: Method, standard_errors: Any) -> None:
 
 
 class Call:
-    """The tensors that a call of the program takes, and how a question comes of them.
+    """The tensors that a call of the program takes, and how a request comes of them.
 
     ``fixed`` is for as many rows as the inputs have, and no other number.
     """
@@ -158,8 +158,8 @@ class Call:
             return self.examples
         return [e[:count].contiguous() if e.dim() else e for e in self.examples]
 
-    def question(self, tensors: Sequence[Tensor]) -> TracedRequest:
-        """The question that a call with these tensors asks; what is built in comes with it."""
+    def request(self, tensors: Sequence[Tensor]) -> TracedRequest:
+        """The request that a call with these tensors asks; what is built in comes with it."""
         given = iter(tensors)
 
         def filled(values: Sequence[Any]) -> tuple[Any, ...]:
@@ -184,10 +184,10 @@ class Call:
 
     def check_outputs(self) -> Tensor:
         """The outputs at the examples, [B, *C]; one for each row, that the target is among."""
-        question = self.question(self.examples)
-        outputs = self._outputs(question)
+        request = self.request(self.examples)
+        outputs = self._outputs(request)
         got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        of_rows = isinstance(outputs, Tensor) and outputs.shape[:1] == (question.batch,)
+        of_rows = isinstance(outputs, Tensor) and outputs.shape[:1] == (request.batch,)
         check(
             of_rows, "forward_func", "a tensor with one entry for each of {} rows", got, self.rows
         )
@@ -201,11 +201,11 @@ class Call:
             )
         return outputs
 
-    def _outputs(self, question: TracedRequest) -> Any:
-        rows = (x.clone() for x in question.inputs)
+    def _outputs(self, request: TracedRequest) -> Any:
+        rows = (x.clone() for x in request.inputs)
         try:
             with torch.no_grad():
-                return self.function.tried(*rows, *question.extra(1))
+                return self.function.tried(*rows, *request.extra(1))
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
@@ -229,9 +229,9 @@ class Call:
                 "method takes gradients at would share those of a call otherwise, got one without; "
                 "track_running_stats=True keeps some in training"
             )
-        question = self.question(self.examples)
+        request = self.request(self.examples)
         with torch.no_grad():
-            found = way_apart(self.function, question.inputs, question.baselines, question.extra)
+            found = way_apart(self.function, request.inputs, request.baselines, request.extra)
         self.apart = found
         self.prefix = self.prefix and found is None
 

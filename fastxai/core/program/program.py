@@ -119,7 +119,7 @@ class TracedRequest:
         baselines: tuple[Tensor, ...] | None,  # each [n * B, *F_i]; None: each example's own
         outputs: Tensor,  # [B, *C], at the inputs
     ) -> TracedRequest:
-        """The question about n samples of each example, with another seed for what is drawn."""
+        """The request about n samples of each example, with another seed for what is drawn."""
 
         def each(value: Tensor) -> Tensor:
             return value.repeat(n, *[1] * (value.dim() - 1))
@@ -165,7 +165,7 @@ class Replaced:
 
     def anchors(
         self,
-        question: TracedRequest,
+        request: TracedRequest,
         absent: tuple[Tensor, ...],  # what comes instead, each [K or 1, B or 1, *F_i]
         made: Callable[[], tuple[Tensor, ...]],
         calls: PrefixTrace,
@@ -174,7 +174,7 @@ class Replaced:
         made = cache(made)
         few = isinstance(self.mixing, CoefficientMixing)
         found = []
-        triples = zip(question.inputs, absent, self.groups, strict=True)
+        triples = zip(request.inputs, absent, self.groups, strict=True)
         for i, (x, other, (positions, offsets)) in enumerate(triples):
             start, end = (other, x[None]) if few else (x[None], other)
             apart = (end - start).flatten(0, 1)  # [K * B, *F]
@@ -224,7 +224,7 @@ def by_output(found: Tensor, outputs: Tensor) -> Tensor:  # [B, C, M], [B, *C] -
 
 
 def values_of(
-    question: TracedRequest,
+    request: TracedRequest,
     rows: Replaced,
     background: tuple[Tensor, ...] | None = None,  # each [K, *F_i]
 ) -> tuple[Tensor, Tensor]:
@@ -233,39 +233,39 @@ def values_of(
     Over a background they are the mean.
     """
     if background is None:
-        absent = tuple(baseline[None] for baseline in question.baselines)  # [1, B or 1, *F_i]
+        absent = tuple(baseline[None] for baseline in request.baselines)  # [1, B or 1, *F_i]
     else:
         absent = tuple(other[:, None] for other in background)  # [K, 1, *F_i]
 
     def made() -> tuple[Tensor, ...]:
-        triples = zip(rows.kept(), question.inputs, absent, strict=True)
+        triples = zip(rows.kept(), request.inputs, absent, strict=True)
         return tuple(torch.where(z[:, None, None], x, b).flatten(0, 2) for z, x, b in triples)
 
-    if question.prefix:
+    if request.prefix:
         calls = PrefixTrace()
-        every = _by_prefix(question, rows.anchors(question, absent, made, calls), 1)
+        every = _by_prefix(request, rows.anchors(request, absent, made, calls), 1)
         calls.end()
     else:
-        every = question.outputs(*made())
-    outputs = every[-question.batch :]
-    chosen = question.choice(outputs)(every)
-    shape = (rows.mixing.count, absent[0].shape[0], question.batch, *chosen.shape[1:])
+        every = request.outputs(*made())
+    outputs = every[-request.batch :]
+    chosen = request.choice(outputs)(every)
+    shape = (rows.mixing.count, absent[0].shape[0], request.batch, *chosen.shape[1:])
     values = chosen.reshape(shape)
     if background is None:
         return outputs, values[:, 0]
     return outputs, values.to(torch.float64).mean(1)
 
 
-def _by_prefix(question: TracedRequest, rows: tuple[AffineRows, ...], passes: int) -> Tensor:
+def _by_prefix(request: TracedRequest, rows: tuple[AffineRows, ...], passes: int) -> Tensor:
     """All outputs of rows that stay affine in the model, which comes by them in so many passes.
 
     Raises:
         NotAffine: the model does what these cannot follow, or it saves too little.
     """
     calls, mixing = rows[0].calls, rows[0].mixing
-    outputs = calls.check(question.outputs(*rows))
+    outputs = calls.check(request.outputs(*rows))
     mixed = mixing.coefficients.shape[1] if isinstance(mixing, CoefficientMixing) else 1
-    each = saved(calls, question.batch, outputs.shape[0] // question.batch, mixed)
+    each = saved(calls, request.batch, outputs.shape[0] // request.batch, mixed)
     if passes * each < _WORTH[type(mixing)]:
         raise NotAffine
     return outputs
@@ -279,18 +279,18 @@ def magnitude_of(values: Tensor) -> Tensor:  # [N, B, *C] -> [B]
 
 
 def gradients_of(
-    question: TracedRequest, rows: Sequence[Tensor], at_inputs: slice
+    request: TracedRequest, rows: Sequence[Tensor], at_inputs: slice
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """All outputs of these rows, the chosen ones, and the gradients of those."""
     leaves = tuple(row.detach().requires_grad_() for row in rows)
     with torch.enable_grad():
-        outputs = question.outputs(*(leaf.clone() for leaf in leaves))  # it may write to them
-        chosen = question.choice(outputs.detach()[at_inputs])(outputs)
+        outputs = request.outputs(*(leaf.clone() for leaf in leaves))  # it may write to them
+        chosen = request.choice(outputs.detach()[at_inputs])(outputs)
     return outputs.detach(), chosen.detach(), for_leaves(chosen, leaves)
 
 
 def gradient_sums(
-    question: TracedRequest,
+    request: TracedRequest,
     along: Tensor,  # [R] float64: how far rows are on the path from the baselines to the inputs
     weights: Tensor,  # [R] float64
     at_inputs: slice,
@@ -298,14 +298,14 @@ def gradient_sums(
     """As :func:`gradients_of`, of rows that stay affine: the weighted sums over the R rows."""
     calls, mixing = PrefixTrace(), CoefficientMixing(along[:, None])
     rows, leaves = [], []
-    for i, (x, baseline) in enumerate(zip(question.inputs, question.baselines, strict=True)):
+    for i, (x, baseline) in enumerate(zip(request.inputs, request.baselines, strict=True)):
         leaves.append((x - baseline)[None].detach().requires_grad_())
         delta: Memo[Deltas] = Memo(Dense(leaves[i]), frozenset((i,)))
         rows.append(AffineRows.make(Memo(baseline), delta, mixing, calls))
     with torch.enable_grad():
-        outputs = _by_prefix(question, tuple(rows), 2)
-        chosen = question.choice(outputs.detach()[at_inputs])(outputs).flatten()
-        each = weights.to(chosen.dtype).repeat_interleave(question.batch)
+        outputs = _by_prefix(request, tuple(rows), 2)
+        chosen = request.choice(outputs.detach()[at_inputs])(outputs).flatten()
+        each = weights.to(chosen.dtype).repeat_interleave(request.batch)
         calls.gather(chosen, each, len(leaves))
         sums = calls.pull_back(leaves)
     calls.end()
@@ -326,9 +326,9 @@ def dtype_of_sums(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def check_one_number(question: TracedRequest, outputs: Tensor) -> None:
+def check_one_number(request: TracedRequest, outputs: Tensor) -> None:
     """The target must leave one number a row."""
-    chosen = question.choice(outputs)(outputs)
+    chosen = request.choice(outputs)(outputs)
     check(
         chosen.numel() == chosen.shape[0],
         "target",

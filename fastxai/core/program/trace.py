@@ -33,7 +33,7 @@ def trace(program: Program, call: Call) -> Traced:
     names: list[str] = []
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
-        answer = program(call.question(tensors))
+        answer = program(call.request(tensors))
         named = _named_results(answer, call.inputs)
         names[:] = named
         more = () if answer.magnitude is None else (answer.magnitude,)
