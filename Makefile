@@ -15,7 +15,7 @@ REACH_INDEX = $(PYTHON) -c "from urllib.request import urlopen; \
 BASIC       = numpy setuptools wheel ninja matplotlib scikit-learn captum==0.9.0 tqdm
 TEXT        = transformers
 TOOLS       = $(TEXT) pybind11 pytest pytest-xdist pytest-benchmark hypothesis shap==0.51.0 lightgbm ruff \
-              mypy clang-format torch-abi-audit fastapi uvicorn prometheus-client
+              mypy clang-format torch-abi-audit import-linter fastapi uvicorn prometheus-client
 PIP         = $(VENV)/bin/pip install -qq
 # Sentences that people have rated, for the demo; only the package's source has them.
 TEXTS       = $(VENV)/vaderSentiment-3.3.2.tar.gz
@@ -133,6 +133,7 @@ STRICT = $(if $(filter 1,$(FASTXAI_WERROR)),--inplace,--build-temp build/lint --
 lint: | $(VENV)/.tools
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
+	PATH="$(abspath $(VENV))/bin:$$PATH" PYTHONPATH="$(CURDIR)" lint-imports --no-logo > $(LOG) || { cat $(LOG); exit 1; }
 	$(RUN) -m mypy fastxai
 	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
 	FASTXAI_WERROR=1 FASTXAI_NATIVE=1 $(RUN) setup.py -q build_ext $(STRICT)

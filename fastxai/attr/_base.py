@@ -223,7 +223,7 @@ class Attribution:
 
     def _check_program(self) -> None:
         """Raises ArgumentError if there is no program of the method."""
-        expected = "a method that says how it is written as operations on tensors"
+        expected = "a method that can be exported, as IntegratedGradients or KernelShap"
         check(self._has_program(), "explainer", expected, type(self).__name__)
 
     def _has_program(self) -> bool:

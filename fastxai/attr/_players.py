@@ -64,8 +64,8 @@ def parts(request: Request, varies: Tensor | None) -> list[Part]:  # [B, M] bool
     """The examples by their number of players, the most first; those without any are left out.
 
     Args:
-        request: about all examples, of which the model has been asked: only then it is known whether
-            they can be asked about apart from each other.
+        request: about all examples, of which the model has been asked: only then it is known
+            whether they can be asked about apart from each other.
         varies: which groups differ from the baseline; None if all do.
     """
     if varies is None:

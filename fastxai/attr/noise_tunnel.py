@@ -38,8 +38,8 @@ from ._explanation import Explanation
 from .saliency import OfGradient
 
 _TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
-# NoisyRows inputs that a method is given at once. It cuts them as suits the model; fewer would keep it
-# from filling a call, more would only be held in memory.
+# Bytes of noisy inputs that a method is given at once. It cuts them as suits the model; fewer would
+# keep it from filling a call, more would only be held in memory.
 _BYTES = {"cpu": 8_000_000, "cuda": 256_000_000}
 
 

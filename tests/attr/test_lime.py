@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastxai import ArgumentError
-from fastxai.attr import Lasso, LeastSquares, Lime, LimeBase, Ridge
+from fastxai.attr import Lasso, LeastSquares, Lime, LimeBase, Ridge, _lime_base
 from fastxai.attr import get_exp_kernel_similarity_function as exp_kernel
-from fastxai.attr import lime as lime_module
 from fastxai.core.coalition_bits import all_coalitions, unpack
 from fastxai.core.estimate import local_regression
 from fastxai.core.estimate.hadamard import foldover_hadamard
@@ -552,7 +551,7 @@ def test_functions_are_called_without_gradients_and_leave_none(surrogate):
 
 
 def test_the_large_samples_of_functions_are_not_all_kept(monkeypatch):
-    monkeypatch.setattr(lime_module, "_BYTES_KEPT", 10 * 7 * 8)
+    monkeypatch.setattr(_lime_base, "_BYTES_KEPT", 10 * 7 * 8)
     x, logged = randn(2, 7), Logged(mlp().double())
     found = Lime(logged, None, sample_by_sample()).attribute(x, n_samples=45, seed=3)
     assert max(logged.rows) == 10 and sum(logged.rows) == 2 * 46 + 8  # some to see if rows interact

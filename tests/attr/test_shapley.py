@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 
-from fastxai.attr import KernelShap, ShapleyValues, ShapleyValueSampling, kernel_shap
+from fastxai.attr import KernelShap, ShapleyValues, ShapleyValueSampling, _shapley_game
 from fastxai.core.checks import ArgumentError
 
 from .. import oracles
@@ -577,11 +577,11 @@ def test_ids_too_far_apart_for_one_number_each_are_told_before_any_call():
 
 def test_a_design_of_an_earlier_call_is_taken_again_and_only_that(monkeypatch):
     made = []
-    real = kernel_shap.designs.shapley_design
+    real = _shapley_game.designs.shapley_design
     monkeypatch.setattr(
-        kernel_shap.designs, "shapley_design", lambda *a: made.append(a) or real(*a)
+        _shapley_game.designs, "shapley_design", lambda *a: made.append(a) or real(*a)
     )
-    kernel_shap._kept_regression.cache_clear()
+    _shapley_game._kept_regression.cache_clear()
     shap, x = KernelShap(mlp()), torch.randn(2, 7)
     first, again, other = (shap.attribute(x, target=1, n_samples=40, seed=s) for s in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastxai.attr import KernelShap, kernel_shap
+from fastxai.attr import KernelShap, _shapley_game
 from fastxai.core.checks import ArgumentError
 from fastxai.core.coalition_bits import unpack
 from fastxai.core.estimate.designs import kriging_design
@@ -208,12 +208,12 @@ def test_a_factorisation_that_fails_is_told(tier, products, monkeypatch):
         raise torch.linalg.LinAlgError("no convergence")
 
     x, options = randn(2, 12), {"target": 0, "n_samples": 84, "seed": 11}
-    design = kernel_shap._FOR_KRIGING
-    monkeypatch.setattr(kernel_shap, "_kept_kriging", fail)
+    design = _shapley_game.FOR_KRIGING
+    monkeypatch.setattr(_shapley_game, "_kept_kriging", fail)
     with pytest.warns(UserWarning, match="tier: a factorisation failed, .* fast tier"):
         found = KernelShap(products).explain(x, tier=tier, **options)
     assert found.tier == "fast"
-    plan, fit = kernel_shap._regression(12, 11, design, 84)
+    plan, fit = _shapley_game.regression_of(12, 11, design, 84)
     assert plan.name == "hadamard and leverage" and fit.determined
     torch.testing.assert_close(found.values.sum(1), products(x)[:, 0] - products(0 * x)[:, 0])
 

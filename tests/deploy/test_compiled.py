@@ -138,7 +138,11 @@ def test_what_it_says_of_itself(uncompiled):
 @pytest.mark.parametrize(
     ("explainer", "arguments", "message"),
     [
-        (ShapleyValues(mlp()), {}, "explainer: expected one of .*, got ShapleyValues"),
+        (
+            ShapleyValues(mlp()),
+            {},
+            "explainer: expected a method that can be exported.*, got ShapleyValues",
+        ),
         (Saliency(one_number), {}, "explainer: expected one over a torch.nn.Module"),
         (Saliency(mlp().train()), {}, "explainer: expected a model in eval mode"),
         (Saliency(mlp()), {}, "target: expected one that leaves one number a row"),

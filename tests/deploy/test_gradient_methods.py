@@ -477,7 +477,7 @@ def test_seeds(tmp_path):
         (NoiseTunnel(Saliency(mlp())), {"stdevs": -1.0}, "stdevs: expected a finite number"),
         (NoiseTunnel(Saliency(mlp())), {"nt_samples_batch_size": 2}, "nt_samples_batch_size: "),
         (NoiseTunnel(Saliency(mlp())), {"n_steps": 2}, "Saliency: .*n_steps"),
-        (NoiseTunnel(KernelShap(mlp())), {}, "explainer: expected a NoiseTunnel over one of"),
+        (NoiseTunnel(KernelShap(mlp())), {}, "explainer: expected a NoiseTunnel over a method"),
         (NoiseTunnel(NoiseTunnel(Saliency(mlp()))), {}, "explainer: expected a NoiseTunnel over"),
         (DeepLiftShap(mlp()), {"baselines": torch.rand(1, 7)}, "baselines: expected two rows or"),
         (DeepLiftShap(mlp()), {"baselines": torch.rand}, "baselines: expected rows, all of which"),

@@ -233,7 +233,11 @@ def test_integer_inputs(tmp_path):
         (Lime(mlp(), perturb_func=len), {}, "perturb_func: expected"),
         (Occlusion(mlp()), {}, "Occlusion: .*sliding_window_shapes"),
         (Occlusion(mlp()), {"sliding_window_shapes": (9,)}, "sliding_window_shapes: expected"),
-        (fastxai.FeaturePermutation(mlp()), {}, "explainer: expected one of"),
+        (
+            fastxai.FeaturePermutation(mlp()),
+            {},
+            "explainer: expected a method that can be exported",
+        ),
     ],
 )
 def test_export_is_checked(tmp_path, explainer, arguments, message):

@@ -96,7 +96,7 @@ class CoalitionRows:
 
 
 class OrderRows(CoalitionRows):
-    """CoalitionRows that grow by one player at a time, along orders of the players.
+    """Coalitions that grow by one player at a time, along orders of the players.
 
     Repeat n · (M - 1) + j is the first j + 1 players of order n.
     """

@@ -17,7 +17,7 @@ from .rows import row_bytes
 
 
 class NoisyRows:
-    """NoisyRows inputs; with a background, random points on the paths to them from its rows.
+    """Noisy inputs; with a background, random points on the paths to them from its rows.
 
     Repeat n of an example is its sample n. All is drawn from the seed, the sample and the example
     by the op that makes the rows. Sample n has the background row of sample n - K.

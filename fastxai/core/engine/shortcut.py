@@ -29,7 +29,7 @@ Gathers = Callable[[Tensor, Tensor], Tensor]
 
 
 class Shortcut:
-    """PrefixTrace the model with rows that stay affine where that is possible and pays.
+    """Calls the model with rows that stay affine where that is possible and pays.
 
     Used as a context around a call, it ends it: what the rows could not follow is not raised, and
     the caller does without.

@@ -41,8 +41,8 @@ class Budget:
             problems: how many.
             first: samples of the first round.
             together: whether problems can leave only all at once.
-            population_size: samples that tell everything: nobody takes more, nor more than half of them
-                rather than all.
+            population_size: samples that tell everything: nobody takes more, nor more than half of
+                them rather than all.
         """
         return Rounds(self, problems, first, together, population_size)
 

@@ -105,7 +105,7 @@ class SampledMixing(Mixing):
 
 
 class _Shifted(torch.autograd.Function):
-    """SampledMixing rows, of which each moves as the leaf [K, b, *S] does for its delta and example."""
+    """Drawn rows, of which each moves as the leaf [K, b, *S] does for its delta and example."""
 
     @staticmethod
     def forward(

@@ -161,7 +161,8 @@ class Replaced:
     kept: Callable[[], tuple[Tensor, ...]]  # which features are left, [N, *F_i] bool
     # The groups of each input, as those of ``Sparse``: positions [1, P], offsets [1, G + 1].
     groups: tuple[tuple[Tensor, Tensor], ...]
-    mixing: Mixing  # of what has all replaced the groups that are left; OneDeltaMixing: of the inputs, each
+    # Of what has all replaced the groups that are left; or one group of the inputs replaced each.
+    mixing: Mixing
 
     def anchors(
         self,

@@ -1,4 +1,4 @@
-"""NoisyRows rows, and sums of gradients that a method adds up in its own way."""
+"""Noisy rows, and sums of gradients that a method adds up in its own way."""
 
 import pytest
 import torch
