@@ -320,8 +320,9 @@ def _between(
             which = (copies != x).long().argmax(0, keepdim=True)
             found.append(copies.gather(0, which)[0])
             continue
-        which = (copies - x).abs().nan_to_num(0.0).argmax(0, keepdim=True)
-        found.append(x + _MOST_OF_THE_WAY * (copies.gather(0, which)[0] - x))
+        least, most = copies.amin(0), copies.amax(0)
+        step = torch.where(most - x >= x - least, most, least) - x
+        found.append(x + _MOST_OF_THE_WAY * step.nan_to_num(0.0, 0.0, 0.0))
     return tuple(found)
 
 
