@@ -34,7 +34,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # Multiplications for each number of a row that a function outside torch is taken to do.
 _GUESSED_WORK = 3000
-_ATTRIBUTING = {"attribute", "_find", "_values", "of_gradient"}
+# What attributions come of: a class that writes one of them has others than the class above it.
+_ATTRIBUTING = {
+    *("attribute", "_query", "_find", "_values", "of_gradient"),
+    *("_outputs_at_inputs", "_values_of", "_stream", "_outputs"),
+}
 _QUESTION = ("inputs", "baselines", "target", "additional_forward_args", "background")
 
 
