@@ -60,7 +60,6 @@ from .core.engine.rows import (
 )
 from .core.program.program import (
     Answer,
-    Program,
     Replaced,
     TracedRequest,
     gradients_of,
@@ -86,7 +85,6 @@ __all__ = [
     "PermutedRows",
     "PerturbationAttribution",
     "PerturbedRows",
-    "Program",
     "Replaced",
     "Request",
     "Result",

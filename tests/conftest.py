@@ -16,6 +16,7 @@ ONCE = (
     "native",
     "test_build.py",
     "test_import.py",
+    "test_public.py",
     "test_readme.py",
     "test_stress.py",
     "attr/test_bad_input.py",
