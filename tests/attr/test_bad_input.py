@@ -17,10 +17,11 @@ from fastxai import (
     Saliency,
 )
 
+from ..methods import METHODS
 from ..models import Logged, Segmenter, TwoInputs, mlp
 
 X = torch.randn(3, 7)
-METHODS = [IntegratedGradients, Saliency, InputXGradient]
+OF_GRADIENTS = [n for n, method in METHODS.items() if not (method.compares or method.of_layer)]
 
 with torch.inference_mode():
     INFERENCE = torch.randn(3, 7)
@@ -68,13 +69,13 @@ IG_ONLY = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OF_GRADIENTS)
 @pytest.mark.parametrize("name", BEFORE_ANY_CALL)
 def test_refused_before_any_model_call(method, name):
     inputs, arguments, message = BEFORE_ANY_CALL[name]
-    logged = Logged(mlp())
+    logged, options = Logged(mlp()), METHODS[method].options(X, **{"target": 0, **arguments})
     with pytest.raises(ArgumentError, match=f"^{message}"):
-        method(logged).attribute(inputs, **{"target": 0, **arguments})
+        METHODS[method].over(logged).attribute(inputs, **options)
     assert logged.rows == []
 
 
@@ -131,7 +132,7 @@ def test_forward_func_must_be_callable():
         Saliency(3)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [IntegratedGradients, Saliency, InputXGradient])
 @pytest.mark.parametrize(
     ("model", "target", "error", "message"),
     [
