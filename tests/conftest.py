@@ -15,6 +15,7 @@ HERE = Path(__file__).parent
 ONCE = (
     "native",
     "test_build.py",
+    "test_contributing.py",
     "test_import.py",
     "test_public.py",
     "test_readme.py",
