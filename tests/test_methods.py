@@ -4,6 +4,7 @@ import inspect
 
 from fastxai import attr
 
+from .attr.test_perturbation import METHODS as COMPARED
 from .methods import METHODS
 
 
@@ -15,3 +16,9 @@ def test_every_public_method_is_in_the_table():
     }
     assert set(METHODS) == kinds
     assert all(method.kind is public[name] for name, method in METHODS.items())
+
+
+def test_those_that_compare_outputs_meet_what_is_asked_of_all_such():
+    """But for LimeBase, which takes one number for the batch and functions for all else."""
+    compare = {method.kind for method in METHODS.values() if method.compares}
+    assert set(COMPARED) == compare - {attr.LimeBase}
