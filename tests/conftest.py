@@ -15,7 +15,9 @@ HERE = Path(__file__).parent
 ONCE = (
     "native",
     "test_build.py",
+    "test_contributing.py",
     "test_import.py",
+    "test_public.py",
     "test_readme.py",
     "test_stress.py",
     "attr/test_bad_input.py",

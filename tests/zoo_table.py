@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 import fastxai
 from fastxai import metrics
-from fastxai.attr import LeastSquares
 from fastxai.core.engine.state import modules_behind
 
+from .methods import METHODS, groups
 from .oracles import brute_force, every_coalition
 from .zoo import OPEN, ZOO, CopyByCopy, Entry
 
@@ -26,13 +26,6 @@ PAGE = Path(__file__).parent.parent / "docs" / "models.md"
 BEGIN, END = "<!-- made by python -m tests.zoo_table -->", "<!-- end -->"
 RIGHT, REFUSED, NONE, KNOWN_WRONG = "yes", "error", "–", "open"
 STEPS = 8
-
-
-def groups(entry: Entry) -> Tensor:  # [1, *F] int64
-    """A feature each, or a time step."""
-    shape = entry.inputs.shape[1:]
-    ids = torch.arange(shape[0]).reshape(1, -1, *[1] * (len(shape) - 1))
-    return ids.expand(1, *shape)
 
 
 def gradient(entry: Entry, x: Tensor) -> Tensor:
@@ -50,7 +43,7 @@ def path_integral(entry: Entry) -> Tensor:
 @torch.no_grad()
 def one_off(entry: Entry, replacement: Tensor) -> Tensor:
     """What the output loses, for each group that comes from elsewhere."""
-    x, mask = entry.inputs, groups(entry)
+    x, mask = entry.inputs, groups(entry.inputs)
     lost = torch.zeros(x.shape, dtype=entry.chosen(x).dtype)
     for g in mask.unique():
         drop = entry.chosen(x) - entry.chosen(torch.where(mask == g, replacement, x))
@@ -61,7 +54,7 @@ def one_off(entry: Entry, replacement: Tensor) -> Tensor:
 @torch.no_grad()
 def shapley(entry: Entry) -> Tensor:
     """By all coalitions, each with a call of its own."""
-    x, mask = entry.inputs, groups(entry)
+    x, mask = entry.inputs, groups(entry.inputs)
     coalitions = every_coalition(int(mask.max()) + 1)
     outputs = torch.stack([entry.chosen(torch.where(z[mask], x, 0.0)) for z in coalitions])
     return brute_force(outputs).T[:, mask[0]].expand(x.shape)
@@ -72,7 +65,7 @@ def layer_of(function: Callable[..., Any]) -> nn.Module | None:
 
 
 @dataclass(frozen=True)
-class Method:
+class Asked:
     """How a method is asked, ask(function, entry, options), and the right values.
 
     Without ``truth`` they are the method's own values for the plain function, copy by copy.
@@ -84,14 +77,6 @@ class Method:
     of_layers: bool = False
 
 
-def by(name: str, **fixed: Any) -> Callable[[Any, Entry, dict[str, Any]], Tensor]:
-    def ask(function: Any, entry: Entry, options: dict[str, Any]) -> Tensor:
-        made = {k: v(entry) if callable(v) else v for k, v in fixed.items()}
-        return getattr(fastxai, name)(function).attribute(entry.inputs, **made, **options)
-
-    return ask
-
-
 class OneCopy(CopyByCopy):
     """The plain function for one copy of the batch, so that it calls a layer once."""
 
@@ -101,23 +86,21 @@ class OneCopy(CopyByCopy):
         return self.plain(x)
 
 
-def by_layer(name: str, **fixed: Any) -> Callable[[Any, Entry, dict[str, Any]], Tensor]:
+def by(name: str, truth: Callable[[Entry], Tensor] | None = None, **fixed: Any) -> Asked:
+    """As the table of all methods has it."""
+    method = METHODS[name]
+
     def ask(function: Any, entry: Entry, options: dict[str, Any]) -> Tensor:
-        if isinstance(function, CopyByCopy):
-            explained, layer = OneCopy(function.plain, function.batch), layer_of(function.plain)
-        else:
-            explained, layer = function, layer_of(function)
-        if name == "LayerActivation":
-            options = {k: v for k, v in options.items() if k != "target"}
-        made = {k: v(entry) if callable(v) else v for k, v in fixed.items()}
-        return getattr(fastxai, name)(explained, layer).attribute(entry.inputs, **made, **options)
+        layer = None
+        if method.of_layer:
+            plain = isinstance(function, CopyByCopy)
+            layer = layer_of(function.plain if plain else function)
+            function = OneCopy(function.plain, function.batch) if plain else function
+        made = {k: v(entry.inputs) if callable(v) else v for k, v in fixed.items()}
+        return method.ask(function, entry.inputs, layer, **made, **options)
 
-    return ask
-
-
-def noise_tunnel(function: Any, entry: Entry, options: dict[str, Any]) -> Tensor:
-    tunnel = fastxai.NoiseTunnel(fastxai.Saliency(function))
-    return tunnel.attribute(entry.inputs, nt_samples=3, stdevs=0.1, seed=0, **options)
+    of_gradients = not method.compares and name != "LayerActivation"
+    return Asked(ask, truth, of_gradients, method.of_layer)
 
 
 def permutation(function: Any, entry: Entry, options: dict[str, Any]) -> Tensor:
@@ -125,7 +108,7 @@ def permutation(function: Any, entry: Entry, options: dict[str, Any]) -> Tensor:
         return torch.where(mask, x.roll(1, 0), x)
 
     explainer = fastxai.FeaturePermutation(function, roll)
-    return explainer.attribute(entry.inputs, feature_mask=groups(entry), **options)
+    return explainer.attribute(entry.inputs, feature_mask=groups(entry.inputs), **options)
 
 
 def infidelity(function: Any, entry: Entry, options: dict[str, Any]) -> Tensor:
@@ -143,8 +126,6 @@ def sensitivity(function: Any, entry: Entry, options: dict[str, Any]) -> Tensor:
 
 def lime_base(function: Any, entry: Entry, options: dict[str, Any]) -> Tensor:
     """A fit to the chosen outputs' sum, as it takes one number for the batch."""
-    mask = groups(entry)
-    coalitions = every_coalition(int(mask.max()) + 1)
 
     def summed(x: Tensor, *extra: Any) -> Any:
         out = function(x, *extra)
@@ -152,73 +133,34 @@ def lime_base(function: Any, entry: Entry, options: dict[str, Any]) -> Tensor:
             return out
         return (out if entry.target is None else out[:, entry.target]).sum()
 
-    explainer = fastxai.LimeBase(
-        summed,
-        LeastSquares(),
-        lambda *_: 1.0,
-        lambda *_: (z[None] for z in coalitions),
-        True,
-        lambda z, x: torch.where(z[0].bool()[mask], x, 0),
-        None,
-    )
     options = {k: v for k, v in options.items() if k != "target"}
-    return explainer.attribute(entry.inputs, n_samples=len(coalitions), **options)
+    return METHODS["LimeBase"].ask(summed, entry.inputs, **options)
 
 
-def baselines(entry: Entry) -> Tensor:  # [2, *F]
-    return entry.inputs[:1].repeat(2, *[1] * (entry.inputs.dim() - 1)).flip(1).mul(
-        torch.tensor([0.5, -0.25]).reshape(2, *[1] * (entry.inputs.dim() - 1))
-    ).to(entry.inputs.dtype)  # fmt: skip
+def ablated(entry: Entry) -> Tensor:
+    return one_off(entry, torch.zeros_like(entry.inputs))
 
 
-def every(entry: Entry) -> int:
-    return int(2 ** (groups(entry).max() + 1))
-
-
-def window(entry: Entry) -> tuple[int, ...]:
-    return (1, *entry.inputs.shape[2:])
-
-
-GROUPED = {"feature_mask": groups}
-METHODS: dict[str, Method] = {
-    "Saliency": Method(by("Saliency", abs=False), lambda e: gradient(e, e.inputs)),
-    "InputXGradient": Method(by("InputXGradient"), lambda e: e.inputs * gradient(e, e.inputs)),
-    "IntegratedGradients": Method(by("IntegratedGradients", n_steps=STEPS), path_integral),
-    "GradientShap": Method(by("GradientShap", baselines=baselines, n_samples=4, seed=0)),
-    "DeepLift": Method(by("DeepLift")),
-    "DeepLiftShap": Method(by("DeepLiftShap", baselines=baselines)),
-    "GuidedBackprop": Method(by("GuidedBackprop")),
-    "Deconvolution": Method(by("Deconvolution")),
-    "NoiseTunnel": Method(noise_tunnel),
-    "LayerActivation": Method(by_layer("LayerActivation"), of_gradients=False, of_layers=True),
-    "LayerGradientXActivation": Method(by_layer("LayerGradientXActivation"), of_layers=True),
-    "LayerIntegratedGradients": Method(
-        by_layer("LayerIntegratedGradients", n_steps=STEPS), of_layers=True
-    ),
-    "LayerGradCam": Method(by_layer("LayerGradCam"), of_layers=True),
-    "LayerDeepLift": Method(by_layer("LayerDeepLift"), of_layers=True),
-    "LayerDeepLiftShap": Method(by_layer("LayerDeepLiftShap", baselines=baselines), of_layers=True),
-    "LayerGradientShap": Method(
-        by_layer("LayerGradientShap", baselines=baselines, n_samples=4, seed=0), of_layers=True
-    ),
-    "FeatureAblation": Method(
-        by("FeatureAblation", **GROUPED), lambda e: one_off(e, torch.zeros_like(e.inputs)), False
-    ),
-    "Occlusion": Method(
-        by("Occlusion", sliding_window_shapes=window),
-        lambda e: one_off(e, torch.zeros_like(e.inputs)),
-        False,
-    ),
-    "FeaturePermutation": Method(permutation, lambda e: one_off(e, e.inputs.roll(1, 0)), False),
-    "ShapleyValues": Method(by("ShapleyValues", **GROUPED), shapley, False),
-    "KernelShap": Method(by("KernelShap", n_samples=every, seed=0, **GROUPED), shapley, False),
-    "ShapleyValueSampling": Method(
-        by("ShapleyValueSampling", n_samples=3, seed=0, **GROUPED), None, False
-    ),
-    "Lime": Method(by("Lime", n_samples=every, seed=0, **GROUPED), None, False),
-    "LimeBase": Method(lime_base, None, False),
-    "infidelity": Method(infidelity, None, False),
-    "sensitivity_max": Method(sensitivity),
+OF_METRICS = {
+    "infidelity": Asked(infidelity, of_gradients=False),
+    "sensitivity_max": Asked(sensitivity),
+}
+OF_IMAGES = {"GuidedGradCam"}  # which no model of the zoo is about
+ALL: dict[str, Asked] = {
+    **{name: by(name) for name in METHODS if name not in OF_IMAGES},
+    "Saliency": by("Saliency", lambda e: gradient(e, e.inputs), abs=False),
+    "InputXGradient": by("InputXGradient", lambda e: e.inputs * gradient(e, e.inputs)),
+    "IntegratedGradients": by("IntegratedGradients", path_integral, n_steps=STEPS),
+    "FeatureAblation": by("FeatureAblation", ablated, feature_mask=groups),
+    "Occlusion": by("Occlusion", ablated),
+    "FeaturePermutation": Asked(permutation, lambda e: one_off(e, e.inputs.roll(1, 0)), False),
+    "ShapleyValues": by("ShapleyValues", shapley),
+    # As many samples as there are coalitions.
+    "KernelShap": by("KernelShap", shapley, feature_mask=groups),
+    "ShapleyValueSampling": by("ShapleyValueSampling", feature_mask=groups),
+    "Lime": by("Lime", feature_mask=groups),
+    "LimeBase": Asked(lime_base, of_gradients=False),
+    **OF_METRICS,
 }
 
 
@@ -232,7 +174,7 @@ def outcome(kind: str, name: str) -> str:
     Raises:
         Wrong: what came back is neither the right values nor a clear error.
     """
-    entry, method = ZOO[kind](), METHODS[name]
+    entry, method = ZOO[kind](), ALL[name]
     given, extra = entry.inputs.clone(), entry.extra()
     function = entry.of_layers if method.of_layers and entry.of_layers else entry.plain
     if method.of_layers and None in (layer_of(entry.model), layer_of(function)):
@@ -277,11 +219,11 @@ def committed() -> dict[tuple[str, str], str]:
 
 
 def main() -> None:
-    lines = ["| | " + " | ".join(f"`{name}`" for name in METHODS) + " |"]
-    lines.append("| --- |" + " --- |" * len(METHODS))
+    lines = ["| | " + " | ".join(f"`{name}`" for name in ALL) + " |"]
+    lines.append("| --- |" + " --- |" * len(ALL))
     for kind in ZOO:
         row = []
-        for name in METHODS:
+        for name in ALL:
             if name in OPEN.get(kind, ()):
                 row.append(KNOWN_WRONG)
                 continue

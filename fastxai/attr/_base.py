@@ -34,7 +34,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # Multiplications for each number of a row that a function outside torch is taken to do.
 _GUESSED_WORK = 3000
-_ATTRIBUTING = {"attribute", "_find", "_values", "of_gradient"}
+# What attributions come of: a class that writes one of them has others than the class above it.
+_ATTRIBUTING = {
+    *("attribute", "_query", "_find", "_values", "of_gradient"),
+    *("_outputs_at_inputs", "_values_of", "_stream", "_outputs"),
+}
 _QUESTION = ("inputs", "baselines", "target", "additional_forward_args", "background")
 
 
@@ -188,8 +192,8 @@ class Attribution:
         Args:
             example_inputs: a tensor [B, *F], or a tuple of tensors [B, *F_i], of the shapes, B
                 among them, dtypes and device of all calls; their values do not matter.
-            standard_errors: as for :func:`fastxai.export`.
-            **attribute_arguments: as for :meth:`attribute`. ``target`` may also be ``"argmax"``:
+            standard_errors: whether calls return them as well, as for :func:`fastxai.export`.
+            **attribute_arguments: those of :meth:`attribute`. ``target`` may also be ``"argmax"``:
                 the class with the largest output. A tensor with a row for each example becomes an
                 argument of the compiled function, also where there is one example; but for a
                 baseline of one row, which is built in as everything else.

@@ -26,6 +26,11 @@ def positions_of(pieces: Iterable[Pieces], count: int) -> tuple[tuple[Tensor, Te
 def groups_for_all(
     feature_mask: Any, inputs: Inputs, return_input_shape: bool = True
 ) -> FeatureGroups:
+    """What :func:`check_feature_mask` gives, for packages: one grouping for all examples.
+
+    Raises:
+        ArgumentError: naming the mask at fault.
+    """
     groups = check_feature_mask(feature_mask, inputs)
     check(groups.one_for_all, "feature_mask", "one row for all examples", "one for each")
     if not return_input_shape:
@@ -53,7 +58,13 @@ def players_present(
     return torch.cat([*first, present, everyone]).to(device_of(inputs))
 
 
-def coalitions_replaced(present: Tensor, groups: FeatureGroups, inputs: Inputs) -> Replaced:
+def coalitions_replaced(
+    present: Tensor,  # [N, M] bool: which groups each kind of row keeps; the last keeps all
+    groups: FeatureGroups,
+    inputs: Inputs,
+) -> Replaced:
+    """The rows of a program in which coalitions of groups are left and the others replaced."""
+
     def kept() -> tuple[Tensor, ...]:
         return tuple(
             present[:, mask.flatten().long()].unflatten(1, mask.shape[1:]) for mask in groups.masks

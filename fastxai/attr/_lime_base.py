@@ -38,7 +38,7 @@ class LimeBase(PerturbationAttribution):
     any classifier" (2016).
 
     Args:
-        forward_func: as for every method.
+        forward_func: a module or any callable that returns one tensor, as for every method.
         interpretable_model: :class:`Lasso`, :class:`Ridge`, :class:`LeastSquares`, or an object
             with ``fit(dataloader)``, whose one batch is (interpretable inputs [N, M], outputs [N],
             weights [N]) in float32, and ``representation()``. Its latest fit is left in it.
@@ -114,7 +114,7 @@ class LimeBase(PerturbationAttribution):
         Args:
             inputs: a tensor [B, *F] of any dtype, or a tuple of tensors [B, *F_i].
             target: which output is explained, as for :class:`IntegratedGradients`.
-            additional_forward_args: as for :class:`FeatureAblation`.
+            additional_forward_args: extra arguments, as for :class:`FeatureAblation`.
             n_samples: how many samples; fewer, with a warning, if a generator ends before.
             perturbations_per_eval: at most so many samples (of B rows) in one call of the model;
                 None to choose for speed.

@@ -216,19 +216,21 @@ class Occlusion(FeatureAblation):
                 by one.
             strides: the window's steps: an int, or a tuple with one for each dimension; a tuple of
                 either for a tuple of inputs. None: 1. The last window is cut off at the end.
-            baselines: as for :class:`FeatureAblation`.
-            target: as for :class:`FeatureAblation`.
-            additional_forward_args: as for :class:`FeatureAblation`.
+            baselines: what stands for an absent feature, as for :class:`FeatureAblation`.
+            target: which output is explained, as for :class:`FeatureAblation`.
+            additional_forward_args: extra arguments, as for :class:`FeatureAblation`.
             perturbations_per_eval: at most so many windows (times B rows) in one call of the model;
                 None to choose for speed.
             show_progress: whether to show a tqdm bar on stderr.
 
         Returns:
-            As :class:`FeatureAblation`, in float64 for outputs in float64, otherwise float32.
+            Attributions in the form of the inputs, as for :class:`FeatureAblation`, but in float64
+            for outputs in float64, otherwise float32.
 
         Raises:
-            ArgumentError, IndexError: as :class:`FeatureAblation`; or a window is larger than the
-                input, or its stride larger than the window.
+            ArgumentError: an argument is not as above, an output is NaN, or a window is larger than
+                the input, or its stride larger than the window.
+            IndexError: the target is out of range.
         """
         request = self._query(inputs, baselines, target, additional_forward_args)
         found = self._find(
@@ -293,8 +295,8 @@ class FeaturePermutation(FeatureAblation):
     many are useful" (2019).
 
     Args:
-        forward_func: as for every method.
-        perm_func: takes the inputs [B, *F] and a boolean mask of the features in request, [1, *F]
+        forward_func: a module or any callable that returns one tensor, as for every method.
+        perm_func: takes the inputs [B, *F] and a boolean mask of the features in question, [1, *F]
             or [B, *F], and returns the inputs with these shuffled. None: a random permutation other
             than the identity.
     """
@@ -328,20 +330,22 @@ class FeaturePermutation(FeatureAblation):
         """Attributes the chosen output to the groups of features.
 
         Args:
-            inputs: as for :class:`FeatureAblation`.
-            target: as for :class:`FeatureAblation`.
-            additional_forward_args: as for :class:`FeatureAblation`.
-            feature_mask: as for :class:`FeatureAblation`.
-            perturbations_per_eval: as for :class:`FeatureAblation`.
-            show_progress: as for :class:`FeatureAblation`.
+            inputs: a tensor [B, *F] of any dtype, or tensors, as for :class:`FeatureAblation`.
+            target: which output is explained, as for :class:`FeatureAblation`.
+            additional_forward_args: extra arguments, as for :class:`FeatureAblation`.
+            feature_mask: ids that group features, as for :class:`FeatureAblation`.
+            perturbations_per_eval: at most so many groups in one call of the model, as for
+                :class:`FeatureAblation`.
+            show_progress: whether to show a tqdm bar on stderr.
             seed: decides the permutations; None takes one from torch's default generator.
             **kwargs: ignored with a warning, as Captum's are.
 
         Returns:
-            As :class:`FeatureAblation`.
+            Attributions in the form of the inputs, as for :class:`FeatureAblation`.
 
         Raises:
-            ArgumentError, IndexError: as :class:`FeatureAblation`.
+            ArgumentError: an argument is not as above, or an output is NaN.
+            IndexError: the target is out of range.
         """
         if kwargs:
             self._ignore(kwargs)

@@ -115,7 +115,8 @@ class DeepLift(GradientAttribution):
 
         Raises:
             ArgumentError: an argument is not as above; the message names it.
-            IndexError, RuntimeError: as :class:`IntegratedGradients`.
+            IndexError: the target is out of range.
+            RuntimeError: the output does not depend on an input.
         """
         request = self._query(inputs, baselines, target, additional_forward_args)
         values = self._values(request, custom_attribution_func)
@@ -225,7 +226,7 @@ class DeepLiftShap(DeepLift):
     approach to interpreting model predictions" (2017). Operations are as for :class:`DeepLift`.
 
     Args:
-        model: as for :class:`DeepLift`.
+        model: a module or any callable, as for :class:`DeepLift`.
         multiply_by_inputs: whether to multiply by x − x'. Without it: mean multipliers.
     """
 
@@ -253,8 +254,9 @@ class DeepLiftShap(DeepLift):
             target: which output is explained, as for :class:`IntegratedGradients`.
             additional_forward_args: extra arguments, as for :class:`IntegratedGradients`.
             return_convergence_delta: whether to return the convergence deltas as well.
-            custom_attribution_func: as for :class:`DeepLift`, with one row for each pair of an
-                input and a baseline, [B · K, *F_i], input by input.
+            custom_attribution_func: makes attributions of multipliers, as for :class:`DeepLift`,
+                with one row for each pair of an input and a baseline, [B · K, *F_i], input by
+                input.
 
         Returns:
             The attributions, in the form, shapes and dtypes of the inputs, without a graph. With
@@ -262,7 +264,9 @@ class DeepLiftShap(DeepLift):
             (F(x) − F(x')) of each pair of an input and a baseline, [B · K], input by input.
 
         Raises:
-            ArgumentError, IndexError, RuntimeError: as :class:`DeepLift`.
+            ArgumentError: an argument is not as above; the message names it.
+            IndexError: the target is out of range.
+            RuntimeError: the output does not depend on an input.
         """
         request = self._query(inputs, baselines, target, additional_forward_args)
         of_pairs = self._of_pairs(request, custom_attribution_func)

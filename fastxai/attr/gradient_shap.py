@@ -105,7 +105,9 @@ class GradientShap(GradientAttribution):
             F(x̃) − F(b), [B · N], those of an example together.
 
         Raises:
-            ArgumentError, IndexError, RuntimeError: as :class:`IntegratedGradients`.
+            ArgumentError: an argument is not as above; the message names it.
+            IndexError: the target is out of range.
+            RuntimeError: the output does not depend on an input.
         """
         request = self._query(inputs, baselines, target, additional_forward_args)
         rows = _rows(request, n_samples, stdevs, seed)

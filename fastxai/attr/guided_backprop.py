@@ -39,7 +39,8 @@ class _RectifiedGradient(GradientAttribution):
 
         Raises:
             ArgumentError: an argument is not as above, or the model is scripted or compiled.
-            IndexError, RuntimeError: as :class:`IntegratedGradients`.
+            IndexError: the target is out of range.
+            RuntimeError: the output does not depend on an input.
         """
         request = self._query(inputs, None, target, additional_forward_args)
         return request.inputs.pack(self._values(request))

@@ -77,7 +77,8 @@ class GuidedGradCam(GradientAttribution):
 
         Raises:
             ArgumentError: an argument is not as above, or ``interpolate_mode`` fits no input.
-            IndexError, RuntimeError: as :class:`IntegratedGradients`.
+            IndexError: the target is out of range.
+            RuntimeError: the output does not depend on an input.
         """
         request = self._query(inputs, None, target, additional_forward_args)
         return request.inputs.pack(

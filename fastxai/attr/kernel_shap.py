@@ -112,9 +112,9 @@ class KernelShap(PerturbationAttribution):
         Args:
             inputs: a tensor [B, *F] of any dtype, or a tuple of tensors [B, *F_i].
             baselines: what stands for an absent feature, as for :class:`FeatureAblation`.
-            target: as for :class:`FeatureAblation`.
-            additional_forward_args: as for :class:`FeatureAblation`.
-            feature_mask: as for :class:`FeatureAblation`.
+            target: which output is explained, as for :class:`FeatureAblation`.
+            additional_forward_args: extra arguments, as for :class:`FeatureAblation`.
+            feature_mask: ids that group features, as for :class:`FeatureAblation`.
             n_samples: coalitions to evaluate for each example, the empty and the full one among
                 them. From 2^M on the result is exact. As a rule take at least 5 for each group; a
                 number that cannot determine M values is answered as well as it can be (the least
@@ -152,8 +152,9 @@ class KernelShap(PerturbationAttribution):
             [B, *C, greatest id − least id + 1].
 
         Raises:
-            ArgumentError, IndexError: as :class:`FeatureAblation`; or the design does not exist for
-                this number of groups and samples.
+            ArgumentError: an argument is not as above, an output is NaN, or the design does not
+                exist for this number of groups and samples.
+            IndexError: the target is out of range.
         """
         request = self._query(inputs, baselines, target, additional_forward_args, background)
         found = self._find(

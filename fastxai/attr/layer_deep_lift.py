@@ -65,8 +65,8 @@ class LayerDeepLift(LayerAttribution, DeepLift):
             return_convergence_delta: whether to return the convergence delta as well.
             attribute_to_layer_input: whether to explain by the layer's positional inputs rather
                 than by its outputs.
-            custom_attribution_func: as for :class:`DeepLift`, of the layer's tensors, those of all
-                layers of a list one after another.
+            custom_attribution_func: makes attributions of multipliers, as for :class:`DeepLift`, of
+                the layer's tensors, those of all layers of a list one after another.
             grad_kwargs: with ``materialize_grads`` a layer that makes no difference gets zeros.
 
         Returns:
@@ -149,15 +149,15 @@ def _by_input(of_pairs: Any) -> tuple[Tensor, ...]:  # each [K, B, *S_i], then [
 
 
 class LayerDeepLiftShap(LayerDeepLift, DeepLiftShap):
-    """:class:`LayerDeepLift` against each of several baselines, averaged.
+    """What :class:`LayerDeepLift` finds against each of several baselines, averaged.
 
     Where no connection leads around the layer, the attributions of a row add up to F(x) less the
     mean output over the baselines. Source: Lundberg and Lee, "A unified approach to interpreting
     model predictions" (2017).
 
     Args:
-        model: as for :class:`LayerDeepLift`.
-        layer: as for :class:`LayerDeepLift`.
+        model: a module or any callable, as for :class:`LayerDeepLift`.
+        layer: a module that the model calls, or a list of them, as for :class:`LayerDeepLift`.
         multiply_by_inputs: whether to multiply by y − y'. Without it: mean multipliers.
     """
 
@@ -184,16 +184,19 @@ class LayerDeepLiftShap(LayerDeepLift, DeepLiftShap):
             return_convergence_delta: whether to return the convergence deltas as well.
             attribute_to_layer_input: whether to explain by the layer's positional inputs rather
                 than by its outputs.
-            custom_attribution_func: as for :class:`LayerDeepLift`, with one row for each pair of an
-                input and a baseline, [B · K, *S_i], input by input.
+            custom_attribution_func: makes attributions of multipliers, as for
+                :class:`LayerDeepLift`, with one row for each pair of an input and a baseline,
+                [B · K, *S_i], input by input.
 
         Returns:
-            As :class:`LayerDeepLift`. With ``return_convergence_delta`` a pair: the attributions,
-            and Σ attributions − (F(x) − F(x')) of each pair of an input and a baseline, [B · K],
-            input by input.
+            The attributions, in the form of the layer's tensors as for :class:`LayerDeepLift`. With
+            ``return_convergence_delta`` a pair: the attributions, and Σ attributions −
+            (F(x) − F(x')) of each pair of an input and a baseline, [B · K], input by input.
 
         Raises:
-            ArgumentError, IndexError, RuntimeError: as :class:`LayerDeepLift`.
+            ArgumentError: an argument is not as above; the message names it.
+            IndexError: the target is out of range.
+            RuntimeError: the output does not depend on a layer.
         """
         request = self._query(inputs, baselines, target, additional_forward_args)
         found = self._of_all(request, custom_attribution_func, attribute_to_layer_input)

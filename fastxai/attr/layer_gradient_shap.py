@@ -94,7 +94,7 @@ class LayerGradientShap(LayerAttribution, GradientShap):
             return_convergence_delta: whether to return the convergence delta as well.
             attribute_to_layer_input: whether to explain by the layer's positional inputs rather
                 than by its outputs.
-            seed: as for :class:`GradientShap`.
+            seed: the same seed gives the same samples, as for :class:`GradientShap`.
 
         Returns:
             For a layer a tensor [B, *S] of the shape that it takes or gives, or a tuple of them

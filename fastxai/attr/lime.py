@@ -59,12 +59,12 @@ class Lime(LimeBase):
     any classifier" (2016).
 
     Args:
-        forward_func: as for every method.
-        interpretable_model: as for :class:`LimeBase`; None: ``Lasso(alpha=0.01)``.
-        similarity_func: as for :class:`LimeBase`; None:
+        forward_func: a module or any callable that returns one tensor, as for every method.
+        interpretable_model: what is fitted, as for :class:`LimeBase`; None: ``Lasso(alpha=0.01)``.
+        similarity_func: what samples weigh, as for :class:`LimeBase`; None:
             ``get_exp_kernel_similarity_function("cosine", kernel_width=1.0)``. What that function
             returns is worked out for all samples at once; any other is called for each.
-        perturb_func: as for :class:`LimeBase`, for samples [1, num_interp_features] of zeros and
+        perturb_func: draws samples, as for :class:`LimeBase`, [1, num_interp_features] of zeros and
             ones; None for the balanced coalitions.
         affine_prefix: whether affine operations at the model's beginning may be done on a row
             for each group rather than for each coalition.
@@ -125,9 +125,9 @@ class Lime(LimeBase):
         Args:
             inputs: a tensor [B, *F] of any dtype, or a tuple of tensors [B, *F_i].
             baselines: what stands for an absent feature, as for :class:`FeatureAblation`.
-            target: as for :class:`FeatureAblation`.
-            additional_forward_args: as for :class:`FeatureAblation`.
-            feature_mask: as for :class:`FeatureAblation`.
+            target: which output is explained, as for :class:`FeatureAblation`.
+            additional_forward_args: extra arguments, as for :class:`FeatureAblation`.
+            feature_mask: ids that group features, as for :class:`FeatureAblation`.
             n_samples: coalitions to evaluate for each example; or "auto": as many as ``tolerance``
                 takes, 5 for each group at least. That needs the standard errors, see above.
             perturbations_per_eval: at most so many rows in one call of the model; None to choose
@@ -148,8 +148,9 @@ class Lime(LimeBase):
             [B, *C, greatest id − least id + 1].
 
         Raises:
-            ArgumentError, IndexError: as :class:`FeatureAblation` and :class:`LimeBase`; or all
-                weights of an example are zero.
+            ArgumentError: an argument, or what a function returns, is not as above, an output is
+                NaN, or all weights of an example are zero.
+            IndexError: the target is out of range.
         """
         request = self._query(inputs, baselines, target, additional_forward_args)
         found = self._find(

@@ -58,7 +58,9 @@ class Saliency(OfGradient):
             The gradients, in the form, shapes and dtypes of the inputs, without a graph.
 
         Raises:
-            ArgumentError, IndexError, RuntimeError: as :class:`IntegratedGradients`.
+            ArgumentError: an argument is not as above; the message names it.
+            IndexError: the target is out of range.
+            RuntimeError: the output does not depend on an input.
         """
         request = self._query(inputs, None, target, additional_forward_args)
         return request.inputs.pack(self._values(request, abs=abs))
@@ -93,7 +95,9 @@ class InputXGradient(OfGradient):
             Input times gradient, in the form, shapes and dtypes of the inputs, without a graph.
 
         Raises:
-            ArgumentError, IndexError, RuntimeError: as :class:`IntegratedGradients`.
+            ArgumentError: an argument is not as above; the message names it.
+            IndexError: the target is out of range.
+            RuntimeError: the output does not depend on an input.
         """
         request = self._query(inputs, None, target, additional_forward_args)
         return request.inputs.pack(self._values(request))

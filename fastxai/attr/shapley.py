@@ -58,11 +58,11 @@ class ShapleyValues(PerturbationAttribution):
 
         Args:
             inputs: a tensor [B, *F] of any dtype, or a tuple of tensors [B, *F_i].
-            baselines: as for :class:`FeatureAblation`.
-            target: as for :class:`FeatureAblation`.
-            additional_forward_args: as for :class:`FeatureAblation`.
-            feature_mask: as for :class:`FeatureAblation`; at most 25 groups of an example may
-                differ from the baseline.
+            baselines: what stands for an absent feature, as for :class:`FeatureAblation`.
+            target: which output is explained, as for :class:`FeatureAblation`.
+            additional_forward_args: extra arguments, as for :class:`FeatureAblation`.
+            feature_mask: ids that group features, as for :class:`FeatureAblation`; at most 25
+                groups of an example may differ from the baseline.
             perturbations_per_eval: at most so many coalitions (times B rows) in one call of the
                 model; None to choose for speed.
             show_progress: whether to show a tqdm bar on stderr.
@@ -73,7 +73,8 @@ class ShapleyValues(PerturbationAttribution):
             [1, *F_i] for one output for the batch.
 
         Raises:
-            ArgumentError, IndexError: as :class:`FeatureAblation`.
+            ArgumentError: an argument is not as above, or an output is NaN.
+            IndexError: the target is out of range.
         """
         request = self._query(inputs, baselines, target, additional_forward_args)
         found = self._find(request, False, feature_mask, perturbations_per_eval, show_progress)
@@ -175,10 +176,10 @@ class ShapleyValueSampling(ShapleyValues):
 
         Args:
             inputs: a tensor [B, *F] of any dtype, or a tuple of tensors [B, *F_i].
-            baselines: as for :class:`FeatureAblation`.
-            target: as for :class:`FeatureAblation`.
-            additional_forward_args: as for :class:`FeatureAblation`.
-            feature_mask: as for :class:`FeatureAblation`.
+            baselines: what stands for an absent feature, as for :class:`FeatureAblation`.
+            target: which output is explained, as for :class:`FeatureAblation`.
+            additional_forward_args: extra arguments, as for :class:`FeatureAblation`.
+            feature_mask: ids that group features, as for :class:`FeatureAblation`.
             n_samples: how many orders; or "auto": for each example as many as ``tolerance`` takes,
                 50 at least.
             perturbations_per_eval: at most so many coalitions (times B rows) in one call of the
@@ -191,10 +192,11 @@ class ShapleyValueSampling(ShapleyValues):
             seed: decides the orders; None takes one from torch's default generator.
 
         Returns:
-            As :class:`ShapleyValues`.
+            Estimates of the values, in the form and dtype of those of :class:`ShapleyValues`.
 
         Raises:
-            ArgumentError, IndexError: as :class:`FeatureAblation`.
+            ArgumentError: an argument is not as above, or an output is NaN.
+            IndexError: the target is out of range.
         """
         request = self._query(inputs, baselines, target, additional_forward_args)
         found = self._find(

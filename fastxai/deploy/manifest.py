@@ -70,6 +70,7 @@ class Manifest:
     machine: dict[str, str]
 
     def to_json(self) -> str:
+        """The text that a package keeps of it."""
         return json.dumps({"fastxai_package": _VERSION, **asdict(self)}, indent=1)
 
     @classmethod

@@ -12,15 +12,15 @@ from fastxai import (
     ArgumentError,
     DeepLift,
     DeepLiftShap,
-    InputXGradient,
     IntegratedGradients,
     Saliency,
 )
 
+from ..methods import METHODS
 from ..models import Logged, Segmenter, TwoInputs, mlp
 
 X = torch.randn(3, 7)
-METHODS = [IntegratedGradients, Saliency, InputXGradient]
+OF_GRADIENTS = [n for n, method in METHODS.items() if not (method.compares or method.of_layer)]
 
 with torch.inference_mode():
     INFERENCE = torch.randn(3, 7)
@@ -68,13 +68,13 @@ IG_ONLY = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OF_GRADIENTS)
 @pytest.mark.parametrize("name", BEFORE_ANY_CALL)
 def test_refused_before_any_model_call(method, name):
     inputs, arguments, message = BEFORE_ANY_CALL[name]
-    logged = Logged(mlp())
+    logged, options = Logged(mlp()), METHODS[method].options(X, **{"target": 0, **arguments})
     with pytest.raises(ArgumentError, match=f"^{message}"):
-        method(logged).attribute(inputs, **{"target": 0, **arguments})
+        METHODS[method].over(logged).attribute(inputs, **options)
     assert logged.rows == []
 
 
@@ -131,7 +131,7 @@ def test_forward_func_must_be_callable():
         Saliency(3)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OF_GRADIENTS)
 @pytest.mark.parametrize(
     ("model", "target", "error", "message"),
     [
@@ -147,7 +147,7 @@ def test_forward_func_must_be_callable():
         (lambda x: (x.sum(1), x), None, ArgumentError, "forward_func: .* got a tuple; wrap it"),
         (lambda x: {"logits": x}, 0, ArgumentError, "forward_func: .* got a dict; wrap it"),
         (lambda x: None, 0, ArgumentError, "forward_func: .* got a NoneType"),
-        (lambda x: x.sum(0), None, ArgumentError, r"target: .* numbers a row"),
+        (lambda x: x.sum(0), None, ArgumentError, "target: .* a row|forward_func: .* 3 rows"),
         (lambda x: x.detach().sum(1), None, RuntimeError, "forward_func: .*does not depend on inp"),
         (lambda x: x.argmax(1), None, RuntimeError, "forward_func: .*does not depend on inputs"),
         (lambda x: torch.ones(len(x)), None, RuntimeError, "forward_func: .*does not depend"),
@@ -155,8 +155,8 @@ def test_forward_func_must_be_callable():
 )
 def test_what_only_the_model_can_show(method, model, target, error, message):
     x = torch.randn(3, 2, 7) if isinstance(model, Segmenter) else X
-    with pytest.raises(error, match=f"^{message}"):
-        method(model).attribute(x, target=target)
+    with pytest.raises(error, match=f"^({message})"):
+        METHODS[method].ask(model, x, target=target)
 
 
 def test_an_input_that_is_not_used_is_named():

@@ -7,20 +7,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from fastxai import (
-    Deconvolution,
-    DeepLift,
-    DeepLiftShap,
-    GuidedBackprop,
-    GuidedGradCam,
-    LayerActivation,
-    LayerDeepLift,
-    LayerDeepLiftShap,
-    LayerGradCam,
-    LayerGradientShap,
-    LayerGradientXActivation,
-    LayerIntegratedGradients,
-)
+from fastxai import ArgumentError, GuidedBackprop
+
+from ..methods import METHODS
 
 
 class Model(nn.Module):
@@ -42,30 +31,21 @@ class Model(nn.Module):
         return self.last(h.mean((2, 3)))
 
 
-BACKGROUND = {"baselines": torch.ones(3, 2, 5, 5, dtype=torch.float64)}
-METHODS = [
-    *((method, {}) for method in (DeepLift, GuidedBackprop, Deconvolution)),
-    (DeepLiftShap, BACKGROUND),
-    *((method, None) for method in (LayerGradCam, LayerGradientXActivation)),
-    (LayerIntegratedGradients, None),
-    (LayerActivation, None),
-    (LayerDeepLift, {}),
-    (LayerDeepLiftShap, BACKGROUND),
-    (LayerGradientShap, {**BACKGROUND, "seed": 0}),
-    (GuidedGradCam, None),
-]
+# There are gradients for parameters alone through the other kind.
+ONE_KIND = ("Saliency", "InputXGradient", "IntegratedGradients", "GradientShap", "NoiseTunnel")
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
-@pytest.mark.parametrize(("method", "options"), METHODS)
-def test_values_are_those_without_checkpoints(method, options, use_reentrant):
-    model, x = Model(), torch.randn(2, 2, 5, 5, dtype=torch.float64)
-    of_layer = method.__name__.startswith(("Layer", "GuidedGrad"))
-    explainer = method(model, model.inner) if of_layer else method(model)
-    arguments = {**(options or {}), **({} if method is LayerActivation else {"target": 1})}
-    expected = explainer.attribute(x, **arguments)
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "LimeBase"])
+def test_values_are_those_without_checkpoints(name, use_reentrant):
+    model, x, method = Model(), torch.randn(2, 2, 5, 5, dtype=torch.float64), METHODS[name]
+    expected = method.ask(model, x, model.inner, target=1)
     model.use_reentrant = use_reentrant
-    found = explainer.attribute(x, **arguments)
+    if use_reentrant and name in ONE_KIND:
+        with pytest.raises(ArgumentError, match=r"^forward_func: .* use_reentrant=False"):
+            method.ask(model, x, model.inner, target=1)
+        return
+    found = method.ask(model, x, model.inner, target=1)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
 
 

@@ -17,6 +17,7 @@ from fastxai.core.engine import blocks
 from fastxai.core.engine import shortcut as prefix
 from fastxai.ops import native
 
+from ..methods import METHODS, background
 from ..models import Exact
 
 
@@ -31,84 +32,7 @@ class Breakable(Exact):
 
 
 MODEL = Breakable(12)
-BASELINES = torch.randn(3, 1, 3, 4, dtype=torch.float64)
-ROWS = (torch.arange(12) // 4).view(1, 1, 3, 4)
 AUTO = {"n_samples": "auto", "tolerance": 0.03, "seed": 3, "max_samples": 400}
-
-# What a row's attributions depend on but for itself and the seed:
-NOTHING = {  # not a bit of them
-    "Saliency": (attr.Saliency(MODEL), {}),
-    "InputXGradient": (attr.InputXGradient(MODEL), {}),
-    "IntegratedGradients": (attr.IntegratedGradients(MODEL), {"n_steps": 9}),
-    "DeepLift": (attr.DeepLift(MODEL), {}),
-    "DeepLiftShap": (attr.DeepLiftShap(MODEL), {"baselines": BASELINES}),
-    "GuidedBackprop": (attr.GuidedBackprop(MODEL), {}),
-    "Deconvolution": (attr.Deconvolution(MODEL), {}),
-    "GuidedGradCam": (attr.GuidedGradCam(MODEL, MODEL.scale), {}),
-    "LayerGradCam": (attr.LayerGradCam(MODEL, MODEL.scale), {}),
-    "LayerActivation": (attr.LayerActivation(MODEL, MODEL.scale), {}),
-    "LayerGradientXActivation": (attr.LayerGradientXActivation(MODEL, MODEL.scale), {}),
-    "LayerIntegratedGradients": (
-        attr.LayerIntegratedGradients(MODEL, MODEL.scale),
-        {"n_steps": 9},
-    ),
-    "LayerDeepLift": (attr.LayerDeepLift(MODEL, MODEL.scale), {}),
-    "LayerDeepLiftShap": (
-        attr.LayerDeepLiftShap(MODEL, MODEL.scale),
-        {"baselines": BASELINES},
-    ),
-    "FeatureAblation": (attr.FeatureAblation(MODEL), {}),
-    "Occlusion": (attr.Occlusion(MODEL), {"sliding_window_shapes": (1, 2, 2)}),
-}
-ROUNDING = {  # that of sums and solutions in float64, made for all rows at once
-    "ShapleyValues": (attr.ShapleyValues(MODEL), {"feature_mask": ROWS}),
-    "ShapleyValueSampling": (attr.ShapleyValueSampling(MODEL), {"n_samples": 7, "seed": 3}),
-    "ShapleyValueSampling, auto": (attr.ShapleyValueSampling(MODEL), AUTO),
-    "KernelShap": (attr.KernelShap(MODEL), {"n_samples": 60, "seed": 3}),
-    "KernelShap, background": (
-        attr.KernelShap(MODEL),
-        {"n_samples": 60, "background": BASELINES, "seed": 3},
-    ),
-    "KernelShap, shared tier": (
-        attr.KernelShap(MODEL),
-        {"n_samples": 60, "tier": "shared", "seed": 3},
-    ),
-    "KernelShap, accurate tier": (
-        attr.KernelShap(MODEL),
-        {"n_samples": 60, "tier": "accurate", "seed": 3},
-    ),
-    "KernelShap, auto": (attr.KernelShap(MODEL), AUTO),
-    "KernelShap, accurate tier, auto": (attr.KernelShap(MODEL), {**AUTO, "tier": "accurate"}),
-    "Lime": (attr.Lime(MODEL), {"n_samples": 60, "seed": 3}),
-    "Lime, ridge": (attr.Lime(MODEL, attr.Ridge()), {"n_samples": 60, "seed": 3}),
-    "Lime, auto": (attr.Lime(MODEL), AUTO),
-}
-PLACE = {  # where in its batch the row is
-    "GradientShap": (
-        attr.GradientShap(MODEL),
-        {"baselines": BASELINES, "n_samples": 9, "seed": 3},
-    ),
-    "LayerGradientShap": (
-        attr.LayerGradientShap(MODEL, MODEL.scale),
-        {"baselines": BASELINES, "n_samples": 9, "seed": 3},
-    ),
-    "GradientShap, noise": (
-        attr.GradientShap(MODEL),
-        {"baselines": BASELINES, "stdevs": 0.3, "seed": 3},
-    ),
-    "NoiseTunnel": (attr.NoiseTunnel(attr.Saliency(MODEL)), {"seed": 3}),
-    "NoiseTunnel, vargrad": (
-        attr.NoiseTunnel(attr.IntegratedGradients(MODEL)),
-        {"n_steps": 5, "nt_type": "vargrad", "seed": 3},
-    ),
-}
-BATCH = {  # the other rows
-    "FeaturePermutation": (attr.FeaturePermutation(MODEL), {"seed": 3}),
-}
-ALL = NOTHING | ROUNDING | PLACE | BATCH
-DRAWS = [name for name in ALL if "seed" in ALL[name][1]]
-NATIVE = native.build_info().native  # plain torch adds up as it likes
-LIMITS = ("internal_batch_size", "perturbations_per_eval", "nt_samples_batch_size")
 
 
 def rows(count):
@@ -116,6 +40,52 @@ def rows(count):
     x = torch.randn(count, 1, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     x *= torch.logspace(-1, 0.7, count, dtype=torch.float64)[:, None, None, None]
     return x, torch.arange(count) % 3
+
+
+def asked(*names):
+    """Methods of the table over the model, by name."""
+    x, _ = rows(1)
+    return {n: (METHODS[n].over(MODEL, MODEL.scale), METHODS[n].options(x)) for n in names}
+
+
+def variant(name, method=None, **options):
+    """One of them, made or asked in another way."""
+    ((explainer, fixed),) = asked(name).values()
+    return (method or explainer), {**fixed, **options}
+
+
+# What a row's attributions depend on but for itself and the seed:
+ROUNDING = {  # that of sums and solutions in float64, made for all rows at once
+    **asked("ShapleyValues", "ShapleyValueSampling", "KernelShap", "Lime"),
+    "ShapleyValueSampling, auto": variant("ShapleyValueSampling", **AUTO),
+    "KernelShap, background": variant("KernelShap", background=background(rows(1)[0])),
+    "KernelShap, shared tier": variant("KernelShap", tier="shared"),
+    "KernelShap, accurate tier": variant("KernelShap", tier="accurate"),
+    "KernelShap, auto": variant("KernelShap", **AUTO),
+    "KernelShap, accurate tier, auto": variant("KernelShap", **AUTO, tier="accurate"),
+    "Lime, ridge": variant("Lime", attr.Lime(MODEL, attr.Ridge())),
+    "Lime, auto": variant("Lime", **AUTO),
+}
+PLACE = {  # where in its batch the row is
+    **asked("GradientShap", "LayerGradientShap", "NoiseTunnel"),
+    "GradientShap, noise": variant("GradientShap", stdevs=0.3),
+    "NoiseTunnel, vargrad": variant(
+        "NoiseTunnel",
+        attr.NoiseTunnel(attr.IntegratedGradients(MODEL)),
+        n_steps=5,
+        nt_type="vargrad",
+    ),
+}
+BATCH = asked("FeaturePermutation")  # the other rows
+APART = {"LimeBase"}  # which takes one number for the batch
+NOTHING = {  # not a bit of them
+    **asked(*(n for n in METHODS if n not in {*ROUNDING, *PLACE, *BATCH, *APART})),
+    "Occlusion, overlapping": variant("Occlusion", sliding_window_shapes=(1, 2, 2)),
+}
+ALL = NOTHING | ROUNDING | PLACE | BATCH
+DRAWS = [name for name in ALL if "seed" in ALL[name][1]]
+NATIVE = native.build_info().native  # plain torch adds up as it likes
+LIMITS = ("internal_batch_size", "perturbations_per_eval", "nt_samples_batch_size")
 
 
 def ask(name, x, target, **more):

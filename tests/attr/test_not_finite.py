@@ -26,17 +26,21 @@ from fastxai.attr import (
     get_exp_kernel_similarity_function,
 )
 
+from ..methods import METHODS
+
+# Those that compare outputs, but for one that takes other rows for an example's and one that takes
+# one number for the batch; and their variants.
 COMPARING = {
-    "KernelShap": (KernelShap, {"seed": 0}),
+    **{
+        name: (method.kind, method.options(torch.zeros(1, 8)))
+        for name, method in METHODS.items()
+        if method.compares and name not in ("FeaturePermutation", "LimeBase")
+    },
     "shared": (KernelShap, {"n_samples": 60, "tier": "shared", "seed": 0}),
     "accurate": (KernelShap, {"n_samples": 60, "tier": "accurate", "seed": 0}),
     "auto": (KernelShap, {"n_samples": "auto", "max_samples": 60, "seed": 0}),
-    "Lime": (Lime, {"n_samples": 40, "seed": 0}),
     "least squares": (lambda f: Lime(f, LeastSquares()), {"n_samples": 40, "seed": 0}),
-    "ShapleyValues": (ShapleyValues, {}),
-    "ShapleyValueSampling": (ShapleyValueSampling, {"n_samples": 8, "seed": 0}),
-    "FeatureAblation": (FeatureAblation, {}),
-    "Occlusion": (Occlusion, {"sliding_window_shapes": (3,)}),
+    "wide windows": (Occlusion, {"sliding_window_shapes": (3,)}),
 }
 
 

@@ -598,11 +598,11 @@ def test_a_mask_that_all_share_stays_one():
     """Sentences of one length, say: then the beginning of the model is done once for all."""
     x = randn(4, FEATURES)
     x[:, 7:] = 0
-    query = KernelShap(network())._query(x, target=0)
-    groups = check_feature_mask(None, query.inputs)
-    (part,) = parts(query, groups_that_vary(query, groups))
+    request = KernelShap(network())._query(x, target=0)
+    groups = check_feature_mask(None, request.inputs)
+    (part,) = parts(request, groups_that_vary(request, groups))
     (mask,) = part.players(groups).masks
-    assert part.query is query and mask.shape == (1, FEATURES)
+    assert part.request is request and mask.shape == (1, FEATURES)
     assert mask[0, :7].tolist() == list(range(7)) and part.players(groups).count == 7
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from fastxai import attr
 
+from ..methods import METHODS
 from ..models import ResidualCNN
 
 
@@ -32,30 +33,15 @@ def model():
 
 
 def callables(model):
-    """Name -> a call of input and target, each on an explainer that all threads share."""
-    mask = torch.arange(36).reshape(1, 1, 6, 6) // 6
-    background = torch.randn(3, 1, 6, 6, generator=torch.Generator().manual_seed(1))
-    layer_ig = attr.LayerIntegratedGradients(model, model.conv)
-    deep_lift, guided = attr.DeepLift(model), attr.GuidedBackprop(model)
-    grad_cam, ig = attr.LayerGradCam(model, model.conv), attr.IntegratedGradients(model)
-    kernel, shap = attr.KernelShap(model), attr.GradientShap(model)
-    tunnel, deep_shap = attr.NoiseTunnel(attr.Saliency(model)), attr.DeepLiftShap(model)
-    layer_lift = attr.LayerDeepLift(model, model.conv)
-    layer_shap = attr.LayerGradientShap(model, model.conv)
+    """Name -> a call of input and target, each on an explainer that all calls share."""
+
+    def ask(method, explainer):
+        return lambda x, t: explainer.attribute(x, **method.options(x, target=t))
+
     return {
-        "LayerIntegratedGradients": lambda x, t: layer_ig.attribute(x, target=t, n_steps=8),
-        "DeepLift": lambda x, t: deep_lift.attribute(x, target=t),
-        "GuidedBackprop": lambda x, t: guided.attribute(x, target=t),
-        "IntegratedGradients": lambda x, t: ig.attribute(x, target=t, n_steps=8),
-        "KernelShap": lambda x, t: kernel.attribute(
-            x, target=t, n_samples=30, feature_mask=mask, seed=0
-        ),
-        "LayerGradCam": lambda x, t: grad_cam.attribute(x, target=t),
-        "GradientShap": lambda x, t: shap.attribute(x, background, target=t, seed=0),
-        "NoiseTunnel": lambda x, t: tunnel.attribute(x, target=t, seed=0),
-        "LayerDeepLift": lambda x, t: layer_lift.attribute(x, target=t),
-        "LayerGradientShap": lambda x, t: layer_shap.attribute(x, background, target=t, seed=0),
-        "DeepLiftShap": lambda x, t: deep_shap.attribute(x, background, target=t),
+        name: ask(method, method.over(model, model.conv))
+        for name, method in METHODS.items()
+        if name != "LimeBase"  # which takes one number for the batch
     }
 
 

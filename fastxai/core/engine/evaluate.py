@@ -330,9 +330,10 @@ def gradients_inside(
 def gradients(
     model: Model, rows: Rows, points: Callable[[], tuple[GradientEdge, ...]] | None = None
 ) -> list[Tensor]:
-    """∂F/∂row for all rows, for those tensors of a block that are inputs: each [R, B, *F_i].
+    """The gradients ∂F/∂row for all rows, each [R, B, *F_i].
 
-    What else a block holds is handed to the model as it is.
+    They are of those tensors of a block that are inputs. What else it holds is handed to the model
+    as it is.
 
     Args:
         model: the bound model.

@@ -17,7 +17,7 @@ from ..spans import part
 from .blocks import fits_whole, is_out_of_memory
 from .independence import differ
 from .model import Model
-from .outputs import NotRowByRow
+from .outputs import NotRowByRow, WrongBlock
 from .rows import InputAndBaselineRows, Rows
 
 # How many of the first rows and of the last are asked about apart: odd numbers, as rows may come in
@@ -150,6 +150,8 @@ def stacked(
         differentiable: whether inputs may require gradients, for models that take some themselves.
     """
     batch, every, parts = model.batch, slice(0, model.batch), [block]
+    if block[0].shape[0] != repeats * batch:
+        raise WrongBlock(block, repeats, batch)
 
     def place(i: int) -> slice:
         return slice(i * batch, (i + 1) * batch)

@@ -17,7 +17,7 @@ from ..checks import ArgumentError, check
 from ..footprint import RowCost
 from ..modules import modules_of
 from .independence import is_row_by_row
-from .outputs import NotRowByRow
+from .outputs import NotRowByRow, WrongBlock
 from .plan import Run
 from .state import LAYERS, Loans, State, behind
 from .targets import Target
@@ -105,6 +105,9 @@ class Model:
 
         The whole answer, [*C], of a function that answers for the batch; a number is one of one.
         """
+        count, asked = rows[0].shape[0], examples.stop - examples.start
+        if count != repeats * asked:
+            raise WrongBlock(rows, repeats, asked)
         which = examples if self._examples is None else _among(self._examples, examples)
         if self._state is not None:
             self._state.restore()  # every call finds what the first one found
@@ -118,7 +121,6 @@ class Model:
                 f"forward_func: expected it to return one torch.Tensor, got a "
                 f"{type(output).__name__}; wrap it in a function that returns the tensor to explain"
             )
-        count = rows[0].shape[0]
         if self._batch_shape is None and repeats == 1 and count == self.batch:
             self._batch_shape = output.shape
         if output.dim() == 0 and (count == 1 or self.whole_batch):

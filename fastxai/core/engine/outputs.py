@@ -8,6 +8,16 @@ from torch import Tensor
 from ..checks import ArgumentError
 
 
+class WrongBlock(ArgumentError):
+    """A description has made a block of another size than it was asked for."""
+
+    def __init__(self, block: tuple[Tensor, ...], repeats: int, examples: int):
+        super().__init__(
+            f"rows: expected a block with {repeats} × {examples} rows, repeats × examples, "
+            f"got one with {block[0].shape[0]}"
+        )
+
+
 class NotRowByRow(ArgumentError):
     """The output has not one entry for each row of the input."""
 

@@ -83,7 +83,8 @@ class Ridge(LinearFit):
         kernel.diagonal().add_(self.alpha / rows.total)
         return rows.pull(_least_norm(kernel[None], rows.values[None])[0])
 
-    def penalised(self, gram: Tensor) -> Tensor:
+    def penalised(self, gram: Tensor) -> Tensor:  # both [B, M, M]
+        """What is solved with: the Gram matrices with the penalty on their diagonals."""
         return gram + self.alpha * identity_matrix(gram)
 
 
