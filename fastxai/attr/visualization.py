@@ -71,7 +71,7 @@ class VisualizeSign(Enum):
     all = 4
 
 
-_SIGNED = {  # what is kept of the attributions, and the colours for it
+_SIGNED: dict[str, Any] = {  # what is kept of the attributions, and the colours for it
     "positive": (lambda attr: attr.clip(min=0), "Greens"),
     "absolute_value": (np.abs, "Blues"),
     "negative": (lambda attr: -attr.clip(max=0), "Reds"),
@@ -416,7 +416,7 @@ def visualize_timeseries_attr(
 def _draw_combined(ax: Any, x: Any, data: Any, labels: Any, look: Any) -> None:
     from matplotlib import colormaps
 
-    ax.set_prop_cycle(color=colormaps["Dark2"].colors)
+    ax.set_prop_cycle(color=colormaps["Dark2"](range(8)))
     for i, series in enumerate(data):
         ax.plot(x, series, label=labels[i] if labels else None, **look)
     if labels:
@@ -495,5 +495,5 @@ def draw_mask_legend(
         return
     y, x = (places.mean() for places in np.where(inside))
     box = {"boxstyle": "round,pad=0.2", "facecolor": bbox_facecolor, "alpha": bbox_alpha}
-    look = {"color": text_color, "fontsize": fontsize, "bbox": box}
-    ax.text(x, y, label, ha="center", va="center", **look)
+    text = ax.text(x, y, label, color=text_color, fontsize=fontsize, bbox=box)
+    text.set(ha="center", va="center")
