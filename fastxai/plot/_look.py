@@ -14,6 +14,7 @@ RAISES = "#DD6B20"
 LOWERS = "#3182CE"
 # Inputs' own values go from purple by teal to olive: nothing that raises or lowers.
 LOW_TO_HIGH = ("#8A4FBF", "#2A9D8F", "#B8A10B")
+STRONG = "#C2339B"  # contributes much, whatever the sign
 GREY = "#8C8C8C"  # what has no sign: others, what is missing, what is not attributed
 
 
@@ -92,11 +93,11 @@ def signed_map(ax: Any) -> Any:
 
 
 def strength_map(ax: Any) -> Any:
-    """From nothing to much, whatever the sign: in the colour of writing."""
+    """From nothing to much, whatever the sign: in neither of the two colours."""
     from matplotlib.colors import LinearSegmentedColormap
 
     middle = "#303030" if is_dark(background(ax)) else "#F4F4F4"
-    return LinearSegmentedColormap.from_list("strength", [middle, ink(ax)])
+    return LinearSegmentedColormap.from_list("strength", [middle, STRONG])
 
 
 def value_map() -> Any:
@@ -105,26 +106,26 @@ def value_map() -> Any:
     return LinearSegmentedColormap.from_list("low-high", list(LOW_TO_HIGH))
 
 
-def sign_legend(ax: Any, *, error_bars: bool = False, title: str | None = None) -> None:
-    """Says below the picture what the two colours mean, and what the lines are."""
+def sign_legend(ax: Any, error_bars: Any = None, *, signs: bool = True) -> None:
+    """Says above the picture what the two colours mean, and lines of the colour of error bars."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    colour = ink(ax)
-    handles: list[Any] = [
-        Patch(color=RAISES, label="raises the output"),
-        Patch(color=LOWERS, label="lowers it"),
-    ]
-    if error_bars:
-        handles.append(Line2D([], [], color=colour, lw=1.2, label="± 1 standard error"))
-    outside_legend(ax, handles, title)
+    handles: list[Any] = []
+    if signs:
+        handles.append(Patch(color=RAISES, label="raises the output"))
+        handles.append(Patch(color=LOWERS, label="lowers it"))
+    if error_bars is not None:
+        handles.append(Line2D([], [], color=error_bars, lw=1.2, label="± 1 standard error"))
+    if handles:
+        outside_legend(ax, handles)
 
 
-def outside_legend(ax: Any, handles: list[Any], title: str | None = None) -> None:
-    legend = ax.legend(
+def outside_legend(ax: Any, handles: list[Any], side: str = "right") -> None:
+    ax.legend(
         handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(0, 1.01),
+        loc=f"lower {side}",  # from the right it has the room above the names, too
+        bbox_to_anchor=(float(side == "right"), 1.01),
         ncols=len(handles),
         frameon=False,
         fontsize="small",
@@ -133,8 +134,6 @@ def outside_legend(ax: Any, handles: list[Any], title: str | None = None) -> Non
         borderaxespad=0.2,
         labelcolor=ink(ax),
     )
-    if title:
-        legend.set_title(title)
 
 
 def colour_bar(ax: Any, drawn: Any, label: str, ticks: Any = None, names: Any = None) -> Any:

@@ -12,6 +12,8 @@ from torch import Tensor
 from ..attr._explanation import Explanation
 from ..core.checks import check, check_count
 
+_LEFT_TO_RIGHT = "\u200e"
+
 
 @dataclass(frozen=True)
 class Table:
@@ -91,8 +93,6 @@ def table(
 
     targets = tuple(outputs.shape[1:]) if outputs is not None else ()
     values, names = _flat(values, "explanation", targets, target)
-    check(values.shape[0] > 0, "explanation", "at least one row", "none")
-    check(values.shape[1] > 0, "explanation", "at least one feature", "none")
     if errors is not None:
         errors, _ = _flat(errors, "errors", targets, target)
         expected = "one for each value, shape {}"
@@ -138,7 +138,8 @@ def _flat(
     for i, part in enumerate(parts):
         array = to_array(part, argument)  # [B, *C, *F]
         check(array.ndim > 0, argument, "shape [B, F] or [F]", "a single number")
-        array = array[None] if array.ndim == 1 and not _is_batch(array, targets) else array
+        check(array.size > 0, argument, "at least one row and one feature", f"shape {array.shape}")
+        array = array[None] if array.ndim == 1 else array
         if targets:
             array = array.reshape(len(array), -1, *array.shape[1 + len(targets) :])
             several = f"an index, as {array.shape[1]} outputs are explained"
@@ -150,10 +151,6 @@ def _flat(
             names.append(f"{prefix}feature {where}")
         arrays.append(array.reshape(len(array), -1))
     return np.concatenate(arrays, axis=1), names
-
-
-def _is_batch(array: Any, targets: tuple[int, ...]) -> bool:
-    return bool(targets)
 
 
 def _data(data: Any, shape: tuple[int, ...]) -> Any:
@@ -186,6 +183,11 @@ def _target_name(names: Any, target: int | None) -> str | None:
         check(len(known) == 1, "target", f"an index into {len(known)} target_names", "None")
         return known[0]
     return known[check_index(target, "target", len(known))]
+
+
+def finite(values: Any) -> Any:
+    """The values, with 0 for NaN and infinity."""
+    return np.where(np.isfinite(values), values, 0.0)
 
 
 def order_by_size(sizes: Any) -> Any:
@@ -231,4 +233,7 @@ def shortened(name: str, limit: int = 32) -> str:
 def named(names: Sequence[str], data: Any, index: int) -> str:
     """A feature's name with its value, if that is known."""
     name = shortened(names[index])
-    return name if data is None else f"{name} = {shortened(shown(data[index]), 16)}"
+    if data is None:
+        return name
+    # The marks keep the value at the right of a name that itself runs from right to left.
+    return f"{_LEFT_TO_RIGHT}{name}{_LEFT_TO_RIGHT} = {shortened(shown(data[index]), 16)}"

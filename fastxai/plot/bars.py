@@ -14,10 +14,9 @@ from ._look import (
     dress,
     ink,
     new_axes,
-    outside_legend,
     sign_legend,
 )
-from ._table import Table, named, order_by_size, table, to_array, written
+from ._table import Table, finite, named, order_by_size, shown, table, to_array, written
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,27 +80,22 @@ def bar(
     ax = new_axes(ax, 6.4, 1.3 + 0.3 * len(values))
     places = np.arange(len(values))[::-1]
     others = labels[-1].endswith("others") and len(found.names) > most
-    colours = [colour_of(v) if one else ink(ax) for v in values]
-    if not one:  # a size has no sign
-        colours = ["#767676"] * len(values)
-    if others and not one:
-        colours[-1] = GREY
-    bars = ax.barh(places, values, height=0.7, color=colours)
+    # A mean of sizes has no sign, and neither of the two colours.
+    colours = [colour_of(v) if one else GREY for v in values]
+    bars = ax.barh(places, finite(values), height=0.7, color=colours)
     if others:
         bars[-1].set_alpha(0.6)
     _error_bars(ax, values, places, spread)
-    _bar_texts(ax, values, places, spread)
+    _numbers(ax, values, places, spread, signed=one)
+    _reach(ax, np.zeros(len(values)), finite(values), spread)
+    if not one:  # a size is not below zero, wherever its error bar ends
+        ax.set_xlim(left=0)
     ax.set_yticks(places, labels=labels)
     ax.axvline(0, color=ink(ax), lw=0.8)
     dress(ax, xlabel=contribution_label(found.target, mean=not one))
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    if one:
-        sign_legend(ax, error_bars=spread is not None)
-    elif spread is not None:
-        from matplotlib.lines import Line2D
-
-        outside_legend(ax, [Line2D([], [], color=ink(ax), lw=1.2, label="± 1 standard error")])
+    sign_legend(ax, ink(ax) if spread is not None else None, signs=one)
     ax.set_ylim(-0.6, len(values) - 0.4)
     return ax
 
@@ -128,9 +122,9 @@ def _largest(
     shown_values, shown_errors = values[kept], None if errors is None else errors[kept]
     if len(rest):
         labels.append(f"sum of {len(rest)} others")
-        shown_values = np.append(shown_values, np.nansum(values[rest]))
+        shown_values = np.append(shown_values, finite(values[rest]).sum())
         if shown_errors is not None:
-            shown_errors = np.append(shown_errors, np.sqrt(np.nansum(errors[rest] ** 2)))
+            shown_errors = np.append(shown_errors, np.sqrt(finite(errors[rest] ** 2).sum()))
     return labels, shown_values, shown_errors
 
 
@@ -151,28 +145,28 @@ def _error_bars(ax: Any, values: Any, places: Any, errors: Any) -> None:
     )
 
 
-def _bar_texts(ax: Any, values: Any, places: Any, errors: Any) -> None:
-    """Numbers beyond the ends of the bars, and room for them."""
-    ends = np.nan_to_num(values, posinf=0, neginf=0)
-    reach = np.zeros(len(values)) if errors is None else np.nan_to_num(errors, posinf=0)
-    low, high = min(0.0, (ends - reach).min()), max(0.0, (ends + reach).max())
-    span = (high - low) or 1.0
-    signed = low < 0
-    ax.set_xlim(low - (0.24 * span if signed else 0.0), high + 0.24 * span)
+def _numbers(ax: Any, values: Any, places: Any, errors: Any, signed: bool) -> None:
+    """Writes the numbers in a column beside the bars, where they hide nothing."""
     for i, (value, place) in enumerate(zip(values, places, strict=True)):
-        left = ends[i] < 0
         number = written(value, None if errors is None else errors[i])
-        number = number if signed or bool((values < 0).any()) else number.lstrip("+")
         ax.annotate(
-            number,
-            (ends[i] - reach[i] if left else ends[i] + reach[i], place),
-            xytext=(-5 if left else 5, 0),
-            textcoords="offset points",
-            ha="right" if left else "left",
+            number if signed else number.lstrip("+"),
+            (1.02, place),
+            xycoords=("axes fraction", "data"),
             va="center",
             fontsize="small",
             color=ink(ax),
+            annotation_clip=False,
         )
+
+
+def _reach(ax: Any, starts: Any, ends: Any, errors: Any) -> None:
+    """Makes the x axis as long as the bars and their error bars."""
+    spread = np.zeros(len(ends)) if errors is None else finite(errors)
+    low = np.minimum(starts, ends - spread).min()
+    high = np.maximum(starts, ends + spread).max()
+    spare = 0.04 * ((high - low) or 1.0)
+    ax.set_xlim(low - spare, high + spare)
 
 
 def waterfall(
@@ -227,14 +221,14 @@ def waterfall(
     spread = None if found.errors is None else found.errors[0]
     labels, values, spread = _largest(found, found.values[0], spread, inputs, most)
     start, end = _start_and_end(found, base)
-    total = float(np.nansum(found.values[0]))
+    total = float(finite(found.values[0]).sum())
     left_over = end - start - total
-    if abs(left_over) > 0.005 * max(np.nanmax(np.abs(values), initial=0), abs(end - start), 1e-12):
+    if abs(left_over) > 0.005 * max(np.abs(finite(values)).max(), abs(end - start), 1e-12):
         labels, values = [*labels, "not attributed"], np.append(values, left_over)
         spread = None if spread is None else np.append(spread, np.nan)
 
     ax = new_axes(ax, 6.4, 1.6 + 0.34 * len(values))
-    colour, steps = ink(ax), np.nan_to_num(values)
+    colour, steps = ink(ax), finite(values)
     places = np.arange(len(values))[::-1]
     ends = start + np.cumsum(steps[::-1])[::-1]  # after the step, from the bottom up
     starts = ends - steps
@@ -244,28 +238,38 @@ def waterfall(
         ax.barh(place, steps[i], left=starts[i], height=0.66, color=fill, alpha=alpha)
         if i:
             ax.plot([ends[i]] * 2, [place - 0.33, place + 1.33], color=colour, lw=0.7, ls=":")
-    _error_bars(ax, np.where(np.isnan(values), np.nan, ends), places, spread)
-    _step_texts(ax, values, starts, ends, places, spread)
+    _error_bars(ax, np.where(np.isfinite(values), ends, np.nan), places, spread)
+    _numbers(ax, values, places, spread, signed=True)
+    _reach(ax, starts, ends, spread)
     ax.set_yticks(places, labels=labels)
     name = found.target or "output"
     ax.axvline(start, color=GREY, lw=0.9, ls="--", zorder=0)
     ax.axvline(end, color=colour, lw=0.9, ls="--", zorder=0)
-    dress(ax, xlabel=f"{name}: from {written(start).lstrip('+')} to {written(end).lstrip('+')}")
+    dress(ax, xlabel=name)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    look = {"fontsize": "small", "va": "top", "textcoords": "offset points"}
-    for x, y, words, shade in ((start, -0.5, "start", GREY), (end, -0.5, "output", colour)):
-        side = "left" if (x >= min(start, end) and x == max(start, end)) else "right"
+    for x, words, shade, left in (
+        (start, "start", GREY, start < end),
+        (end, "output", colour, start >= end),
+    ):
         ax.annotate(
-            words, (x, y), xytext=(3 if side == "left" else -3, 0), ha=side, color=shade, **look
+            f"{words} {shown(x)}",
+            (x, -0.55),
+            xytext=(-3 if left else 3, 0),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            va="top",
+            fontsize="small",
+            color=shade,
+            annotation_clip=False,
         )
-    sign_legend(ax, error_bars=spread is not None)
+    sign_legend(ax, colour if spread is not None else None)
     ax.set_ylim(-1.0, len(values) - 0.4)
     return ax
 
 
 def _start_and_end(found: Table, base: float | None) -> tuple[float, float]:
-    total = float(np.nansum(found.values[0]))
+    total = float(finite(found.values[0]).sum())
     end = None if found.outputs is None else float(found.outputs[0])
     if base is not None:
         start = to_array(base, "base")
@@ -277,24 +281,3 @@ def _start_and_end(found: Table, base: float | None) -> tuple[float, float]:
     else:
         start = 0.0 if end is None else end - total
     return start, start + total if end is None else end
-
-
-def _step_texts(ax: Any, values: Any, starts: Any, ends: Any, places: Any, errors: Any) -> None:
-    reach = np.zeros(len(values)) if errors is None else np.nan_to_num(errors)
-    low = np.minimum(starts, ends - reach).min()
-    high = np.maximum(starts, ends + reach).max()
-    span = (high - low) or 1.0
-    ax.set_xlim(low - 0.22 * span, high + 0.22 * span)
-    for i, (value, place) in enumerate(zip(values, places, strict=True)):
-        left = value < 0
-        x = min(starts[i], ends[i] - reach[i]) if left else max(starts[i], ends[i] + reach[i])
-        ax.annotate(
-            written(value, None if errors is None else errors[i]),
-            (x, place),
-            xytext=(-5 if left else 5, 0),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            va="center",
-            fontsize="small",
-            color=ink(ax),
-        )

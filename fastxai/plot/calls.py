@@ -9,7 +9,7 @@ import numpy as np
 from ..attr._explanation import Explanation
 from ..core.checks import check, check_count
 from ._look import colour_of, contribution_label, dress, ink, new_axes, sign_legend
-from ._table import order_by_size, shortened, table, to_array
+from ._table import finite, order_by_size, shortened, table, to_array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,7 +72,7 @@ def convergence(
         ax.errorbar(
             at,
             y,
-            yerr=None if spread is None else np.nan_to_num(spread[:, feature]),
+            yerr=None if spread is None else finite(spread[:, feature]),
             color=colour,
             marker=_MARKERS[i % len(_MARKERS)],
             ms=5,
@@ -87,7 +87,7 @@ def convergence(
             ax.set_xticks([], minor=True)
     _names_at_the_end(ax, x, values[-1, order], [shortened(found[0].names[i], 24) for i in order])
     dress(ax, xlabel="evaluations of the model", ylabel=contribution_label(found[0].target))
-    sign_legend(ax, error_bars=spread is not None)
+    sign_legend(ax, ink(ax) if spread is not None else None)
     return ax
 
 
@@ -118,7 +118,7 @@ def _calls(explanations: Any, calls: Any, row: int | None, count: int) -> Any:
         held = [getattr(e, "samples", None) for e in explanations]
         known = all(samples is not None for samples in held)
         check(known, "calls", "the number of evaluations of each explanation", "None")
-        calls = [float(samples[(row or 0) if len(samples) > 1 else 0]) for samples in held]
+        calls = [float(s[(row or 0) if len(s) > 1 else 0]) for s in held if s is not None]
     x = to_array(calls, "calls")
     check(x.shape == (count,), "calls", "one number for each of {} explanations", x.shape, count)
     check(bool((x > 0).all() and np.isfinite(x).all()), "calls", "numbers above zero", list(x))
@@ -129,11 +129,11 @@ def _names_at_the_end(ax: Any, x: Any, ends: Any, names: list[str]) -> None:
     """Names beside the last points, moved apart where they would overlap."""
     low, high = ax.get_ylim()
     least = 0.055 * (high - low)
-    order = np.argsort(np.nan_to_num(ends))
-    places = np.nan_to_num(ends)[order]
+    order = np.argsort(finite(ends))
+    places = finite(ends)[order]
     for i in range(1, len(places)):
         places[i] = max(places[i], places[i - 1] + least)
-    over = places[-1] - max(high, np.nan_to_num(ends).max())
+    over = places[-1] - max(high, finite(ends).max())
     places = places - max(over, 0)
     for i, place in zip(order, places, strict=True):
         ax.annotate(

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..core.checks import check_count
 from ._look import GREY, colour_bar, contribution_label, dress, ink, ink_on, new_axes, signed_map
-from ._table import check_names, order_by_size, shortened, table, uncertain
+from ._table import check_names, finite, order_by_size, shortened, table, uncertain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,6 +46,8 @@ def heatmap(
         >>> ax = fastxai.plot.heatmap(explanation, feature_names=names)
         >>> ax.figure.savefig("grid.png")
     """
+    from matplotlib.ticker import MaxNLocator
+
     most = check_count(max_features, "max_features")
     found = table(
         explanation,
@@ -54,12 +56,11 @@ def heatmap(
         target_names=target_names,
         target=target,
     )
-    order = order_by_size(np.nan_to_num(np.abs(found.values)).mean(axis=0))[:most]
+    order = order_by_size(finite(np.abs(found.values)).mean(axis=0))[:most]
     values = found.values[:, order]
     rows = len(values)
     names = None if row_names is None else check_names(row_names, "row_names", rows)
-    finite = np.abs(values[np.isfinite(values)])
-    limit = float(finite.max(initial=0)) or 1.0
+    limit = float(np.abs(finite(values)).max()) or 1.0
 
     ax = new_axes(ax, 2.6 + 0.34 * len(order), 1.6 + min(0.26 * rows + 0.6, 7))
     colours = signed_map(ax)
@@ -81,19 +82,20 @@ def heatmap(
     ax.tick_params(axis="x", rotation=45)
     for label in ax.get_xticklabels():
         label.set(ha="right", rotation_mode="anchor")
-    if names is not None and rows <= 60:
+    legible = names is not None and rows <= 60
+    dress(ax, ylabel="" if legible else "row")
+    if names is not None and legible:
         ax.set_yticks(range(rows), labels=[shortened(name, 24) for name in names])
-    dress(ax, ylabel="" if names is not None and rows <= 60 else "row")
-    if names is None and rows < 10:
-        ax.set_yticks(range(rows))
+    else:
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     for spine in ax.spines.values():
         spine.set_visible(False)
-    label = f"{contribution_label(found.target)}\n← lowers it · raises it →"
-    colour_bar(ax, drawn, label)
+    meaning = f"{contribution_label(found.target)}\n← lowers it · raises it →"
+    colour_bar(ax, drawn, meaning)
     notes = []
     if len(x):
         notes.append("dot: within two standard errors of zero")
-    if np.isnan(values).any():
+    if not np.isfinite(values).all():
         notes.append("grey: not a number")
     if len(found.names) > len(order):
         notes.append(f"{len(found.names) - len(order)} smaller features not shown")

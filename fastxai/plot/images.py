@@ -9,7 +9,7 @@ import numpy as np
 from ..attr._explanation import Explanation
 from ..core.checks import check, check_choice
 from ._look import colour_bar, dress, ink, new_axes, signed_map, strength_map
-from ._table import check_index, check_names, to_array
+from ._table import check_index, check_names, finite, to_array
 
 if TYPE_CHECKING:
     pass
@@ -53,8 +53,8 @@ def image(
     """
     check_choice(mode, "mode", ["signed", "absolute"])
     several = isinstance(explanation, dict | list)
-    parts = list(explanation.values() if isinstance(explanation, dict) else explanation)
-    parts = parts if several else [explanation]
+    parts = explanation if several else [explanation]
+    parts = list(parts.values()) if isinstance(parts, dict) else parts
     check(len(parts) > 0, "explanation", "at least one method", "none")
     check(errors is None or not several, "errors", "None, as there are several methods", "errors")
     found = [_pixels(part, errors, row) for part in parts]
@@ -121,9 +121,8 @@ def _grey(picture: Any, row: int | None, shape: tuple[int, ...]) -> Any:
 
 
 def _draw(ax: Any, values: Any, spread: Any, behind: Any, mode: str, title: str) -> None:
-    finite = np.abs(values[np.isfinite(values)])
-    limit = float(np.quantile(finite, 0.99)) if finite.size else 0.0
-    limit = limit or float(finite.max(initial=0)) or 1.0
+    sizes = np.abs(finite(values))
+    limit = float(np.quantile(sizes, 0.99)) or float(sizes.max()) or 1.0
     signed = mode == "signed"
     shown = values if signed else np.abs(values)
     look = {"vmin": -limit if signed else 0, "vmax": limit, "interpolation": "nearest"}
@@ -131,17 +130,11 @@ def _draw(ax: Any, values: Any, spread: Any, behind: Any, mode: str, title: str)
     if behind is not None:
         # Pale, so that colours tell contributions and nothing else; strong ones cover it.
         ax.imshow(behind, cmap="gray", alpha=0.45, interpolation="nearest")
-        if not signed:
-            from matplotlib.colors import LinearSegmentedColormap
-
-            colours = LinearSegmentedColormap.from_list(
-                "strength", ["#4B2A6B", "#7A3FA0", "#C44FD0"]
-            )
-        look["alpha"] = 0.9 * np.clip(np.nan_to_num(np.abs(values)) / limit, 0, 1) ** 0.6
+        look["alpha"] = 0.9 * np.clip(sizes / limit, 0, 1) ** 0.6
     drawn = ax.imshow(np.ma.masked_invalid(shown), cmap=colours, **look)
     sure = None
     if spread is not None:
-        sure = np.abs(np.nan_to_num(values)) > 2 * spread
+        sure = sizes > 2 * spread
         _outline(ax, sure)
     dress(ax)
     ax.set_xticks([])
@@ -151,14 +144,14 @@ def _draw(ax: Any, values: Any, spread: Any, behind: Any, mode: str, title: str)
     if title:
         ax.set_title(title, color=ink(ax))
     label = "← lowers it · raises it →" if signed else "|contribution|"
-    drawn = _scale(drawn, look) if behind is not None else drawn
+    drawn = _scale(drawn) if behind is not None else drawn
     colour_bar(ax, drawn, label)
     if sure is not None:
         note = "outlined: more than two\nstandard errors from zero"
         ax.set_xlabel(note, fontsize="small", color=ink(ax))
 
 
-def _scale(drawn: Any, look: Any) -> Any:
+def _scale(drawn: Any) -> Any:
     """The colours without the opacities of pixels, for the colour bar."""
     from matplotlib.cm import ScalarMappable
 

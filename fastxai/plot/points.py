@@ -18,7 +18,7 @@ from ._look import (
     sign_legend,
     value_map,
 )
-from ._table import Table, check_index, order_by_size, shortened, shown, table
+from ._table import Table, check_index, finite, order_by_size, shortened, shown, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,24 +66,25 @@ def beeswarm(
         target_names=target_names,
         target=target,
     )
-    sizes = np.nan_to_num(np.abs(found.values)).mean(axis=0)
+    sizes = finite(np.abs(found.values)).mean(axis=0)
     order = order_by_size(sizes)[:most]
     ax = new_axes(ax, 6.8, 1.5 + 0.36 * len(order))
-    colour, drawn = ink(ax), None
+    colour, drawn, blanks = ink(ax), None, False
     ax.axvline(0, color=colour, lw=0.8, zorder=0)
     for place, feature in zip(np.arange(len(order))[::-1], order, strict=True):
         values = found.values[:, feature]
         known = np.flatnonzero(np.isfinite(values))
         x, y = values[known], place + _swarm(values[known], found.values)
         if found.errors is not None:
-            spread = np.nan_to_num(found.errors[known, feature])
-            look = {"ecolor": GREY, "elinewidth": 0.8, "alpha": 0.6, "zorder": 1}
+            spread = finite(found.errors[known, feature])
+            look: dict[str, Any] = {"ecolor": GREY, "elinewidth": 0.8, "alpha": 0.6, "zorder": 1}
             ax.errorbar(x, y, xerr=spread, fmt="none", **look)
         if found.data is None:
             ax.scatter(x, y, c=[colour_of(v) for v in x], s=14, linewidths=0, zorder=2)
             continue
         ranks = _ranks(found.data[:, feature])[known]
         blank = np.isnan(ranks)
+        blanks |= bool(blank.any())
         ax.scatter(x[blank], y[blank], color=GREY, s=14, linewidths=0, zorder=2)
         drawn = ax.scatter(
             x[~blank], y[~blank], c=ranks[~blank], cmap=value_map(), s=14, linewidths=0, zorder=3
@@ -95,23 +96,23 @@ def beeswarm(
     ax.spines["left"].set_visible(False)
     ax.set_ylim(-0.6, len(order) - 0.4)
     if drawn is not None:
-        colour_bar(ax, drawn, "the feature's own value", [0, 1], ["low", "high"])
-    else:
-        sign_legend(ax)
+        label = "the feature's own value" + (" (grey: not a number)" if blanks else "")
+        colour_bar(ax, drawn, label, [0, 1], ["low", "high"])
+    sign_legend(ax, None if found.errors is None else GREY, signs=found.data is None)
     rest = len(found.names) - len(order)
     if rest:
-        note = f"{rest} features of smaller contributions are not shown"
-        ax.set_title(note, fontsize="small", color=colour, loc="right")
+        note = f"\n{rest} features of smaller contributions are not shown"
+        ax.set_xlabel(ax.get_xlabel() + note)
     return ax
 
 
 def _swarm(values: Any, all_values: Any) -> Any:
     """Offsets of points up and down, so that those of one place lie side by side."""
-    finite = all_values[np.isfinite(all_values)]
-    span = np.ptp(finite) if finite.size else 0.0
+    low = finite(all_values).min()
+    span = finite(all_values).max() - low
     bins = np.zeros(len(values), dtype=int)
     if span > 0:
-        bins = np.floor((values - finite.min()) / span * 90).astype(int)
+        bins = np.floor((values - low) / span * 90).astype(int)
     offsets = np.zeros(len(values))
     fullest = max(np.bincount(bins - bins.min()).max(initial=1), 1) if len(values) else 1
     step = min(0.1, 0.8 / fullest)
@@ -194,14 +195,13 @@ def scatter(
     known = np.isfinite(y)
     ax.axhline(0, color=ink(ax), lw=0.8, zorder=0)
     if found.errors is not None:
-        spread = np.nan_to_num(found.errors[known, index])
-        look = {"ecolor": GREY, "elinewidth": 0.9, "alpha": 0.7, "zorder": 1}
+        spread = finite(found.errors[known, index])
+        look: dict[str, Any] = {"ecolor": GREY, "elinewidth": 0.9, "alpha": 0.7, "zorder": 1}
         ax.errorbar(x[known], y[known], yerr=spread, fmt="none", **look)
     label = f"{contribution_label(found.target)}\n← lowers it · raises it →"
     if other is None:
         colours = [colour_of(v) for v in y[known]]
         ax.scatter(x[known], y[known], c=colours, s=22, linewidths=0, zorder=2)
-        sign_legend(ax, error_bars=False)
     else:
         ranks = _ranks(found.data[:, other])
         blank, seen = known & np.isnan(ranks), known & ~np.isnan(ranks)
@@ -211,6 +211,7 @@ def scatter(
         )
         drawn.set_clim(0, 1)
         colour_bar(ax, drawn, shortened(found.names[other]), [0, 1], ["low", "high"])
+    sign_legend(ax, None if found.errors is None else GREY, signs=other is None)
     dress(ax, xlabel=shortened(found.names[index], 60), ylabel=label)
     return ax
 
@@ -234,12 +235,11 @@ def _places(ax: Any, column: Any) -> Any:
         ax.set_xlim(-0.6, len(kinds) - 0.4)
         steps = np.arange(len(labels)) * 0.618 % 1 - 0.5  # so that equals do not hide one another
         return np.array([kinds.index(label) for label in labels]) + 0.3 * steps
-    finite = numbers[np.isfinite(numbers)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    known = numbers[np.isfinite(numbers)]
+    low, high = (known.min(), known.max()) if known.size else (0.0, 0.0)
     span = (high - low) or max(abs(low), 1.0)
     blank = ~np.isfinite(numbers)
-    left = low - (0.2 if blank.any() else 0.06) * span
-    ax.set_xlim(left if low < high or blank.any() else low - span, high + 0.06 * span)
+    ax.set_xlim(low - (0.2 if blank.any() else 0.06) * span, high + 0.06 * span)
     if low == high and not blank.any():
         ax.set_xlim(low - 0.5 * span, low + 0.5 * span)
     if blank.any():
@@ -254,5 +254,8 @@ def _places(ax: Any, column: Any) -> Any:
             fontsize="small",
             color=ink(ax),
         )
+        # No number belongs there.
+        ax.set_xticks([tick for tick in ax.get_xticks() if low - 0.06 * span < tick])
+        ax.set_xlim(low - 0.2 * span, high + 0.06 * span)
         numbers = np.where(blank, at, numbers)
     return numbers

@@ -51,7 +51,7 @@ def text(
     values, limit = found.values[0], _limit(found.values[0])
     doubtful = uncertain(values, None if found.errors is None else found.errors[0])
     lines = 1 + sum(len(word) + 2 for word in words) // 70 + sum("\n" in word for word in words)
-    ax = new_axes(ax, 7.0, 0.9 + 0.36 * lines)
+    ax = new_axes(ax, 7.0, 0.75 + 0.29 * lines)
     dress(ax)
     ax.set_xticks([])
     ax.set_yticks([])
@@ -75,8 +75,8 @@ def text(
         )
         for word, value in zip(words, values, strict=True)
     ]
-    _flow(ax, artists, words, doubtful, _runs_left(words))
     _explain(ax, limit, bool(doubtful.any()), found.target)
+    _flow(ax, artists, words, doubtful, _runs_left(words))
     return ax
 
 
@@ -119,32 +119,36 @@ def _runs_left(words: list[str]) -> bool:
 
 
 def _flow(ax: Any, artists: Any, words: Any, doubtful: Any, leftwards: bool) -> None:
-    """Sets the words one after the other in lines as wide as the axes."""
+    """Sets the words one after the other in lines as wide as the axes, and smaller if need be."""
     figure = ax.get_figure(root=True)
-    if figure.get_layout_engine() is not None:  # else the width is not the one drawn
-        figure.draw_without_rendering()
-    width = ax.get_window_extent().width
-    unit = figure.dpi / 72
-    size = artists[0].get_fontsize() * unit  # pixels
-    gap, line = 0.75 * size, 1.9 * size
-    x, down, places = 0.0, 0.0, []
+    figure.draw_without_rendering()  # which lays out the axes
+    box = ax.get_window_extent()
+    while True:
+        size = artists[0].get_fontsize() * figure.dpi / 72  # pixels
+        places, height = _lines(artists, words, box.width, size)
+        if height <= box.height or artists[0].get_fontsize() < 5:
+            break
+        for artist in artists:
+            artist.set_fontsize(0.92 * artist.get_fontsize())
+    ax.set_ylim(box.height, 0)  # pixels from the top
+    for artist, (left, line, wide), doubt in zip(artists, places, doubtful, strict=True):
+        left = box.width - left - wide if leftwards else left
+        artist.set_position((left / box.width, line))
+        if doubt:
+            ends, under = [left / box.width, (left + wide) / box.width], line + 0.42 * size
+            ax.plot(ends, [under, under], color=ink(ax), lw=1.2, ls=":", clip_on=False)
+
+
+def _lines(artists: Any, words: Any, width: float, size: float) -> tuple[list[Any], float]:
+    """Where each word begins, on which line it stands and how wide it is; the height of all."""
+    x, line, places = 0.0, 1.5 * size, []
     for artist, word in zip(artists, words, strict=True):
         wide = artist.get_window_extent().width
         if "\n" in word or (x > 0 and x + wide + 0.4 * size > width):
-            x, down = 0.0, down + line
-        places.append((x + 0.2 * size, down, wide))
-        x += wide + gap
-    height = max(down + line, 1.0)
-    ax.set_ylim(height + 0.3 * size, -0.3 * size)
-    scale = (height + 0.6 * size) / max(ax.get_window_extent().height, 1.0)
-    for artist, (left, top, wide), doubt in zip(artists, places, doubtful, strict=True):
-        left = width - left - wide if leftwards else left
-        y = top + size * 1.1 * max(scale, 1.0) if scale > 1 else top + 1.1 * size
-        artist.set_position((left / width, y))
-        if doubt:
-            under = y + 0.42 * size
-            ends = [left / width, (left + wide) / width]
-            ax.plot(ends, [under, under], color=ink(ax), lw=1.0, ls=":", clip_on=False)
+            x, line = 0.0, line + 1.9 * size
+        places.append((x + 0.2 * size, line, wide))
+        x += wide + 0.75 * size
+    return places, line + 0.6 * size
 
 
 def _explain(ax: Any, limit: float, doubts: bool, target: str | None) -> None:
@@ -160,7 +164,7 @@ def _explain(ax: Any, limit: float, doubts: bool, target: str | None) -> None:
         dotted = Line2D([], [], color=ink(ax), lw=1.0, ls=":")
         dotted.set_label("within two standard errors of zero")
         handles.append(dotted)
-    outside_legend(ax, handles)
+    outside_legend(ax, handles, "left")
 
 
 def text_html(
