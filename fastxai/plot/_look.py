@@ -107,7 +107,7 @@ def value_map() -> Any:
 
 
 def sign_legend(ax: Any, error_bars: Any = None, *, signs: bool = True) -> None:
-    """Says above the picture what the two colours mean, and lines of the colour of error bars."""
+    """Says below the picture what the two colours mean, and lines of the colour of error bars."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -121,19 +121,38 @@ def sign_legend(ax: Any, error_bars: Any = None, *, signs: bool = True) -> None:
         outside_legend(ax, handles)
 
 
-def outside_legend(ax: Any, handles: list[Any], side: str = "right") -> None:
-    ax.legend(
+def outside_legend(ax: Any, handles: list[Any]) -> None:
+    """Draws a legend below the x axis and its label, where the title of the user's is not.
+
+    A layout that made room for its width would squeeze the axes: the label has an empty line, which
+    makes room for its height, and the legend takes no part.
+    """
+    from matplotlib.transforms import ScaledTranslation
+
+    words, down = ax.get_xlabel(), 4.0  # points
+    ticks = ax.xaxis.get_major_ticks()
+    if ticks:
+        down += ticks[0].get_pad() + 1.3 * ticks[0].label1.get_size()
+    if words:
+        down += ax.xaxis.labelpad + 1.2 * ax.xaxis.label.get_size() * (1 + words.count("\n"))
+    figure = ax.get_figure(root=True)
+    below = ScaledTranslation(0, -down / 72, figure.dpi_scale_trans)
+    legend = ax.legend(
         handles=handles,
-        loc=f"lower {side}",  # from the right it has the room above the names, too
-        bbox_to_anchor=(float(side == "right"), 1.01),
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        bbox_transform=ax.transAxes + below,
         ncols=len(handles),
         frameon=False,
         fontsize="small",
         handlelength=1.2,
         columnspacing=1.2,
-        borderaxespad=0.2,
+        borderaxespad=0,
+        borderpad=0,
         labelcolor=ink(ax),
     )
+    legend.set_in_layout(False)
+    ax.set_xlabel(f"{words}\n " if words else " ")
 
 
 def colour_bar(ax: Any, drawn: Any, label: str, ticks: Any = None, names: Any = None) -> Any:

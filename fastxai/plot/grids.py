@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+_LEGIBLE = 60  # rows that can be told apart
+
+
 def heatmap(
     explanation: Any,
     *,
@@ -31,7 +34,7 @@ def heatmap(
         explanation: an explanation, or attributions [B, F].
         row_names: a name for each row; None for their numbers.
         errors: standard errors, in the attributions' form; None for the explanation's. A dot marks
-            the cells that are within two of them of zero.
+            the cells that are within two of them of zero; of many rows they are pale.
         feature_names: a name for each feature.
         target_names: the name of the output, or those of all, of which ``target`` chooses.
         target: the index of the output, where several are explained.
@@ -46,6 +49,7 @@ def heatmap(
         >>> ax = fastxai.plot.heatmap(explanation, feature_names=names)
         >>> ax.figure.savefig("grid.png")
     """
+    from matplotlib.cm import ScalarMappable
     from matplotlib.ticker import MaxNLocator
 
     most = check_count(max_features, "max_features")
@@ -74,15 +78,18 @@ def heatmap(
         interpolation="nearest",
     )
     doubtful = uncertain(values, None if found.errors is None else found.errors[:, order])
-    y, x = np.nonzero(doubtful)
-    if len(x):
+    mark = "dot" if rows <= _LEGIBLE else "pale"  # dots on small cells would hide them
+    if doubtful.any() and mark == "dot":
+        y, x = np.nonzero(doubtful)
         shades = [ink_on(colours(0.5 + 0.5 * v / limit)) for v in values[y, x]]
-        ax.scatter(x, y, c=shades, s=max(2.0, min(9.0, 240 / rows)), linewidths=0)
+        ax.scatter(x, y, c=shades, s=min(9.0, 240 / rows), linewidths=0)
+    elif doubtful.any():
+        drawn.set_alpha(np.where(doubtful, 0.35, 1.0))
     ax.set_xticks(range(len(order)), labels=[shortened(found.names[i], 24) for i in order])
     ax.tick_params(axis="x", rotation=45)
     for label in ax.get_xticklabels():
         label.set(ha="right", rotation_mode="anchor")
-    legible = names is not None and rows <= 60
+    legible = names is not None and rows <= _LEGIBLE
     dress(ax, ylabel="" if legible else "row")
     if names is not None and legible:
         ax.set_yticks(range(rows), labels=[shortened(name, 24) for name in names])
@@ -91,10 +98,10 @@ def heatmap(
     for spine in ax.spines.values():
         spine.set_visible(False)
     meaning = f"{contribution_label(found.target)}\n← lowers it · raises it →"
-    colour_bar(ax, drawn, meaning)
+    colour_bar(ax, ScalarMappable(drawn.norm, colours), meaning)
     notes = []
-    if len(x):
-        notes.append("dot: within two standard errors of zero")
+    if doubtful.any():
+        notes.append(f"{mark}: within two standard errors of zero")
     if not np.isfinite(values).all():
         notes.append("grey: not a number")
     if len(found.names) > len(order):

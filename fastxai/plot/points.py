@@ -98,11 +98,11 @@ def beeswarm(
     if drawn is not None:
         label = "the feature's own value" + (" (grey: not a number)" if blanks else "")
         colour_bar(ax, drawn, label, [0, 1], ["low", "high"])
-    sign_legend(ax, None if found.errors is None else GREY, signs=found.data is None)
     rest = len(found.names) - len(order)
     if rest:
         note = f"\n{rest} features of smaller contributions are not shown"
         ax.set_xlabel(ax.get_xlabel() + note)
+    sign_legend(ax, None if found.errors is None else GREY, signs=found.data is None)
     return ax
 
 
@@ -211,8 +211,8 @@ def scatter(
         )
         drawn.set_clim(0, 1)
         colour_bar(ax, drawn, shortened(found.names[other]), [0, 1], ["low", "high"])
-    sign_legend(ax, None if found.errors is None else GREY, signs=other is None)
     dress(ax, xlabel=shortened(found.names[index], 60), ylabel=label)
+    sign_legend(ax, None if found.errors is None else GREY, signs=other is None)
     return ax
 
 

@@ -37,7 +37,8 @@ def text(
             numbers.
         target_names: the name of the output, or those of all, of which ``target`` chooses.
         target: the index of the output, where several are explained.
-        ax: where to draw; None makes a figure.
+        ax: where to draw, with the width that it is to keep: lines are broken for it; None makes
+            a figure.
 
     Returns:
         The axes.
@@ -67,6 +68,7 @@ def text(
             va="baseline",
             ha="left",
             parse_math=False,  # a dollar is a dollar
+            in_layout=False,
             bbox={
                 "boxstyle": "square,pad=0.2",
                 "facecolor": _shade(value, limit),
@@ -136,7 +138,8 @@ def _flow(ax: Any, artists: Any, words: Any, doubtful: Any, leftwards: bool) -> 
         artist.set_position((left / box.width, line))
         if doubt:
             ends, under = [left / box.width, (left + wide) / box.width], line + 0.42 * size
-            ax.plot(ends, [under, under], color=ink(ax), lw=1.2, ls=":", clip_on=False)
+            look: dict[str, Any] = {"lw": 1.2, "ls": ":", "clip_on": False, "in_layout": False}
+            ax.plot(ends, [under, under], color=ink(ax), **look)
 
 
 def _lines(artists: Any, words: Any, width: float, size: float) -> tuple[list[Any], float]:
@@ -164,7 +167,7 @@ def _explain(ax: Any, limit: float, doubts: bool, target: str | None) -> None:
         dotted = Line2D([], [], color=ink(ax), lw=1.0, ls=":")
         dotted.set_label("within two standard errors of zero")
         handles.append(dotted)
-    outside_legend(ax, handles, "left")
+    outside_legend(ax, handles)
 
 
 def text_html(

@@ -116,7 +116,7 @@ def test_bar_of_one_row():
     assert colours == [LOWERS, RAISES, RAISES, GREY]
     assert labels(ax)[:3] == ["income = 5", "age = 1", "חשבון = missing"]
     assert len(labels(ax)[3]) < 45 and "…" in labels(ax)[3]
-    assert ax.get_xlabel() == "contribution to P(yes)"
+    assert ax.get_xlabel().strip() == "contribution to P(yes)"
     ends = error_bars(ax)
     np.testing.assert_allclose(ends[:, 1, 0] - ends[:, 0, 0], 2 * ERRORS[0][[1, 0, 2, 3]])
     np.testing.assert_allclose(ends.mean(1)[:, 0], [-3, 1, 0.5, 0])
@@ -224,7 +224,7 @@ def test_scatter():
     np.testing.assert_array_equal(placed, np.stack([DATA[:, 0], VALUES[:, 0]], 1))
     ends = error_bars(ax)
     np.testing.assert_allclose(ends[:, 1, 1] - ends[:, 0, 1], 2 * ERRORS[:, 0])
-    assert ax.get_xlabel() == "age"
+    assert ax.get_xlabel().strip() == "age"
     ax = plot.scatter(VALUES, 2, DATA)
     assert points(ax)[0].get_offsets()[0, 0] < 1 and "missing" in [t.get_text() for t in ax.texts]
     assert min(ax.get_xticks()) > points(ax)[0].get_offsets()[0, 0]
@@ -334,7 +334,7 @@ def test_one_of_several_outputs():
     found = Explanation(values, values.sum(2), None, None, None, "Method", 0.1)
     ax = plot.bar(found, row=1, target=2, target_names=["a", "b", "c"])
     assert [b.get_width() for b in ax.patches] == [23, 22, 21, 20]
-    assert ax.get_xlabel() == "contribution to c"
+    assert ax.get_xlabel().strip() == "contribution to c"
     with pytest.raises(ArgumentError, match="target: expected an index, as 3 outputs"):
         plot.bar(found)
 
