@@ -73,8 +73,13 @@ def dress(ax: Any, *, xlabel: str = "", ylabel: str = "", title: str | None = No
         ax.set_title(title, color=colour)
 
 
+def literal(words: str) -> str:
+    """Words for matplotlib, which would read what is between two dollars as a formula."""
+    return words.replace("$", r"\$")
+
+
 def contribution_label(target: str | None, mean: bool = False) -> str:
-    to = "the output" if target is None else target
+    to = "the output" if target is None else literal(target)
     return f"mean |contribution| to {to}" if mean else f"contribution to {to}"
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..attr._explanation import Explanation
 from ..core.checks import check, check_count
+from ._look import literal
 
 _LEFT_TO_RIGHT = "\u200e"
 
@@ -222,12 +223,12 @@ def shown(value: Any) -> str:
 
 
 def shortened(name: str, limit: int = 32) -> str:
-    """A name in one line, without its middle if it is long."""
+    """A name for matplotlib, in one line and without its middle if it is long."""
     name = " ".join(name.split())
     if len(name) <= limit:
-        return name
+        return literal(name)
     head = (limit - 1) * 2 // 3
-    return f"{name[:head]}…{name[-(limit - 1 - head) :]}"
+    return literal(f"{name[:head]}…{name[-(limit - 1 - head) :]}")
 
 
 def named(names: Sequence[str], data: Any, index: int) -> str:

@@ -13,6 +13,7 @@ from ._look import (
     contribution_label,
     dress,
     ink,
+    literal,
     new_axes,
     sign_legend,
 )
@@ -242,7 +243,7 @@ def waterfall(
     _numbers(ax, values, places, spread, signed=True)
     _reach(ax, starts, ends, spread)
     ax.set_yticks(places, labels=labels)
-    name = found.target or "output"
+    name = literal(found.target or "output")
     ax.axvline(start, color=GREY, lw=0.9, ls="--", zorder=0)
     ax.axvline(end, color=colour, lw=0.9, ls="--", zorder=0)
     dress(ax, xlabel=name)

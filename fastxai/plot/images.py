@@ -8,7 +8,7 @@ import numpy as np
 
 from ..attr._explanation import Explanation
 from ..core.checks import check, check_choice
-from ._look import colour_bar, dress, ink, new_axes, signed_map, strength_map
+from ._look import colour_bar, dress, ink, literal, new_axes, signed_map, strength_map
 from ._table import check_index, check_names, finite, to_array
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _draw(ax: Any, values: Any, spread: Any, behind: Any, mode: str, title: str)
     for spine in ax.spines.values():
         spine.set_visible(False)
     if title:
-        ax.set_title(title, color=ink(ax))
+        ax.set_title(literal(title), color=ink(ax))
     label = "← lowers it · raises it →" if signed else "|contribution|"
     drawn = _scale(drawn) if behind is not None else drawn
     colour_bar(ax, drawn, label)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.checks import check
-from ._look import LOWERS, RAISES, dress, ink, new_axes, outside_legend
+from ._look import LOWERS, RAISES, dress, ink, literal, new_axes, outside_legend
 from ._table import table, uncertain, written
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _explain(ax: Any, limit: float, doubts: bool, target: str | None) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    to = "the output" if target is None else target
+    to = "the output" if target is None else literal(target)
     handles: list[Any] = [
         Patch(color=_shade(limit, limit), label=f"raises {to} ({written(limit)})"),
         Patch(color=_shade(-limit, limit), label=f"lowers it ({written(-limit)})"),

@@ -292,6 +292,24 @@ def test_text_runs_from_right_to_left_and_over_several_lines():
     assert len({round(b.y0) for b in boxes}) > 5
 
 
+def test_dollars_are_no_formulas():
+    names = ["price ($) of $1", "$x_{", "$$", "a"]
+    drawn = [
+        plot.bar(VALUES[0], feature_names=names, target_names="$y_{$"),
+        plot.waterfall(VALUES[0], feature_names=names, target_names="$y_{$"),
+        plot.beeswarm(VALUES, feature_names=names, target_names="$y_{$"),
+        plot.heatmap(VALUES, feature_names=names, row_names=names[:3]),
+        plot.scatter(VALUES, 1, DATA, color_by=0, feature_names=names),
+        plot.image(PIXELS, titles="$y_{$"),
+        plot.text(VALUES[0], names, target_names="$y_{$"),
+        plot.convergence(VALUES, [1, 2, 3], feature_names=names),
+    ]
+    for ax in drawn:
+        ax.figure.savefig("/dev/null", format="png", dpi=30)  # formulas with errors would raise
+    assert labels(drawn[0])[1] == r"price (\$) of \$1"
+    assert not any(t.get_parse_math() for t in drawn[6].texts)
+
+
 def test_text_as_html():
     page = plot.text_html(explanation(), ["<b>", "a", "R&B", "\n"], row=0, target_names="good")
     assert page.count("title=") == 4 and "<b>" not in page and "&lt;b&gt;" in page
