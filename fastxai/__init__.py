@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import metrics
+from . import metrics, plot
 from ._version import __version__ as __version__
 from .attr import (
     Deconvolution,
@@ -80,6 +80,7 @@ __all__ = [
     "export",
     "load",
     "metrics",
+    "plot",
 ]
 
 _OF_DEPLOY = ("export", "load")

@@ -1,6 +1,7 @@
 """The attribution methods, with Captum's names and signatures: ``captum.attr`` made fast."""
 
 from ..core.estimate.linear_fits import Lasso, LeastSquares, Ridge
+from . import visualization
 from ._base import Attribution, GradientAttribution, PerturbationAttribution
 from ._explanation import Explanation
 from ._layer import LayerAttribution
@@ -58,4 +59,5 @@ __all__ = [
     "ShapleyValues",
     "TokenReferenceBase",
     "get_exp_kernel_similarity_function",
+    "visualization",
 ]
