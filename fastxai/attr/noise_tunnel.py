@@ -35,6 +35,7 @@ from ..core.program.program import (
 from ..core.spans import length
 from ._base import Attribution, captum_compatible
 from ._explanation import Explanation
+from ._like_attribute import LikeAttribute
 from .saliency import OfGradient
 
 _TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
@@ -135,7 +136,8 @@ class NoiseTunnel(Attribution):
                 return self._streamed(self.attribution_method, samples, nt_type, limit)
             return self._smoothed(samples, nt_type, limit or samples.in_a_call())
 
-    def explain(self, *args: Any, **kwargs: Any) -> Explanation:
+    @LikeAttribute
+    def explain(self, inputs: TensorOrTuple, *args: Any, **kwargs: Any) -> Explanation:
         """Attributes, and tells what the attributions are about.
 
         Takes the arguments of :meth:`attribute`, except ``return_convergence_delta``.
@@ -144,8 +146,8 @@ class NoiseTunnel(Attribution):
             An :class:`Explanation` with the smoothed attributions, the model's outputs without
             noise, and the time taken.
         """
-        self._check_flags(args, kwargs)
-        options = self._options(*args, **kwargs)
+        self._check_flags((inputs, *args), kwargs)
+        options = self._options(inputs, *args, **kwargs)
         started = time.perf_counter()
         values = self.attribute(**options)
         seconds = time.perf_counter() - started
@@ -163,13 +165,14 @@ class NoiseTunnel(Attribution):
             seconds=seconds,
         )
 
-    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+    @LikeAttribute
+    def plan(self, inputs: TensorOrTuple, *args: Any, **kwargs: Any) -> Plan:
         """Tells what the method asks of the model for the samples that it is given at once.
 
         Takes the arguments of :meth:`attribute`.
         """
-        self._check_flags(args, kwargs)
-        options = self._options(*args, **kwargs)
+        self._check_flags((inputs, *args), kwargs)
+        options = self._options(inputs, *args, **kwargs)
         del options["nt_type"]
         limit = options.pop("nt_samples_batch_size")
         own = ("inputs", "nt_samples", "stdevs", "draw_baseline_from_distrib", "seed")
