@@ -108,7 +108,7 @@ class LimeBase(PerturbationAttribution):
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Tensor:
         """Fits the interpretable model.
 
         Args:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.checks import TensorOrTuple, check, check_limit, check_seed, warn
+from ..core.checks import Form, TensorOrTuple, check, check_limit, check_seed, warn
 from ..core.engine.coalition_rows import AblationRows, MaskPieces, Pieces
 from ..core.engine.groups import FeatureGroups, check_feature_mask
-from ..core.engine.inputs import Inputs
+from ..core.engine.inputs import Inputs, packed
 from ..core.engine.outputs import result_dtype
 from ..core.engine.progress import bar
 from ..core.engine.request import Request
@@ -51,7 +51,7 @@ class FeatureAblation(PerturbationAttribution):
     @captum_compatible
     def attribute(
         self,
-        inputs: TensorOrTuple,
+        inputs: Form,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -59,7 +59,7 @@ class FeatureAblation(PerturbationAttribution):
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Form:
         """Attributes the chosen output to the groups of features.
 
         Args:
@@ -97,7 +97,7 @@ class FeatureAblation(PerturbationAttribution):
             self._ignore(kwargs)
         request = self._query(inputs, baselines, target, additional_forward_args)
         found = self._find(request, False, feature_mask, perturbations_per_eval, show_progress)
-        return request.inputs.pack(found.values)
+        return packed(found.values, inputs)
 
     def _find(  # type: ignore[override]
         self,
@@ -198,7 +198,7 @@ class Occlusion(FeatureAblation):
     @captum_compatible
     def attribute(  # type: ignore[override]
         self,
-        inputs: TensorOrTuple,
+        inputs: Form,
         sliding_window_shapes: Any,
         strides: Any = None,
         baselines: Any = None,
@@ -206,7 +206,7 @@ class Occlusion(FeatureAblation):
         additional_forward_args: Any = None,
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
-    ) -> Any:
+    ) -> Form:
         """Attributes the chosen output to the features.
 
         Args:
@@ -234,7 +234,7 @@ class Occlusion(FeatureAblation):
         found = self._find(
             request, False, sliding_window_shapes, strides, perturbations_per_eval, show_progress
         )
-        return request.inputs.pack(found.values)
+        return packed(found.values, inputs)
 
     def _find(  # type: ignore[override]
         self,
@@ -315,7 +315,7 @@ class FeaturePermutation(FeatureAblation):
     @captum_compatible
     def attribute(  # type: ignore[override]
         self,
-        inputs: TensorOrTuple,
+        inputs: Form,
         target: Any = None,
         additional_forward_args: Any = None,
         feature_mask: Any = None,
@@ -324,7 +324,7 @@ class FeaturePermutation(FeatureAblation):
         *,
         seed: int | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Form:
         """Attributes the chosen output to the groups of features.
 
         Args:
@@ -349,7 +349,7 @@ class FeaturePermutation(FeatureAblation):
         found = self._find(
             request, False, feature_mask, perturbations_per_eval, show_progress, seed
         )
-        return request.inputs.pack(found.values)
+        return packed(found.values, inputs)
 
     def _find(  # type: ignore[override]
         self,

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.checks import TensorOrTuple, check
+from ..core.checks import Form, check
+from ..core.engine.inputs import packed
 from ..core.engine.request import Request
 from ._base import GradientAttribution, captum_compatible
 from ._layer import LayerAttribution
@@ -54,12 +55,12 @@ class GuidedGradCam(GradientAttribution):
     @captum_compatible
     def attribute(
         self,
-        inputs: TensorOrTuple,
+        inputs: Form,
         target: Any = None,
         additional_forward_args: Any = None,
         interpolate_mode: str = "nearest",
         attribute_to_layer_input: bool = False,
-    ) -> Any:
+    ) -> Form:
         """Attributes the chosen output to the inputs.
 
         Args:
@@ -80,9 +81,7 @@ class GuidedGradCam(GradientAttribution):
             IndexError, RuntimeError: as :class:`IntegratedGradients`.
         """
         request = self._query(inputs, None, target, additional_forward_args)
-        return request.inputs.pack(
-            self._values(request, interpolate_mode, attribute_to_layer_input)
-        )
+        return packed(self._values(request, interpolate_mode, attribute_to_layer_input), inputs)
 
     def _values(  # type: ignore[override]
         self, request: Request, interpolate_mode: str, attribute_to_layer_input: bool

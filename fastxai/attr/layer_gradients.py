@@ -15,7 +15,7 @@ from ..core.engine.rows import InputRows
 from ..core.intercept.layers import Answerless
 from ._base import GradientAttribution, captum_compatible
 from ._explanation import Result
-from ._layer import LayerAttribution, may_be_unused
+from ._layer import LayerAttribution, OfLayers, may_be_unused
 
 
 class LayerActivation(LayerAttribution):
@@ -37,7 +37,7 @@ class LayerActivation(LayerAttribution):
         inputs: TensorOrTuple,
         additional_forward_args: Any = None,
         attribute_to_layer_input: bool = False,
-    ) -> Any:
+    ) -> OfLayers:
         """Returns what the layer has, from one call of forward_func with all inputs.
 
         Args:
@@ -115,7 +115,7 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
         additional_forward_args: Any = None,
         attribute_to_layer_input: bool = False,
         grad_kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    ) -> OfLayers:
         """Attributes the chosen output to the layer, from one call of forward_func.
 
         Args:
@@ -197,7 +197,7 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
         relu_attributions: bool = False,
         attr_dim_summation: bool = True,
         grad_kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    ) -> OfLayers:
         """Attributes the chosen output to the layer's places, from one call of forward_func.
 
         Args:

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from ..core import engine
-from ..core.checks import TensorOrTuple
-from ..core.engine.inputs import Inputs
+from ..core.checks import Form
+from ..core.engine.inputs import Inputs, packed
 from ..core.engine.request import Request
 from ..core.engine.rows import InputRows
 from ..core.program.program import Answer, Program, TracedRequest, gradients_of
@@ -41,11 +41,11 @@ class Saliency(OfGradient):
     @captum_compatible
     def attribute(
         self,
-        inputs: TensorOrTuple,
+        inputs: Form,
         target: Any = None,
         abs: bool = True,
         additional_forward_args: Any = None,
-    ) -> Any:
+    ) -> Form:
         """Attributes the chosen output to the inputs.
 
         Args:
@@ -61,7 +61,7 @@ class Saliency(OfGradient):
             ArgumentError, IndexError, RuntimeError: as :class:`IntegratedGradients`.
         """
         request = self._query(inputs, None, target, additional_forward_args)
-        return request.inputs.pack(self._values(request, abs=abs))
+        return packed(self._values(request, abs=abs), inputs)
 
     def of_gradient(self, gradient: Tensor, x: Tensor, abs: bool) -> Tensor:  # type: ignore[override]
         return gradient.abs() if abs else gradient
@@ -80,8 +80,8 @@ class InputXGradient(OfGradient):
 
     @captum_compatible
     def attribute(
-        self, inputs: TensorOrTuple, target: Any = None, additional_forward_args: Any = None
-    ) -> Any:
+        self, inputs: Form, target: Any = None, additional_forward_args: Any = None
+    ) -> Form:
         """Attributes the chosen output to the inputs.
 
         Args:
@@ -96,7 +96,7 @@ class InputXGradient(OfGradient):
             ArgumentError, IndexError, RuntimeError: as :class:`IntegratedGradients`.
         """
         request = self._query(inputs, None, target, additional_forward_args)
-        return request.inputs.pack(self._values(request))
+        return packed(self._values(request), inputs)
 
     def of_gradient(self, gradient: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
         return gradient * x

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from .. import ops
 from ..core import coalition_bits
-from ..core.checks import TensorOrTuple, check, check_limit, check_seed
+from ..core.checks import Form, check, check_limit, check_seed
 from ..core.engine.groups import FeatureGroups, check_feature_mask
+from ..core.engine.inputs import packed
 from ..core.engine.outputs import result_dtype
 from ..core.engine.progress import Bar
 from ..core.engine.request import Request
@@ -46,14 +47,14 @@ class ShapleyValues(PerturbationAttribution):
     @captum_compatible
     def attribute(
         self,
-        inputs: TensorOrTuple,
+        inputs: Form,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
         feature_mask: Any = None,
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
-    ) -> Any:
+    ) -> Form:
         """Attributes the chosen output to the groups of features.
 
         Args:
@@ -77,7 +78,7 @@ class ShapleyValues(PerturbationAttribution):
         """
         request = self._query(inputs, baselines, target, additional_forward_args)
         found = self._find(request, False, feature_mask, perturbations_per_eval, show_progress)
-        return request.inputs.pack(found.values)
+        return packed(found.values, inputs)
 
     def _find(  # type: ignore[override]
         self,
@@ -158,7 +159,7 @@ class ShapleyValueSampling(ShapleyValues):
     @captum_compatible
     def attribute(  # type: ignore[override]
         self,
-        inputs: TensorOrTuple,
+        inputs: Form,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -170,7 +171,7 @@ class ShapleyValueSampling(ShapleyValues):
         tolerance: float = 0.01,
         max_samples: int | None = None,
         seed: int | None = None,
-    ) -> Any:
+    ) -> Form:
         """Attributes the chosen output to the groups of features.
 
         Args:
@@ -208,7 +209,7 @@ class ShapleyValueSampling(ShapleyValues):
             max_samples,
             seed,
         )
-        return request.inputs.pack(found.values)
+        return packed(found.values, inputs)
 
     def _find(  # type: ignore[override]
         self,
