@@ -317,10 +317,11 @@ def _check_interpretable(z: Any, source: str) -> Tensor:  # [1, M]
     fits = is_tensor and z.dim() == 2 and z.shape[0] == 1
     got = z.shape if is_tensor else type(z).__name__
     check(fits, source, "an interpretable sample [1, M]", got)
-    return z.detach()
+    sample: Tensor = z.detach()
+    return sample
 
 
 def _check_weight(weight: Any, device: torch.device) -> Tensor:  # [1] float64
-    weight = torch.as_tensor(weight, dtype=torch.float64, device=device).detach().flatten()
-    check(weight.numel() == 1, "similarity_func", "one number", f"{weight.numel()} numbers")
-    return weight
+    numbers = torch.as_tensor(weight, dtype=torch.float64, device=device).detach().flatten()
+    check(numbers.numel() == 1, "similarity_func", "one number", f"{numbers.numel()} numbers")
+    return numbers

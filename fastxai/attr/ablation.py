@@ -467,4 +467,5 @@ def _left_by(windows: Windows, positions: Tensor, offsets: Tensor) -> Tensor:  #
     features = torch.Size(windows.shape).numel()
     kept = torch.ones(count, features, dtype=torch.bool, device=windows.device)
     kept[window, positions[0]] = False
-    return kept.unflatten(1, windows.shape)
+    by_window: Tensor = kept.unflatten(1, windows.shape)
+    return by_window

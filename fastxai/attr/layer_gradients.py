@@ -56,7 +56,8 @@ class LayerActivation(LayerAttribution):
         request = self._query(inputs, None, None, additional_forward_args)
         found = self._find(request, False, attribute_to_layer_input)
         assert found.form is not None
-        return found.form(found.values)
+        by_layer: OfLayers = found.form(found.values)
+        return by_layer
 
     def _find(  # type: ignore[override]
         self, request: Request, detailed: bool, attribute_to_layer_input: bool
@@ -138,7 +139,8 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
         request = self._query(inputs, None, target, additional_forward_args)
         found = self._find(request, False, attribute_to_layer_input, grad_kwargs)
         assert found.form is not None
-        return found.form(found.values)
+        by_layer: OfLayers = found.form(found.values)
+        return by_layer
 
     def _find(  # type: ignore[override]
         self,
@@ -230,7 +232,8 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
             grad_kwargs,
         )
         assert found.form is not None
-        return found.form(found.values)
+        by_layer: OfLayers = found.form(found.values)
+        return by_layer
 
     def _find(  # type: ignore[override]
         self,

@@ -475,7 +475,8 @@ def _by_sample(values: Tensor, batch: int, samples: int) -> Tensor:
     """[s, rows, *F] of values [s · B · C, *F]: C rows for an example, if there are many outputs."""
     if samples == 1 or batch == 0:
         return values[None]
-    return values.unflatten(0, (samples, -1))
+    by_sample: Tensor = values.unflatten(0, (samples, -1))
+    return by_sample
 
 
 def _repeated(name: str, value: Any, inputs: Inputs, times: int) -> Any:

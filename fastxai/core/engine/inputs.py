@@ -185,7 +185,8 @@ def _check_baseline(baseline: Any, x: Tensor, name: str) -> Tensor:
     _check_real(baseline, x, name)
     baseline = baseline.detach().reshape(shape).expand(shape[0], *x.shape[1:])
     _warn_unless_finite(baseline, name)
-    return baseline.to(_dtype_for(baseline, x))
+    converted: Tensor = baseline.to(_dtype_for(baseline, x))
+    return converted
 
 
 def _check_number(number: Any, x: Tensor, name: str) -> Tensor:
