@@ -81,6 +81,8 @@ class Attribution:
         ArgumentError: if it cannot be called.
     """
 
+    # Where a method extends one that takes other arguments, as in Captum, it may not stand for it:
+    # type checkers are told to let that pass.
     attribute: Callable[..., Any]
     _differentiates = False  # whether it takes gradients
     _of_gradients = False  # whether its attributions come from gradients, and are checked as such
@@ -290,8 +292,11 @@ class Attribution:
         )
         return Request(checked, checked_baselines, model)
 
-    def _find(self, request: Request, detailed: bool, **options: Any) -> Result:
-        """Answers the request; ``detailed`` asks for what costs more than the attributions."""
+    def _find(self, request: Request, detailed: bool, *options: Any, **named: Any) -> Result:
+        """Answers the request; ``detailed`` asks for what costs more than the attributions.
+
+        A subclass has its own arguments in the place of the last two: those of its ``attribute``.
+        """
         raise NotImplementedError
 
     @staticmethod
@@ -308,10 +313,10 @@ class GradientAttribution(Attribution):
     _differentiates = True
     _of_gradients = True
 
-    def _find(self, request: Request, detailed: bool, **options: Any) -> Result:
-        return Result(self._values(request, **options))
+    def _find(self, request: Request, detailed: bool, *options: Any, **named: Any) -> Result:
+        return Result(self._values(request, *options, **named))
 
-    def _values(self, request: Request, **options: Any) -> tuple[Tensor, ...]:
+    def _values(self, request: Request, *options: Any, **named: Any) -> tuple[Tensor, ...]:
         raise NotImplementedError
 
     def compute_convergence_delta(

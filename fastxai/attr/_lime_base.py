@@ -132,12 +132,15 @@ class LimeBase(PerturbationAttribution):
             IndexError: a target is out of the output's range.
         """
         request = self._query(inputs, None, target, additional_forward_args)
-        found = self._find(
+        found = self._fitted(
             request, False, n_samples, perturbations_per_eval, show_progress, **kwargs
         )
         return found.values[0]
 
-    def _find(  # type: ignore[override]
+    def _find(self, request: Request, detailed: bool, *options: Any, **named: Any) -> Result:
+        return self._fitted(request, detailed, *options, **named)
+
+    def _fitted(
         self,
         request: Request,
         detailed: bool,

@@ -96,10 +96,19 @@ class FeatureAblation(PerturbationAttribution):
         if kwargs:
             self._ignore(kwargs)
         request = self._query(inputs, baselines, target, additional_forward_args)
-        found = self._find(request, False, feature_mask, perturbations_per_eval, show_progress)
+        found = self._without_each(
+            request,
+            detailed=False,
+            feature_mask=feature_mask,
+            perturbations_per_eval=perturbations_per_eval,
+            show_progress=show_progress,
+        )
         return packed(found.values, inputs)
 
-    def _find(  # type: ignore[override]
+    def _find(self, request: Request, detailed: bool, *options: Any, **named: Any) -> Result:
+        return self._without_each(request, detailed, *options, **named)
+
+    def _without_each(
         self,
         request: Request,
         detailed: bool,
@@ -232,11 +241,16 @@ class Occlusion(FeatureAblation):
         """
         request = self._query(inputs, baselines, target, additional_forward_args)
         found = self._find(
-            request, False, sliding_window_shapes, strides, perturbations_per_eval, show_progress
+            request,
+            detailed=False,
+            sliding_window_shapes=sliding_window_shapes,
+            strides=strides,
+            perturbations_per_eval=perturbations_per_eval,
+            show_progress=show_progress,
         )
         return packed(found.values, inputs)
 
-    def _find(  # type: ignore[override]
+    def _find(
         self,
         request: Request,
         detailed: bool,
@@ -347,11 +361,16 @@ class FeaturePermutation(FeatureAblation):
             self._ignore(kwargs)
         request = self._query(inputs, None, target, additional_forward_args)
         found = self._find(
-            request, False, feature_mask, perturbations_per_eval, show_progress, seed
+            request,
+            detailed=False,
+            feature_mask=feature_mask,
+            perturbations_per_eval=perturbations_per_eval,
+            show_progress=show_progress,
+            seed=seed,
         )
         return packed(found.values, inputs)
 
-    def _find(  # type: ignore[override]
+    def _find(
         self,
         request: Request,
         detailed: bool,
@@ -365,7 +384,7 @@ class FeaturePermutation(FeatureAblation):
             check(self.perm_func is None or seed is None, "seed", _NO_SEED, seed)
             draw = partial(_shuffles, seed=check_seed(seed))
             request = request.shuffled(feature_mask, draw, self.perm_func)
-            return super()._find(
+            return self._without_each(
                 request, False, feature_mask, perturbations_per_eval, show_progress
             )
         x, batch = request.inputs.tensors, request.inputs.batch

@@ -147,7 +147,7 @@ class DeepLift(GradientAttribution):
             else result
         )
 
-    def _values(  # type: ignore[override]
+    def _values(
         self, request: Request, custom_attribution_func: Combine | None
     ) -> tuple[Tensor, ...]:
         combine = self._combination(custom_attribution_func)
@@ -321,14 +321,15 @@ class DeepLiftShap(DeepLift):
 
     compute_convergence_delta.__doc__ = DeepLift.compute_convergence_delta.__doc__
 
-    def _query(  # type: ignore[override]
+    def _query(
         self,
         inputs: TensorOrTuple,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
+        **named: Any,
     ) -> Request:
-        request = super()._query(inputs, None, target, additional_forward_args)
+        request = super()._query(inputs, None, target, additional_forward_args, **named)
         baselines = baselines_of(baselines, inputs)
         for rows in baselines if isinstance(baselines, tuple) else (baselines,):
             several = isinstance(rows, Tensor) and rows.dim() > 0 and rows.shape[0] > 1
@@ -341,8 +342,8 @@ class DeepLiftShap(DeepLift):
             raise type(error)(str(error).replace("background", "baselines", 1)) from None
         return replace(request, background=background)
 
-    def _find(self, request: Request, detailed: bool, **options: Any) -> Result:
-        values = tuple(a.mean(1) for a in self._of_pairs(request, **options))
+    def _find(self, request: Request, detailed: bool, *options: Any, **named: Any) -> Result:
+        values = tuple(a.mean(1) for a in self._of_pairs(request, *options, **named))
         return Result(
             values, baseline_outputs=self._at_baselines(request).mean(1) if detailed else None
         )

@@ -145,19 +145,20 @@ class GradientShap(GradientAttribution):
         delta = (sums - (ends - starts)).T.flatten().to(values[0].dtype)
         return packed(values, inputs), delta
 
-    def _query(  # type: ignore[override]
+    def _query(
         self,
         inputs: TensorOrTuple,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
+        **named: Any,
     ) -> Request:
-        request = super()._query(inputs, None, target, additional_forward_args)
+        request = super()._query(inputs, None, target, additional_forward_args, **named)
         background = check_background(baselines_of(baselines, inputs), request.inputs, "baselines")
         return replace(request, background=background)
 
-    def _find(self, request: Request, detailed: bool, **options: Any) -> Result:
-        rows = _rows(request, **options)
+    def _find(self, request: Request, detailed: bool, *options: Any, **named: Any) -> Result:
+        rows = _rows(request, *options, **named)
         values = self._mean(request, rows)
         return Result(
             values, baseline_outputs=_outputs(request, rows.starts()).mean(0) if detailed else None

@@ -45,7 +45,7 @@ class _RectifiedGradient(GradientAttribution):
         request = self._query(inputs, None, target, additional_forward_args)
         return packed(self._values(request), inputs)
 
-    def _values(self, request: Request) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def _values(self, request: Request) -> tuple[Tensor, ...]:
         check_eager(self.forward_func, request.model.modules)
         wrap = partial(RectifiedBackward, gate=self._gate)
         return gradient(Request(request.inputs, request.baselines, request.model.through(wrap)))

@@ -83,7 +83,7 @@ class GuidedGradCam(GradientAttribution):
         request = self._query(inputs, None, target, additional_forward_args)
         return packed(self._values(request, interpolate_mode, attribute_to_layer_input), inputs)
 
-    def _values(  # type: ignore[override]
+    def _values(
         self, request: Request, interpolate_mode: str, attribute_to_layer_input: bool
     ) -> tuple[Tensor, ...]:
         x = request.inputs.tensors
@@ -96,7 +96,12 @@ class GuidedGradCam(GradientAttribution):
         check(fitting, "interpolate_mode", expected, repr(interpolate_mode))
         details = self.guided_backprop._values(request)
         maps = self.grad_cam._find(
-            request, False, attribute_to_layer_input, True, True, None
+            request,
+            detailed=False,
+            attribute_to_layer_input=attribute_to_layer_input,
+            relu_attributions=True,
+            attr_dim_summation=True,
+            grad_kwargs=None,
         ).values
         check(len(maps) == 1, "layer", "one with a single tensor", f"{len(maps)} tensors")
         (cam,) = maps

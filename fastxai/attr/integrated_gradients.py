@@ -134,7 +134,7 @@ class IntegratedGradients(GradientAttribution):
             else result
         )
 
-    def _values(  # type: ignore[override]
+    def _values(
         self, request: Request, n_steps: int, method: str, internal_batch_size: int | None
     ) -> tuple[Tensor, ...]:
         x, baselines = request.inputs.tensors, request.baselines

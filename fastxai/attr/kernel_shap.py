@@ -199,17 +199,17 @@ class KernelShap(PerturbationAttribution):
         request = self._query(inputs, baselines, target, additional_forward_args, background)
         found = self._find(
             request,
-            False,
-            feature_mask,
-            n_samples,
-            perturbations_per_eval,
-            return_input_shape,
-            show_progress,
-            design,
-            tier,
-            tolerance,
-            max_samples,
-            seed,
+            detailed=False,
+            feature_mask=feature_mask,
+            n_samples=n_samples,
+            perturbations_per_eval=perturbations_per_eval,
+            return_input_shape=return_input_shape,
+            show_progress=show_progress,
+            design=design,
+            tier=tier,
+            tolerance=tolerance,
+            max_samples=max_samples,
+            seed=seed,
         )
         return packed(found.values, inputs) if return_input_shape else found.values[0]
 
@@ -217,15 +217,16 @@ class KernelShap(PerturbationAttribution):
     def multiplies_by_inputs(self) -> bool:
         return False  # as in Captum, whose KernelShap is a Lime
 
-    def _query(  # type: ignore[override]
+    def _query(
         self,
         inputs: TensorOrTuple,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
         background: Any = None,
+        **named: Any,
     ) -> Request:
-        request = super()._query(inputs, baselines, target, additional_forward_args)
+        request = super()._query(inputs, baselines, target, additional_forward_args, **named)
         if background is None:
             return request
         check(baselines is None, "background", "no baselines beside it", "both")
@@ -234,7 +235,7 @@ class KernelShap(PerturbationAttribution):
             request, inputs=request.inputs.in_dtypes_of(background), background=background
         )
 
-    def _find(  # type: ignore[override]
+    def _find(
         self,
         request: Request,
         detailed: bool,

@@ -106,14 +106,21 @@ class LayerDeepLift(LayerAttribution, DeepLift):
             RuntimeError: the output does not depend on a layer.
         """
         request = self._query(inputs, baselines, target, additional_forward_args)
-        found = self._find(
-            request, False, custom_attribution_func, attribute_to_layer_input, grad_kwargs
+        found = self._against_baseline(
+            request,
+            detailed=False,
+            custom_attribution_func=custom_attribution_func,
+            attribute_to_layer_input=attribute_to_layer_input,
+            grad_kwargs=grad_kwargs,
         )
         assert found.form is not None and found.convergence_delta is not None
         result = found.form(found.values)
         return (result, found.convergence_delta) if return_convergence_delta else result
 
-    def _find(  # type: ignore[override]
+    def _find(self, request: Request, detailed: bool, *options: Any, **named: Any) -> Result:
+        return self._against_baseline(request, detailed, *options, **named)
+
+    def _against_baseline(
         self,
         request: Request,
         detailed: bool,
@@ -250,7 +257,7 @@ class LayerDeepLiftShap(LayerDeepLift, DeepLiftShap):
 
     compute_convergence_delta = GradientAttribution.compute_convergence_delta
 
-    def _find(  # type: ignore[override]
+    def _find(
         self,
         request: Request,
         detailed: bool,

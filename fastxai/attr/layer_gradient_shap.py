@@ -142,7 +142,7 @@ class LayerGradientShap(LayerAttribution, GradientShap):
         result = found.watched.packed(found.values)
         return (result, found.delta()) if return_convergence_delta else result
 
-    def _find(  # type: ignore[override]
+    def _find(
         self,
         request: Request,
         detailed: bool,

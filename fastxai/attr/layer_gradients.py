@@ -59,9 +59,7 @@ class LayerActivation(LayerAttribution):
         by_layer: OfLayers = found.form(found.values)
         return by_layer
 
-    def _find(  # type: ignore[override]
-        self, request: Request, detailed: bool, attribute_to_layer_input: bool
-    ) -> Result:
+    def _find(self, request: Request, detailed: bool, attribute_to_layer_input: bool) -> Result:
         watched = Answerless(
             request.model.forward_func, self._layers(request, attribute_to_layer_input)
         )
@@ -142,7 +140,7 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
         by_layer: OfLayers = found.form(found.values)
         return by_layer
 
-    def _find(  # type: ignore[override]
+    def _find(
         self,
         request: Request,
         detailed: bool,
@@ -225,17 +223,17 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
         request = self._query(inputs, None, target, additional_forward_args)
         found = self._find(
             request,
-            False,
-            attribute_to_layer_input,
-            relu_attributions,
-            attr_dim_summation,
-            grad_kwargs,
+            detailed=False,
+            attribute_to_layer_input=attribute_to_layer_input,
+            relu_attributions=relu_attributions,
+            attr_dim_summation=attr_dim_summation,
+            grad_kwargs=grad_kwargs,
         )
         assert found.form is not None
         by_layer: OfLayers = found.form(found.values)
         return by_layer
 
-    def _find(  # type: ignore[override]
+    def _find(
         self,
         request: Request,
         detailed: bool,

@@ -136,18 +136,18 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
         request = self._query(inputs, baselines, target, additional_forward_args)
         found = self._find(
             request,
-            False,
-            n_steps,
-            method,
-            internal_batch_size,
-            attribute_to_layer_input,
-            grad_kwargs,
+            detailed=False,
+            n_steps=n_steps,
+            method=method,
+            internal_batch_size=internal_batch_size,
+            attribute_to_layer_input=attribute_to_layer_input,
+            grad_kwargs=grad_kwargs,
         )
         assert found.form is not None and found.convergence_delta is not None
         result = found.form(found.values)
         return (result, found.convergence_delta) if return_convergence_delta else result
 
-    def _find(  # type: ignore[override]
+    def _find(
         self,
         request: Request,
         detailed: bool,

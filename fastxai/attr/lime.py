@@ -188,19 +188,19 @@ class Lime(LimeBase):
         request = self._query(inputs, baselines, target, additional_forward_args)
         found = self._find(
             request,
-            False,
-            feature_mask,
-            n_samples,
-            perturbations_per_eval,
-            return_input_shape,
-            show_progress,
-            tolerance,
-            max_samples,
-            seed,
+            detailed=False,
+            feature_mask=feature_mask,
+            n_samples=n_samples,
+            perturbations_per_eval=perturbations_per_eval,
+            return_input_shape=return_input_shape,
+            show_progress=show_progress,
+            tolerance=tolerance,
+            max_samples=max_samples,
+            seed=seed,
         )
         return packed(found.values, inputs) if return_input_shape else found.values[0]
 
-    def _find(  # type: ignore[override]
+    def _find(
         self,
         request: Request,
         detailed: bool,

@@ -21,12 +21,12 @@ class OfGradient(GradientAttribution):
 
     _row_by_row = False
 
-    def _values(self, request: Request, **options: Any) -> tuple[Tensor, ...]:
+    def _values(self, request: Request, *options: Any, **named: Any) -> tuple[Tensor, ...]:
         pairs = zip(gradient(request), request.inputs.tensors, strict=True)
-        return tuple([self.of_gradient(g, x, **options) for g, x in pairs])
+        return tuple([self.of_gradient(g, x, *options, **named) for g, x in pairs])
 
-    def of_gradient(self, gradient: Tensor, x: Tensor, **options: Any) -> Tensor:
-        """The attributions; writes to neither. ``options`` are those of ``attribute``."""
+    def of_gradient(self, gradient: Tensor, x: Tensor, *options: Any, **named: Any) -> Tensor:
+        """The attributions; writes to neither. The other arguments are those of ``attribute``."""
         raise NotImplementedError
 
 
@@ -63,7 +63,7 @@ class Saliency(OfGradient):
         request = self._query(inputs, None, target, additional_forward_args)
         return packed(self._values(request, abs=abs), inputs)
 
-    def of_gradient(self, gradient: Tensor, x: Tensor, abs: bool) -> Tensor:  # type: ignore[override]
+    def of_gradient(self, gradient: Tensor, x: Tensor, abs: bool) -> Tensor:
         return gradient.abs() if abs else gradient
 
     def _program(self, inputs: Inputs, abs: bool) -> Program:
@@ -98,7 +98,7 @@ class InputXGradient(OfGradient):
         request = self._query(inputs, None, target, additional_forward_args)
         return packed(self._values(request), inputs)
 
-    def of_gradient(self, gradient: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
+    def of_gradient(self, gradient: Tensor, x: Tensor) -> Tensor:
         return gradient * x
 
     @property

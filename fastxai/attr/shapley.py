@@ -77,10 +77,19 @@ class ShapleyValues(PerturbationAttribution):
             ArgumentError, IndexError: as :class:`FeatureAblation`.
         """
         request = self._query(inputs, baselines, target, additional_forward_args)
-        found = self._find(request, False, feature_mask, perturbations_per_eval, show_progress)
+        found = self._of_all_coalitions(
+            request,
+            detailed=False,
+            feature_mask=feature_mask,
+            perturbations_per_eval=perturbations_per_eval,
+            show_progress=show_progress,
+        )
         return packed(found.values, inputs)
 
-    def _find(  # type: ignore[override]
+    def _find(self, request: Request, detailed: bool, *options: Any, **named: Any) -> Result:
+        return self._of_all_coalitions(request, detailed, *options, **named)
+
+    def _of_all_coalitions(
         self,
         request: Request,
         detailed: bool,
@@ -200,18 +209,18 @@ class ShapleyValueSampling(ShapleyValues):
         request = self._query(inputs, baselines, target, additional_forward_args)
         found = self._find(
             request,
-            False,
-            feature_mask,
-            n_samples,
-            perturbations_per_eval,
-            show_progress,
-            tolerance,
-            max_samples,
-            seed,
+            detailed=False,
+            feature_mask=feature_mask,
+            n_samples=n_samples,
+            perturbations_per_eval=perturbations_per_eval,
+            show_progress=show_progress,
+            tolerance=tolerance,
+            max_samples=max_samples,
+            seed=seed,
         )
         return packed(found.values, inputs)
 
-    def _find(  # type: ignore[override]
+    def _find(
         self,
         request: Request,
         detailed: bool,
