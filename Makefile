@@ -134,7 +134,7 @@ lint: | $(VENV)/.tools
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	PATH="$(abspath $(VENV))/bin:$$PATH" PYTHONPATH="$(CURDIR)" lint-imports --no-logo > $(LOG) || { cat $(LOG); exit 1; }
-	$(RUN) -m mypy fastxai
+	$(RUN) -m mypy
 	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
 	FASTXAI_WERROR=1 FASTXAI_NATIVE=1 $(RUN) setup.py -q build_ext $(STRICT)
 

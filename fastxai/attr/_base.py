@@ -26,6 +26,7 @@ from ..core.engine.rows import InputRows, Rows
 from ..core.flags import check_flags, flags_checked, flags_of
 from ..core.program.program import Program
 from ._explanation import Explanation, Result, convergence_delta, only_one
+from ._like_attribute import CompileLikeAttribute, LikeAttribute, show_signatures
 
 if TYPE_CHECKING:
     from ..deploy import Package
@@ -70,7 +71,8 @@ class Attribution:
     """An attribution method over a model.
 
     A subclass writes ``attribute`` with its own arguments, and ``_find``, which turns a
-    :class:`Request` and those arguments into attributions.
+    :class:`Request` and those arguments into attributions. Its ``explain``, ``plan`` and
+    ``compile`` have the signatures that follow from that.
 
     Args:
         forward_func: a module or any callable that takes the inputs (then the extra arguments) and
@@ -83,6 +85,8 @@ class Attribution:
         ArgumentError: if it cannot be called.
     """
 
+    # Where a method extends one that takes other arguments, as in Captum, it may not stand for it:
+    # type checkers are told to let that pass.
     attribute: Callable[..., Any]
     _differentiates = False  # whether it takes gradients
     _of_gradients = False  # whether its attributions come from gradients, and are checked as such
@@ -102,6 +106,7 @@ class Attribution:
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
             cls.__init__ = flags_checked(cls.__init__)  # type: ignore[method-assign]
+        show_signatures(cls)
 
     @flags_checked
     def __init__(self, forward_func: Callable[..., Any], *, affine_prefix: bool = True):
@@ -109,7 +114,8 @@ class Attribution:
         self.forward_func = forward_func
         self._affine_prefix = affine_prefix
 
-    def explain(self, *args: Any, **kwargs: Any) -> Explanation:
+    @LikeAttribute
+    def explain(self, inputs: TensorOrTuple, *args: Any, **kwargs: Any) -> Explanation:
         """Attributes, and tells what the attributions are about.
 
         Takes the arguments of :meth:`attribute`, except ``return_convergence_delta``.
@@ -118,8 +124,8 @@ class Attribution:
             An :class:`Explanation` with the attributions, the model's outputs, the convergence
             delta where the method has one, and the time taken.
         """
-        check_flags(flags_of(self.attribute), args, kwargs)
-        options = self._options(*args, **kwargs)
+        check_flags(flags_of(self.attribute), (inputs, *args), kwargs)
+        options = self._options(inputs, *args, **kwargs)
         has_baselines = "baselines" in options
         by_group = not options.get("return_input_shape", True)
         request = self._query(**{name: options.pop(name) for name in _QUESTION if name in options})
@@ -158,7 +164,8 @@ class Attribution:
             seconds=seconds,
         )
 
-    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+    @LikeAttribute
+    def plan(self, inputs: TensorOrTuple, *args: Any, **kwargs: Any) -> Plan:
         """Tells what :meth:`attribute` asks of the model, by doing it once.
 
         Takes the arguments of :meth:`attribute`.
@@ -169,14 +176,15 @@ class Attribution:
             tensors that the rows are made of, and what the rows were made for; and the
             multiplications that remain, as a share of the model's for as many rows.
         """
-        check_flags(flags_of(self.attribute), args, kwargs)
-        options = self._options(*args, **kwargs)
+        check_flags(flags_of(self.attribute), (inputs, *args), kwargs)
+        options = self._options(inputs, *args, **kwargs)
         request = self._query(**{name: options.pop(name) for name in _QUESTION if name in options})
         self._find(request, detailed=False, **options)
         runs = together(request.model.runs)
         each = engine.multiplications(request.model, request.inputs.tensors)
         return Plan(self.get_name(), runs, each)
 
+    @CompileLikeAttribute
     def compile(
         self,
         example_inputs: TensorOrTuple,
@@ -288,8 +296,11 @@ class Attribution:
         )
         return Request(checked, checked_baselines, model)
 
-    def _find(self, request: Request, detailed: bool, **options: Any) -> Result:
-        """Answers the request; ``detailed`` asks for what costs more than the attributions."""
+    def _find(self, request: Request, detailed: bool, *options: Any, **named: Any) -> Result:
+        """Answers the request; ``detailed`` asks for what costs more than the attributions.
+
+        A subclass has its own arguments in the place of the last two: those of its ``attribute``.
+        """
         raise NotImplementedError
 
     @staticmethod
@@ -306,10 +317,10 @@ class GradientAttribution(Attribution):
     _differentiates = True
     _of_gradients = True
 
-    def _find(self, request: Request, detailed: bool, **options: Any) -> Result:
-        return Result(self._values(request, **options))
+    def _find(self, request: Request, detailed: bool, *options: Any, **named: Any) -> Result:
+        return Result(self._values(request, *options, **named))
 
-    def _values(self, request: Request, **options: Any) -> tuple[Tensor, ...]:
+    def _values(self, request: Request, *options: Any, **named: Any) -> tuple[Tensor, ...]:
         raise NotImplementedError
 
     def compute_convergence_delta(

@@ -18,6 +18,9 @@ from ..core.engine.rows import Rows
 from ..core.intercept.layers import Layers, Recorded, Watched, check_layer
 from ._base import Attribution
 
+# A layer's tensor, or all of its tensors where it has several; by layer for a list of layers.
+OfLayers = Tensor | tuple[Tensor, ...] | list[Tensor | tuple[Tensor, ...]]
+
 
 class LayerAttribution(Attribution):
     """An attribution method that explains an output by what a layer takes or gives.

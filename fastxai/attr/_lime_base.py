@@ -108,7 +108,7 @@ class LimeBase(PerturbationAttribution):
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Tensor:
         """Fits the interpretable model.
 
         Args:
@@ -132,12 +132,15 @@ class LimeBase(PerturbationAttribution):
             IndexError: a target is out of the output's range.
         """
         request = self._query(inputs, None, target, additional_forward_args)
-        found = self._find(
+        found = self._fitted(
             request, False, n_samples, perturbations_per_eval, show_progress, **kwargs
         )
         return found.values[0]
 
-    def _find(  # type: ignore[override]
+    def _find(self, request: Request, detailed: bool, *options: Any, **named: Any) -> Result:
+        return self._fitted(request, detailed, *options, **named)
+
+    def _fitted(
         self,
         request: Request,
         detailed: bool,
@@ -317,10 +320,11 @@ def _check_interpretable(z: Any, source: str) -> Tensor:  # [1, M]
     fits = is_tensor and z.dim() == 2 and z.shape[0] == 1
     got = z.shape if is_tensor else type(z).__name__
     check(fits, source, "an interpretable sample [1, M]", got)
-    return z.detach()
+    sample: Tensor = z.detach()
+    return sample
 
 
 def _check_weight(weight: Any, device: torch.device) -> Tensor:  # [1] float64
-    weight = torch.as_tensor(weight, dtype=torch.float64, device=device).detach().flatten()
-    check(weight.numel() == 1, "similarity_func", "one number", f"{weight.numel()} numbers")
-    return weight
+    numbers = torch.as_tensor(weight, dtype=torch.float64, device=device).detach().flatten()
+    check(numbers.numel() == 1, "similarity_func", "one number", f"{numbers.numel()} numbers")
+    return numbers

@@ -65,21 +65,24 @@ def _fitted(fit: LinearFit, normal: NormalEquations) -> Tensor:  # [B, M, C]
         total = normal.total[:, None, None]
         return ops.lasso(normal.gram / total, normal.rhs / total, fit.alpha)
     if isinstance(fit, Ridge) and fit.alpha > 0:
-        return torch.linalg.solve(fit.penalised(normal.gram), normal.rhs)
+        solution: Tensor = torch.linalg.solve(fit.penalised(normal.gram), normal.rhs)
+        return solution
     return _pseudo_inverse(normal.gram) @ normal.rhs
 
 
 def _sensitivity(fit: LinearFit, normal: NormalEquations, coefficients: Tensor) -> Tensor:
     """As :meth:`LinearFit.sensitivity`, [B, M, M]."""
     if isinstance(fit, Ridge) and fit.alpha > 0:
-        return torch.linalg.inv(fit.penalised(normal.gram))
+        inverse: Tensor = torch.linalg.inv(fit.penalised(normal.gram))
+        return inverse
     if isinstance(fit, Lasso) and fit.alpha > 0:
         return fit.among_active(normal.gram, coefficients, _pseudo_inverse)
     return _pseudo_inverse(normal.gram)
 
 
 def _pseudo_inverse(gram: Tensor) -> Tensor:
-    return torch.linalg.pinv(gram, rtol=1e-12, hermitian=True)
+    inverse: Tensor = torch.linalg.pinv(gram, rtol=1e-12, hermitian=True)
+    return inverse
 
 
 def _similarities(

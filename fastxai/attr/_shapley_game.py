@@ -104,7 +104,7 @@ class Game:
         if self.tier != "fast":
             try:
                 return self._by_kriging(n, values, problems)
-            except torch.linalg.LinAlgError as error:
+            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
                 warn(f"tier: a factorisation failed, the values are of the fast tier ({error})")
                 self.tier = "fast"
         moment = ops.coalition_rhs(plan.bits, plan.players, plan.weights, values.flatten(1))

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.checks import TensorOrTuple, check, check_limit, check_seed, warn
+from ..core.checks import Form, TensorOrTuple, check, check_limit, check_seed, warn
 from ..core.engine.coalition_rows import AblationRows, MaskPieces, Pieces
 from ..core.engine.groups import FeatureGroups, check_feature_mask
-from ..core.engine.inputs import Inputs
+from ..core.engine.inputs import Inputs, packed
 from ..core.engine.outputs import result_dtype
 from ..core.engine.progress import bar
 from ..core.engine.request import Request
@@ -51,7 +51,7 @@ class FeatureAblation(PerturbationAttribution):
     @captum_compatible
     def attribute(
         self,
-        inputs: TensorOrTuple,
+        inputs: Form,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -59,7 +59,7 @@ class FeatureAblation(PerturbationAttribution):
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Form:
         """Attributes the chosen output to the groups of features.
 
         Args:
@@ -96,10 +96,19 @@ class FeatureAblation(PerturbationAttribution):
         if kwargs:
             self._ignore(kwargs)
         request = self._query(inputs, baselines, target, additional_forward_args)
-        found = self._find(request, False, feature_mask, perturbations_per_eval, show_progress)
-        return request.inputs.pack(found.values)
+        found = self._without_each(
+            request,
+            detailed=False,
+            feature_mask=feature_mask,
+            perturbations_per_eval=perturbations_per_eval,
+            show_progress=show_progress,
+        )
+        return packed(found.values, inputs)
 
-    def _find(  # type: ignore[override]
+    def _find(self, request: Request, detailed: bool, *options: Any, **named: Any) -> Result:
+        return self._without_each(request, detailed, *options, **named)
+
+    def _without_each(
         self,
         request: Request,
         detailed: bool,
@@ -198,7 +207,7 @@ class Occlusion(FeatureAblation):
     @captum_compatible
     def attribute(  # type: ignore[override]
         self,
-        inputs: TensorOrTuple,
+        inputs: Form,
         sliding_window_shapes: Any,
         strides: Any = None,
         baselines: Any = None,
@@ -206,7 +215,7 @@ class Occlusion(FeatureAblation):
         additional_forward_args: Any = None,
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
-    ) -> Any:
+    ) -> Form:
         """Attributes the chosen output to the features.
 
         Args:
@@ -234,11 +243,16 @@ class Occlusion(FeatureAblation):
         """
         request = self._query(inputs, baselines, target, additional_forward_args)
         found = self._find(
-            request, False, sliding_window_shapes, strides, perturbations_per_eval, show_progress
+            request,
+            detailed=False,
+            sliding_window_shapes=sliding_window_shapes,
+            strides=strides,
+            perturbations_per_eval=perturbations_per_eval,
+            show_progress=show_progress,
         )
-        return request.inputs.pack(found.values)
+        return packed(found.values, inputs)
 
-    def _find(  # type: ignore[override]
+    def _find(
         self,
         request: Request,
         detailed: bool,
@@ -317,7 +331,7 @@ class FeaturePermutation(FeatureAblation):
     @captum_compatible
     def attribute(  # type: ignore[override]
         self,
-        inputs: TensorOrTuple,
+        inputs: Form,
         target: Any = None,
         additional_forward_args: Any = None,
         feature_mask: Any = None,
@@ -326,7 +340,7 @@ class FeaturePermutation(FeatureAblation):
         *,
         seed: int | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Form:
         """Attributes the chosen output to the groups of features.
 
         Args:
@@ -351,11 +365,16 @@ class FeaturePermutation(FeatureAblation):
             self._ignore(kwargs)
         request = self._query(inputs, None, target, additional_forward_args)
         found = self._find(
-            request, False, feature_mask, perturbations_per_eval, show_progress, seed
+            request,
+            detailed=False,
+            feature_mask=feature_mask,
+            perturbations_per_eval=perturbations_per_eval,
+            show_progress=show_progress,
+            seed=seed,
         )
-        return request.inputs.pack(found.values)
+        return packed(found.values, inputs)
 
-    def _find(  # type: ignore[override]
+    def _find(
         self,
         request: Request,
         detailed: bool,
@@ -369,7 +388,7 @@ class FeaturePermutation(FeatureAblation):
             check(self.perm_func is None or seed is None, "seed", _NO_SEED, seed)
             draw = partial(_shuffles, seed=check_seed(seed))
             request = request.shuffled(feature_mask, draw, self.perm_func)
-            return super()._find(
+            return self._without_each(
                 request, False, feature_mask, perturbations_per_eval, show_progress
             )
         x, batch = request.inputs.tensors, request.inputs.batch
@@ -471,4 +490,5 @@ def _left_by(windows: Windows, positions: Tensor, offsets: Tensor) -> Tensor:  #
     features = torch.Size(windows.shape).numel()
     kept = torch.ones(count, features, dtype=torch.bool, device=windows.device)
     kept[window, positions[0]] = False
-    return kept.unflatten(1, windows.shape)
+    by_window: Tensor = kept.unflatten(1, windows.shape)
+    return by_window

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
-from typing import Any, cast
+from typing import Any, Literal, cast, overload
 
 import torch
 from torch import Tensor
 
 from ..core import engine
-from ..core.checks import TensorOrTuple, check, check_not_inference
+from ..core.checks import Form, TensorOrTuple, check, check_not_inference
 from ..core.engine import interaction
-from ..core.engine.inputs import Inputs, check_background
+from ..core.engine.inputs import Inputs, check_background, packed
 from ..core.engine.request import Request
 from ..core.engine.rows import BaselinePairRows, InputAndBaselineRows
 from ..core.footprint import is_watched
@@ -86,16 +86,37 @@ class DeepLift(GradientAttribution):
         self.model, self.eps = model, eps
         self._multiply_by_inputs = multiply_by_inputs
 
+    @overload
+    def attribute(
+        self,
+        inputs: Form,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: Literal[False] = False,
+        custom_attribution_func: Combine | None = None,
+    ) -> Form: ...
+    @overload
+    def attribute(
+        self,
+        inputs: Form,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        *,
+        return_convergence_delta: Literal[True],
+        custom_attribution_func: Combine | None = None,
+    ) -> tuple[Form, Tensor]: ...
     @captum_compatible
     def attribute(
         self,
-        inputs: TensorOrTuple,
+        inputs: Form,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
         return_convergence_delta: bool = False,
         custom_attribution_func: Combine | None = None,
-    ) -> Any:
+    ) -> Form | tuple[Form, Tensor]:
         """Attributes the chosen output to the inputs.
 
         Args:
@@ -120,14 +141,14 @@ class DeepLift(GradientAttribution):
         """
         request = self._query(inputs, baselines, target, additional_forward_args)
         values = self._values(request, custom_attribution_func)
-        result = request.inputs.pack(values)
+        result = packed(values, inputs)
         return (
             (result, self._convergence_delta(request, values))
             if return_convergence_delta
             else result
         )
 
-    def _values(  # type: ignore[override]
+    def _values(
         self, request: Request, custom_attribution_func: Combine | None
     ) -> tuple[Tensor, ...]:
         combine = self._combination(custom_attribution_func)
@@ -235,16 +256,37 @@ class DeepLiftShap(DeepLift):
     def __init__(self, model: Callable[..., Any], multiply_by_inputs: bool = True):
         super().__init__(model, multiply_by_inputs)
 
-    @captum_compatible
-    def attribute(  # type: ignore[override]
+    @overload  # type: ignore[override]
+    def attribute(
         self,
-        inputs: TensorOrTuple,
+        inputs: Form,
+        baselines: Any,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: Literal[False] = False,
+        custom_attribution_func: Combine | None = None,
+    ) -> Form: ...
+    @overload
+    def attribute(
+        self,
+        inputs: Form,
+        baselines: Any,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        *,
+        return_convergence_delta: Literal[True],
+        custom_attribution_func: Combine | None = None,
+    ) -> tuple[Form, Tensor]: ...
+    @captum_compatible
+    def attribute(
+        self,
+        inputs: Form,
         baselines: Any,
         target: Any = None,
         additional_forward_args: Any = None,
         return_convergence_delta: bool = False,
         custom_attribution_func: Combine | None = None,
-    ) -> Any:
+    ) -> Form | tuple[Form, Tensor]:
         """Attributes the chosen output to the inputs.
 
         Args:
@@ -270,7 +312,7 @@ class DeepLiftShap(DeepLift):
         """
         request = self._query(inputs, baselines, target, additional_forward_args)
         of_pairs = self._of_pairs(request, custom_attribution_func)
-        result = request.inputs.pack([a.mean(1) for a in of_pairs])
+        result = packed([a.mean(1) for a in of_pairs], inputs)
         if not return_convergence_delta:
             return result
         sums = torch.stack([a.flatten(2).sum(2) if a.dim() > 2 else a for a in of_pairs]).sum(0)
@@ -283,14 +325,15 @@ class DeepLiftShap(DeepLift):
 
     compute_convergence_delta.__doc__ = DeepLift.compute_convergence_delta.__doc__
 
-    def _query(  # type: ignore[override]
+    def _query(
         self,
         inputs: TensorOrTuple,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
+        **named: Any,
     ) -> Request:
-        request = super()._query(inputs, None, target, additional_forward_args)
+        request = super()._query(inputs, None, target, additional_forward_args, **named)
         baselines = baselines_of(baselines, inputs)
         for rows in baselines if isinstance(baselines, tuple) else (baselines,):
             several = isinstance(rows, Tensor) and rows.dim() > 0 and rows.shape[0] > 1
@@ -303,8 +346,8 @@ class DeepLiftShap(DeepLift):
             raise type(error)(str(error).replace("background", "baselines", 1)) from None
         return replace(request, background=background)
 
-    def _find(self, request: Request, detailed: bool, **options: Any) -> Result:
-        values = tuple(a.mean(1) for a in self._of_pairs(request, **options))
+    def _find(self, request: Request, detailed: bool, *options: Any, **named: Any) -> Result:
+        values = tuple(a.mean(1) for a in self._of_pairs(request, *options, **named))
         return Result(
             values, baseline_outputs=self._at_baselines(request).mean(1) if detailed else None
         )

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from ..core import engine
-from ..core.checks import TensorOrTuple, check_count, check_seed
-from ..core.engine.inputs import Inputs, check_background, check_stdevs
+from ..core.checks import Form, TensorOrTuple, check_count, check_seed
+from ..core.engine.inputs import Inputs, check_background, check_stdevs, packed
 from ..core.engine.noisy_rows import NoisyRows
 from ..core.engine.outputs import one_output_per_row
 from ..core.engine.request import Request
@@ -70,10 +70,36 @@ class GradientShap(GradientAttribution):
         super().__init__(forward_func, affine_prefix=affine_prefix)
         self._multiply_by_inputs = multiply_by_inputs
 
+    @overload
+    def attribute(
+        self,
+        inputs: Form,
+        baselines: Any,
+        n_samples: int = 5,
+        stdevs: float | tuple[float, ...] = 0.0,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: Literal[False] = False,
+        *,
+        seed: int | None = None,
+    ) -> Form: ...
+    @overload
+    def attribute(
+        self,
+        inputs: Form,
+        baselines: Any,
+        n_samples: int = 5,
+        stdevs: float | tuple[float, ...] = 0.0,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        *,
+        return_convergence_delta: Literal[True],
+        seed: int | None = None,
+    ) -> tuple[Form, Tensor]: ...
     @captum_compatible
     def attribute(
         self,
-        inputs: TensorOrTuple,
+        inputs: Form,
         baselines: Any,
         n_samples: int = 5,
         stdevs: float | tuple[float, ...] = 0.0,
@@ -82,7 +108,7 @@ class GradientShap(GradientAttribution):
         return_convergence_delta: bool = False,
         *,
         seed: int | None = None,
-    ) -> Any:
+    ) -> Form | tuple[Form, Tensor]:
         """Attributes the chosen output to the inputs.
 
         Args:
@@ -112,28 +138,29 @@ class GradientShap(GradientAttribution):
         request = self._query(inputs, baselines, target, additional_forward_args)
         rows = _rows(request, n_samples, stdevs, seed)
         if not return_convergence_delta:
-            return request.inputs.pack(self._mean(request, rows))
+            return packed(self._mean(request, rows), inputs)
         with torch.inference_mode(False):  # the engine writes to it outside of that
             sums = torch.zeros(rows.repeats, rows.batch, dtype=torch.float64, device=rows.device)
         values = self._mean(request, rows, noted=sums)
         ends, starts = _outputs(request, rows.ends()), _outputs(request, rows.starts())
         starts = starts[torch.arange(rows.repeats, device=rows.device) % len(starts)]  # [N, B]
         delta = (sums - (ends - starts)).T.flatten().to(values[0].dtype)
-        return request.inputs.pack(values), delta
+        return packed(values, inputs), delta
 
-    def _query(  # type: ignore[override]
+    def _query(
         self,
         inputs: TensorOrTuple,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
+        **named: Any,
     ) -> Request:
-        request = super()._query(inputs, None, target, additional_forward_args)
+        request = super()._query(inputs, None, target, additional_forward_args, **named)
         background = check_background(baselines_of(baselines, inputs), request.inputs, "baselines")
         return replace(request, background=background)
 
-    def _find(self, request: Request, detailed: bool, **options: Any) -> Result:
-        rows = _rows(request, **options)
+    def _find(self, request: Request, detailed: bool, *options: Any, **named: Any) -> Result:
+        rows = _rows(request, *options, **named)
         values = self._mean(request, rows)
         return Result(
             values, baseline_outputs=_outputs(request, rows.starts()).mean(0) if detailed else None

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..core.checks import TensorOrTuple
+from ..core.checks import Form
+from ..core.engine.inputs import packed
 from ..core.engine.request import Request
 from ..core.intercept.relu import RectifiedBackward, check_eager
 from ._base import GradientAttribution, captum_compatible
@@ -25,8 +26,8 @@ class _RectifiedGradient(GradientAttribution):
 
     @captum_compatible
     def attribute(
-        self, inputs: TensorOrTuple, target: Any = None, additional_forward_args: Any = None
-    ) -> Any:
+        self, inputs: Form, target: Any = None, additional_forward_args: Any = None
+    ) -> Form:
         """Attributes the chosen output to the inputs.
 
         Args:
@@ -43,9 +44,9 @@ class _RectifiedGradient(GradientAttribution):
             RuntimeError: the output does not depend on an input.
         """
         request = self._query(inputs, None, target, additional_forward_args)
-        return request.inputs.pack(self._values(request))
+        return packed(self._values(request), inputs)
 
-    def _values(self, request: Request) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def _values(self, request: Request) -> tuple[Tensor, ...]:
         check_eager(self.forward_func, request.model.modules)
         wrap = partial(RectifiedBackward, gate=self._gate)
         return gradient(Request(request.inputs, request.baselines, request.model.through(wrap)))

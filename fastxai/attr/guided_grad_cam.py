@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.checks import TensorOrTuple, check
+from ..core.checks import Form, check
+from ..core.engine.inputs import packed
 from ..core.engine.request import Request
 from ._base import GradientAttribution, captum_compatible
 from ._layer import LayerAttribution
@@ -54,12 +55,12 @@ class GuidedGradCam(GradientAttribution):
     @captum_compatible
     def attribute(
         self,
-        inputs: TensorOrTuple,
+        inputs: Form,
         target: Any = None,
         additional_forward_args: Any = None,
         interpolate_mode: str = "nearest",
         attribute_to_layer_input: bool = False,
-    ) -> Any:
+    ) -> Form:
         """Attributes the chosen output to the inputs.
 
         Args:
@@ -81,11 +82,9 @@ class GuidedGradCam(GradientAttribution):
             RuntimeError: the output does not depend on an input.
         """
         request = self._query(inputs, None, target, additional_forward_args)
-        return request.inputs.pack(
-            self._values(request, interpolate_mode, attribute_to_layer_input)
-        )
+        return packed(self._values(request, interpolate_mode, attribute_to_layer_input), inputs)
 
-    def _values(  # type: ignore[override]
+    def _values(
         self, request: Request, interpolate_mode: str, attribute_to_layer_input: bool
     ) -> tuple[Tensor, ...]:
         x = request.inputs.tensors
@@ -98,7 +97,12 @@ class GuidedGradCam(GradientAttribution):
         check(fitting, "interpolate_mode", expected, repr(interpolate_mode))
         details = self.guided_backprop._values(request)
         maps = self.grad_cam._find(
-            request, False, attribute_to_layer_input, True, True, None
+            request,
+            detailed=False,
+            attribute_to_layer_input=attribute_to_layer_input,
+            relu_attributions=True,
+            attr_dim_summation=True,
+            grad_kwargs=None,
         ).values
         check(len(maps) == 1, "layer", "one with a single tensor", f"{len(maps)} tensors")
         (cam,) = maps

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..core import engine
-from ..core.checks import TensorOrTuple, check_limit
-from ..core.engine.inputs import Inputs
+from ..core.checks import Form, check_limit
+from ..core.engine.inputs import Inputs, packed
 from ..core.engine.request import Request
 from ..core.engine.rows import PathRows
 from ..core.estimate import quadrature
@@ -61,10 +61,35 @@ class IntegratedGradients(GradientAttribution):
         super().__init__(forward_func, affine_prefix=affine_prefix)
         self._multiply_by_inputs = multiply_by_inputs
 
+    @overload
+    def attribute(
+        self,
+        inputs: Form,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        n_steps: int = 50,
+        method: str = "gausslegendre",
+        internal_batch_size: int | None = None,
+        return_convergence_delta: Literal[False] = False,
+    ) -> Form: ...
+    @overload
+    def attribute(
+        self,
+        inputs: Form,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        n_steps: int = 50,
+        method: str = "gausslegendre",
+        internal_batch_size: int | None = None,
+        *,
+        return_convergence_delta: Literal[True],
+    ) -> tuple[Form, Tensor]: ...
     @captum_compatible
     def attribute(
         self,
-        inputs: TensorOrTuple,
+        inputs: Form,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -72,7 +97,7 @@ class IntegratedGradients(GradientAttribution):
         method: str = "gausslegendre",
         internal_batch_size: int | None = None,
         return_convergence_delta: bool = False,
-    ) -> Any:
+    ) -> Form | tuple[Form, Tensor]:
         """Attributes the chosen output to the inputs.
 
         Args:
@@ -102,14 +127,14 @@ class IntegratedGradients(GradientAttribution):
         """
         request = self._query(inputs, baselines, target, additional_forward_args)
         values = self._values(request, n_steps, method, internal_batch_size)
-        result = request.inputs.pack(values)
+        result = packed(values, inputs)
         return (
             (result, self._convergence_delta(request, values))
             if return_convergence_delta
             else result
         )
 
-    def _values(  # type: ignore[override]
+    def _values(
         self, request: Request, n_steps: int, method: str, internal_batch_size: int | None
     ) -> tuple[Tensor, ...]:
         x, baselines = request.inputs.tensors, request.baselines

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from .. import ops
 from ..core.checks import (
     ArgumentError,
+    Form,
     TensorOrTuple,
     check,
     check_count,
@@ -22,7 +23,7 @@ from ..core.checks import (
     warn,
 )
 from ..core.engine.groups import FeatureGroups, check_feature_mask, check_id_range
-from ..core.engine.inputs import Inputs, check_background
+from ..core.engine.inputs import Inputs, check_background, packed
 from ..core.engine.progress import Bar
 from ..core.engine.request import Request
 from ..core.engine.shortcut import most_multiplications
@@ -87,10 +88,50 @@ class KernelShap(PerturbationAttribution):
 
     _has_standard_errors = _draws_design = True
 
-    @captum_compatible
+    @overload
+    def attribute(
+        self,
+        inputs: Form,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        feature_mask: Any = None,
+        n_samples: int | str = 25,
+        perturbations_per_eval: int | None = None,
+        return_input_shape: Literal[True] = True,
+        show_progress: bool = False,
+        *,
+        background: Any = None,
+        design: str | None = None,
+        tier: str | None = None,
+        tolerance: float = 0.01,
+        max_samples: int | None = None,
+        seed: int | None = None,
+    ) -> Form: ...
+    @overload
     def attribute(
         self,
         inputs: TensorOrTuple,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        feature_mask: Any = None,
+        n_samples: int | str = 25,
+        perturbations_per_eval: int | None = None,
+        *,
+        return_input_shape: Literal[False],
+        show_progress: bool = False,
+        background: Any = None,
+        design: str | None = None,
+        tier: str | None = None,
+        tolerance: float = 0.01,
+        max_samples: int | None = None,
+        seed: int | None = None,
+    ) -> Tensor: ...
+    @captum_compatible
+    def attribute(
+        self,
+        inputs: Form,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -106,7 +147,7 @@ class KernelShap(PerturbationAttribution):
         tolerance: float = 0.01,
         max_samples: int | None = None,
         seed: int | None = None,
-    ) -> Any:
+    ) -> Form | Tensor:
         """Attributes the chosen output to the groups of features.
 
         Args:
@@ -159,33 +200,34 @@ class KernelShap(PerturbationAttribution):
         request = self._query(inputs, baselines, target, additional_forward_args, background)
         found = self._find(
             request,
-            False,
-            feature_mask,
-            n_samples,
-            perturbations_per_eval,
-            return_input_shape,
-            show_progress,
-            design,
-            tier,
-            tolerance,
-            max_samples,
-            seed,
+            detailed=False,
+            feature_mask=feature_mask,
+            n_samples=n_samples,
+            perturbations_per_eval=perturbations_per_eval,
+            return_input_shape=return_input_shape,
+            show_progress=show_progress,
+            design=design,
+            tier=tier,
+            tolerance=tolerance,
+            max_samples=max_samples,
+            seed=seed,
         )
-        return request.inputs.pack(found.values) if return_input_shape else found.values[0]
+        return packed(found.values, inputs) if return_input_shape else found.values[0]
 
     @property
     def multiplies_by_inputs(self) -> bool:
         return False  # as in Captum, whose KernelShap is a Lime
 
-    def _query(  # type: ignore[override]
+    def _query(
         self,
         inputs: TensorOrTuple,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
         background: Any = None,
+        **named: Any,
     ) -> Request:
-        request = super()._query(inputs, baselines, target, additional_forward_args)
+        request = super()._query(inputs, baselines, target, additional_forward_args, **named)
         if background is None:
             return request
         check(baselines is None, "background", "no baselines beside it", "both")
@@ -194,7 +236,7 @@ class KernelShap(PerturbationAttribution):
             request, inputs=request.inputs.in_dtypes_of(background), background=background
         )
 
-    def _find(  # type: ignore[override]
+    def _find(
         self,
         request: Request,
         detailed: bool,

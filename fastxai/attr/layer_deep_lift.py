@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from ..core.engine.rows import BaselinePairRows
 from ..core.intercept.lifted_layers import LayerPairs
 from ._base import GradientAttribution, captum_compatible
 from ._explanation import Result, convergence_delta
-from ._layer import LayerAttribution, may_be_unused
+from ._layer import LayerAttribution, OfLayers, may_be_unused
 from .deep_lift import Combine, DeepLift, DeepLiftShap, contributions
 
 
@@ -42,8 +42,33 @@ class LayerDeepLift(LayerAttribution, DeepLift):
         DeepLift.__init__(self, model, multiply_by_inputs)
         self._explain_by(layer, None)
 
+    @overload  # type: ignore[override]
+    def attribute(
+        self,
+        inputs: TensorOrTuple,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: Literal[False] = False,
+        attribute_to_layer_input: bool = False,
+        custom_attribution_func: Combine | None = None,
+        grad_kwargs: dict[str, Any] | None = None,
+    ) -> OfLayers: ...
+    @overload
+    def attribute(
+        self,
+        inputs: TensorOrTuple,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        *,
+        return_convergence_delta: Literal[True],
+        attribute_to_layer_input: bool = False,
+        custom_attribution_func: Combine | None = None,
+        grad_kwargs: dict[str, Any] | None = None,
+    ) -> tuple[OfLayers, Tensor]: ...
     @captum_compatible
-    def attribute(  # type: ignore[override]
+    def attribute(
         self,
         inputs: TensorOrTuple,
         baselines: Any = None,
@@ -53,7 +78,7 @@ class LayerDeepLift(LayerAttribution, DeepLift):
         attribute_to_layer_input: bool = False,
         custom_attribution_func: Combine | None = None,
         grad_kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    ) -> OfLayers | tuple[OfLayers, Tensor]:
         """Attributes the chosen output to the layer.
 
         Args:
@@ -81,14 +106,21 @@ class LayerDeepLift(LayerAttribution, DeepLift):
             RuntimeError: the output does not depend on a layer.
         """
         request = self._query(inputs, baselines, target, additional_forward_args)
-        found = self._find(
-            request, False, custom_attribution_func, attribute_to_layer_input, grad_kwargs
+        found = self._against_baseline(
+            request,
+            detailed=False,
+            custom_attribution_func=custom_attribution_func,
+            attribute_to_layer_input=attribute_to_layer_input,
+            grad_kwargs=grad_kwargs,
         )
-        assert found.form is not None
+        assert found.form is not None and found.convergence_delta is not None
         result = found.form(found.values)
         return (result, found.convergence_delta) if return_convergence_delta else result
 
-    def _find(  # type: ignore[override]
+    def _find(self, request: Request, detailed: bool, *options: Any, **named: Any) -> Result:
+        return self._against_baseline(request, detailed, *options, **named)
+
+    def _against_baseline(
         self,
         request: Request,
         detailed: bool,
@@ -161,8 +193,31 @@ class LayerDeepLiftShap(LayerDeepLift, DeepLiftShap):
         multiply_by_inputs: whether to multiply by y − y'. Without it: mean multipliers.
     """
 
+    @overload  # type: ignore[override]
+    def attribute(
+        self,
+        inputs: TensorOrTuple,
+        baselines: Any,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: Literal[False] = False,
+        attribute_to_layer_input: bool = False,
+        custom_attribution_func: Combine | None = None,
+    ) -> OfLayers: ...
+    @overload
+    def attribute(
+        self,
+        inputs: TensorOrTuple,
+        baselines: Any,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        *,
+        return_convergence_delta: Literal[True],
+        attribute_to_layer_input: bool = False,
+        custom_attribution_func: Combine | None = None,
+    ) -> tuple[OfLayers, Tensor]: ...
     @captum_compatible
-    def attribute(  # type: ignore[override]
+    def attribute(
         self,
         inputs: TensorOrTuple,
         baselines: Any,
@@ -171,7 +226,7 @@ class LayerDeepLiftShap(LayerDeepLift, DeepLiftShap):
         return_convergence_delta: bool = False,
         attribute_to_layer_input: bool = False,
         custom_attribution_func: Combine | None = None,
-    ) -> Any:
+    ) -> OfLayers | tuple[OfLayers, Tensor]:
         """Attributes the chosen output to the layer.
 
         Memory grows with the number of pairs of an input and a baseline.
@@ -205,7 +260,7 @@ class LayerDeepLiftShap(LayerDeepLift, DeepLiftShap):
 
     compute_convergence_delta = GradientAttribution.compute_convergence_delta
 
-    def _find(  # type: ignore[override]
+    def _find(
         self,
         request: Request,
         detailed: bool,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from ..core.intercept.layer_paths import Between, Picked, drawn
 from ..core.intercept.layers import Replaced, Watched
 from ._base import captum_compatible
 from ._explanation import Result
-from ._layer import LayerAttribution, activations
+from ._layer import LayerAttribution, OfLayers, activations
 from .gradient_shap import GradientShap
 
 
@@ -64,6 +64,34 @@ class LayerGradientShap(LayerAttribution, GradientShap):
         GradientShap.__init__(self, forward_func, multiply_by_inputs)
         self._explain_by(layer, device_ids)
 
+    @overload  # type: ignore[override]
+    def attribute(
+        self,
+        inputs: TensorOrTuple,
+        baselines: Any,
+        n_samples: int = 5,
+        stdevs: float | tuple[float, ...] = 0.0,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: Literal[False] = False,
+        attribute_to_layer_input: bool = False,
+        *,
+        seed: int | None = None,
+    ) -> OfLayers: ...
+    @overload
+    def attribute(
+        self,
+        inputs: TensorOrTuple,
+        baselines: Any,
+        n_samples: int = 5,
+        stdevs: float | tuple[float, ...] = 0.0,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        *,
+        return_convergence_delta: Literal[True],
+        attribute_to_layer_input: bool = False,
+        seed: int | None = None,
+    ) -> tuple[OfLayers, Tensor]: ...
     @captum_compatible
     def attribute(
         self,
@@ -77,7 +105,7 @@ class LayerGradientShap(LayerAttribution, GradientShap):
         attribute_to_layer_input: bool = False,
         *,
         seed: int | None = None,
-    ) -> Any:
+    ) -> OfLayers | tuple[OfLayers, Tensor]:
         """Attributes the chosen output to the layer.
 
         Memory grows with the numbers that the layer has for every example and each of its
@@ -114,7 +142,7 @@ class LayerGradientShap(LayerAttribution, GradientShap):
         result = found.watched.packed(found.values)
         return (result, found.delta()) if return_convergence_delta else result
 
-    def _find(  # type: ignore[override]
+    def _find(
         self,
         request: Request,
         detailed: bool,

@@ -15,7 +15,7 @@ from ..core.engine.rows import InputRows
 from ..core.intercept.layers import Answerless
 from ._base import GradientAttribution, captum_compatible
 from ._explanation import Result
-from ._layer import LayerAttribution, may_be_unused
+from ._layer import LayerAttribution, OfLayers, may_be_unused
 
 
 class LayerActivation(LayerAttribution):
@@ -37,7 +37,7 @@ class LayerActivation(LayerAttribution):
         inputs: TensorOrTuple,
         additional_forward_args: Any = None,
         attribute_to_layer_input: bool = False,
-    ) -> Any:
+    ) -> OfLayers:
         """Returns what the layer has, from one call of forward_func with all inputs.
 
         Args:
@@ -56,11 +56,10 @@ class LayerActivation(LayerAttribution):
         request = self._query(inputs, None, None, additional_forward_args)
         found = self._find(request, False, attribute_to_layer_input)
         assert found.form is not None
-        return found.form(found.values)
+        by_layer: OfLayers = found.form(found.values)
+        return by_layer
 
-    def _find(  # type: ignore[override]
-        self, request: Request, detailed: bool, attribute_to_layer_input: bool
-    ) -> Result:
+    def _find(self, request: Request, detailed: bool, attribute_to_layer_input: bool) -> Result:
         watched = Answerless(
             request.model.forward_func, self._layers(request, attribute_to_layer_input)
         )
@@ -115,7 +114,7 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
         additional_forward_args: Any = None,
         attribute_to_layer_input: bool = False,
         grad_kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    ) -> OfLayers:
         """Attributes the chosen output to the layer, from one call of forward_func.
 
         Args:
@@ -138,9 +137,10 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
         request = self._query(inputs, None, target, additional_forward_args)
         found = self._find(request, False, attribute_to_layer_input, grad_kwargs)
         assert found.form is not None
-        return found.form(found.values)
+        by_layer: OfLayers = found.form(found.values)
+        return by_layer
 
-    def _find(  # type: ignore[override]
+    def _find(
         self,
         request: Request,
         detailed: bool,
@@ -197,7 +197,7 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
         relu_attributions: bool = False,
         attr_dim_summation: bool = True,
         grad_kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    ) -> OfLayers:
         """Attributes the chosen output to the layer's places, from one call of forward_func.
 
         Args:
@@ -223,16 +223,17 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
         request = self._query(inputs, None, target, additional_forward_args)
         found = self._find(
             request,
-            False,
-            attribute_to_layer_input,
-            relu_attributions,
-            attr_dim_summation,
-            grad_kwargs,
+            detailed=False,
+            attribute_to_layer_input=attribute_to_layer_input,
+            relu_attributions=relu_attributions,
+            attr_dim_summation=attr_dim_summation,
+            grad_kwargs=grad_kwargs,
         )
         assert found.form is not None
-        return found.form(found.values)
+        by_layer: OfLayers = found.form(found.values)
+        return by_layer
 
-    def _find(  # type: ignore[override]
+    def _find(
         self,
         request: Request,
         detailed: bool,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
+from torch import Tensor
 
 from ..core import engine
 from ..core.checks import TensorOrTuple, check_limit
@@ -15,7 +16,7 @@ from ..core.estimate import quadrature
 from ..core.intercept.layers import Replaced, Watched
 from ._base import GradientAttribution, captum_compatible
 from ._explanation import Result, convergence_delta
-from ._layer import LayerAttribution, activations, may_be_unused
+from ._layer import LayerAttribution, OfLayers, activations, may_be_unused
 
 
 class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
@@ -62,6 +63,35 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
         super().__init__(forward_func, layer, device_ids, affine_prefix=affine_prefix)
         self._multiply_by_inputs = multiply_by_inputs
 
+    @overload
+    def attribute(
+        self,
+        inputs: TensorOrTuple,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        n_steps: int = 50,
+        method: str = "gausslegendre",
+        internal_batch_size: int | None = None,
+        return_convergence_delta: Literal[False] = False,
+        attribute_to_layer_input: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
+    ) -> OfLayers: ...
+    @overload
+    def attribute(
+        self,
+        inputs: TensorOrTuple,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        n_steps: int = 50,
+        method: str = "gausslegendre",
+        internal_batch_size: int | None = None,
+        *,
+        return_convergence_delta: Literal[True],
+        attribute_to_layer_input: bool = False,
+        grad_kwargs: dict[str, Any] | None = None,
+    ) -> tuple[OfLayers, Tensor]: ...
     @captum_compatible
     def attribute(
         self,
@@ -75,7 +105,7 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
         return_convergence_delta: bool = False,
         attribute_to_layer_input: bool = False,
         grad_kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    ) -> OfLayers | tuple[OfLayers, Tensor]:
         """Attributes the chosen output to the layer.
 
         Args:
@@ -106,18 +136,18 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
         request = self._query(inputs, baselines, target, additional_forward_args)
         found = self._find(
             request,
-            False,
-            n_steps,
-            method,
-            internal_batch_size,
-            attribute_to_layer_input,
-            grad_kwargs,
+            detailed=False,
+            n_steps=n_steps,
+            method=method,
+            internal_batch_size=internal_batch_size,
+            attribute_to_layer_input=attribute_to_layer_input,
+            grad_kwargs=grad_kwargs,
         )
-        assert found.form is not None
+        assert found.form is not None and found.convergence_delta is not None
         result = found.form(found.values)
         return (result, found.convergence_delta) if return_convergence_delta else result
 
-    def _find(  # type: ignore[override]
+    def _find(
         self,
         request: Request,
         detailed: bool,

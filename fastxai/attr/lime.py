@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
-from ..core.checks import TensorOrTuple, check, check_count, check_limit, check_seed
+from ..core.checks import Form, TensorOrTuple, check, check_count, check_limit, check_seed
 from ..core.coalition_bits import unpack
 from ..core.engine.groups import FeatureGroups, check_feature_mask, check_id_range
-from ..core.engine.inputs import Inputs
+from ..core.engine.inputs import Inputs, packed
 from ..core.engine.progress import Bar
 from ..core.engine.request import Request
 from ..core.estimate import hadamard
@@ -103,10 +103,44 @@ class Lime(LimeBase):
             affine_prefix=affine_prefix,
         )
 
-    @captum_compatible
-    def attribute(  # type: ignore[override]
+    @overload  # type: ignore[override]
+    def attribute(
+        self,
+        inputs: Form,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        feature_mask: Any = None,
+        n_samples: int | str = 25,
+        perturbations_per_eval: int | None = None,
+        return_input_shape: Literal[True] = True,
+        show_progress: bool = False,
+        *,
+        tolerance: float = 0.01,
+        max_samples: int | None = None,
+        seed: int | None = None,
+    ) -> Form: ...
+    @overload
+    def attribute(
         self,
         inputs: TensorOrTuple,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        feature_mask: Any = None,
+        n_samples: int | str = 25,
+        perturbations_per_eval: int | None = None,
+        *,
+        return_input_shape: Literal[False],
+        show_progress: bool = False,
+        tolerance: float = 0.01,
+        max_samples: int | None = None,
+        seed: int | None = None,
+    ) -> Tensor: ...
+    @captum_compatible
+    def attribute(
+        self,
+        inputs: Form,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -119,7 +153,7 @@ class Lime(LimeBase):
         tolerance: float = 0.01,
         max_samples: int | None = None,
         seed: int | None = None,
-    ) -> Any:
+    ) -> Form | Tensor:
         """Attributes the chosen output to the groups of features.
 
         Args:
@@ -155,19 +189,19 @@ class Lime(LimeBase):
         request = self._query(inputs, baselines, target, additional_forward_args)
         found = self._find(
             request,
-            False,
-            feature_mask,
-            n_samples,
-            perturbations_per_eval,
-            return_input_shape,
-            show_progress,
-            tolerance,
-            max_samples,
-            seed,
+            detailed=False,
+            feature_mask=feature_mask,
+            n_samples=n_samples,
+            perturbations_per_eval=perturbations_per_eval,
+            return_input_shape=return_input_shape,
+            show_progress=show_progress,
+            tolerance=tolerance,
+            max_samples=max_samples,
+            seed=seed,
         )
-        return request.inputs.pack(found.values) if return_input_shape else found.values[0]
+        return packed(found.values, inputs) if return_input_shape else found.values[0]
 
-    def _find(  # type: ignore[override]
+    def _find(
         self,
         request: Request,
         detailed: bool,

@@ -5,16 +5,25 @@ from __future__ import annotations
 import inspect
 import time
 from functools import partial
-from typing import Any
+from typing import Any, Generic, Literal, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from typing_extensions import TypeVar
 
 from .. import ops
 from ..core import engine
-from ..core.checks import TensorOrTuple, check, check_choice, check_count, check_limit, check_seed
+from ..core.checks import (
+    Form,
+    TensorOrTuple,
+    check,
+    check_choice,
+    check_count,
+    check_limit,
+    check_seed,
+)
 from ..core.engine import interaction
 from ..core.engine.inputs import Inputs, check_background, check_inputs, check_stdevs
 from ..core.engine.model import Model
@@ -35,7 +44,11 @@ from ..core.program.program import (
 from ..core.spans import length
 from ._base import Attribution, captum_compatible
 from ._explanation import Explanation
+from ._layer import LayerAttribution
+from ._like_attribute import LikeAttribute
 from .saliency import OfGradient
+
+Method = TypeVar("Method", covariant=True, default=Any)
 
 _TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 # Bytes of noisy inputs that a method is given at once. It cuts them as suits the model; fewer would
@@ -43,7 +56,7 @@ _TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 _BYTES = {"cpu": 8_000_000, "cuda": 256_000_000}
 
 
-class NoiseTunnel(Attribution):
+class NoiseTunnel(Attribution, Generic[Method]):
     """Attributions at noisy copies of the input: their mean, mean square or variance.
 
     With A the attributions of any method, x the input, σ the standard deviation of the noise and
@@ -70,7 +83,7 @@ class NoiseTunnel(Attribution):
     _of_gradients = True  # or of what method it may be
     _differentiates = _stacks_rows = _draws_per_call = True
 
-    def __init__(self, attribution_method: Any):
+    def __init__(self, attribution_method: Method):
         is_method = callable(getattr(attribution_method, "attribute", None))
         check(
             is_method and hasattr(attribution_method, "forward_func"),
@@ -78,12 +91,54 @@ class NoiseTunnel(Attribution):
             "an attribution method, such as Saliency(model)",
             type(attribution_method).__name__,
         )
-        super().__init__(attribution_method.forward_func)
-        self.attribution_method = attribution_method
-        self._flags = flags_of(attribution_method.attribute)  # the method's, passed by name
-        if isinstance(attribution_method, NoiseTunnel):
-            self._flags += attribution_method._flags
+        method: Any = attribution_method
+        super().__init__(method.forward_func)
+        self.attribution_method = method
+        self._flags = flags_of(method.attribute)  # the method's, passed by name
+        if isinstance(method, NoiseTunnel):
+            self._flags += method._flags
 
+    @overload
+    def attribute(
+        self: NoiseTunnel[LayerAttribution],
+        inputs: TensorOrTuple,
+        nt_type: str = "smoothgrad",
+        nt_samples: int = 5,
+        nt_samples_batch_size: int | None = None,
+        stdevs: float | tuple[float, ...] = 1.0,
+        draw_baseline_from_distrib: bool = False,
+        *,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> Any: ...
+    @overload
+    def attribute(
+        self,
+        inputs: Form,
+        nt_type: str = "smoothgrad",
+        nt_samples: int = 5,
+        nt_samples_batch_size: int | None = None,
+        stdevs: float | tuple[float, ...] = 1.0,
+        draw_baseline_from_distrib: bool = False,
+        *,
+        seed: int | None = None,
+        return_convergence_delta: Literal[False] = False,
+        **kwargs: Any,
+    ) -> Form: ...
+    @overload
+    def attribute(
+        self,
+        inputs: Form,
+        nt_type: str = "smoothgrad",
+        nt_samples: int = 5,
+        nt_samples_batch_size: int | None = None,
+        stdevs: float | tuple[float, ...] = 1.0,
+        draw_baseline_from_distrib: bool = False,
+        *,
+        seed: int | None = None,
+        return_convergence_delta: Literal[True],
+        **kwargs: Any,
+    ) -> tuple[Form, Tensor]: ...
     @captum_compatible
     def attribute(
         self,
@@ -135,7 +190,8 @@ class NoiseTunnel(Attribution):
                 return self._streamed(self.attribution_method, samples, nt_type, limit)
             return self._smoothed(samples, nt_type, limit or samples.in_a_call())
 
-    def explain(self, *args: Any, **kwargs: Any) -> Explanation:
+    @LikeAttribute
+    def explain(self, inputs: TensorOrTuple, *args: Any, **kwargs: Any) -> Explanation:
         """Attributes, and tells what the attributions are about.
 
         Takes the arguments of :meth:`attribute`, except ``return_convergence_delta``.
@@ -144,8 +200,8 @@ class NoiseTunnel(Attribution):
             An :class:`Explanation` with the smoothed attributions, the model's outputs without
             noise, and the time taken.
         """
-        self._check_flags(args, kwargs)
-        options = self._options(*args, **kwargs)
+        self._check_flags((inputs, *args), kwargs)
+        options = self._options(inputs, *args, **kwargs)
         started = time.perf_counter()
         values = self.attribute(**options)
         seconds = time.perf_counter() - started
@@ -163,13 +219,14 @@ class NoiseTunnel(Attribution):
             seconds=seconds,
         )
 
-    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+    @LikeAttribute
+    def plan(self, inputs: TensorOrTuple, *args: Any, **kwargs: Any) -> Plan:
         """Tells what the method asks of the model for the samples that it is given at once.
 
         Takes the arguments of :meth:`attribute`.
         """
-        self._check_flags(args, kwargs)
-        options = self._options(*args, **kwargs)
+        self._check_flags((inputs, *args), kwargs)
+        options = self._options(inputs, *args, **kwargs)
         del options["nt_type"]
         limit = options.pop("nt_samples_batch_size")
         own = ("inputs", "nt_samples", "stdevs", "draw_baseline_from_distrib", "seed")
@@ -418,7 +475,8 @@ def _by_sample(values: Tensor, batch: int, samples: int) -> Tensor:
     """[s, rows, *F] of values [s · B · C, *F]: C rows for an example, if there are many outputs."""
     if samples == 1 or batch == 0:
         return values[None]
-    return values.unflatten(0, (samples, -1))
+    by_sample: Tensor = values.unflatten(0, (samples, -1))
+    return by_sample
 
 
 def _repeated(name: str, value: Any, inputs: Inputs, times: int) -> Any:

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from ..core import engine
-from ..core.checks import TensorOrTuple
-from ..core.engine.inputs import Inputs
+from ..core.checks import Form
+from ..core.engine.inputs import Inputs, packed
 from ..core.engine.request import Request
 from ..core.engine.rows import InputRows
 from ..core.program.program import Answer, Program, TracedRequest, gradients_of
@@ -21,12 +21,12 @@ class OfGradient(GradientAttribution):
 
     _row_by_row = False
 
-    def _values(self, request: Request, **options: Any) -> tuple[Tensor, ...]:
+    def _values(self, request: Request, *options: Any, **named: Any) -> tuple[Tensor, ...]:
         pairs = zip(gradient(request), request.inputs.tensors, strict=True)
-        return tuple([self.of_gradient(g, x, **options) for g, x in pairs])
+        return tuple([self.of_gradient(g, x, *options, **named) for g, x in pairs])
 
-    def of_gradient(self, gradient: Tensor, x: Tensor, **options: Any) -> Tensor:
-        """The attributions; writes to neither. ``options`` are those of ``attribute``."""
+    def of_gradient(self, gradient: Tensor, x: Tensor, *options: Any, **named: Any) -> Tensor:
+        """The attributions; writes to neither. The other arguments are those of ``attribute``."""
         raise NotImplementedError
 
 
@@ -41,11 +41,11 @@ class Saliency(OfGradient):
     @captum_compatible
     def attribute(
         self,
-        inputs: TensorOrTuple,
+        inputs: Form,
         target: Any = None,
         abs: bool = True,
         additional_forward_args: Any = None,
-    ) -> Any:
+    ) -> Form:
         """Attributes the chosen output to the inputs.
 
         Args:
@@ -63,9 +63,9 @@ class Saliency(OfGradient):
             RuntimeError: the output does not depend on an input.
         """
         request = self._query(inputs, None, target, additional_forward_args)
-        return request.inputs.pack(self._values(request, abs=abs))
+        return packed(self._values(request, abs=abs), inputs)
 
-    def of_gradient(self, gradient: Tensor, x: Tensor, abs: bool) -> Tensor:  # type: ignore[override]
+    def of_gradient(self, gradient: Tensor, x: Tensor, abs: bool) -> Tensor:
         return gradient.abs() if abs else gradient
 
     def _program(self, inputs: Inputs, abs: bool) -> Program:
@@ -82,8 +82,8 @@ class InputXGradient(OfGradient):
 
     @captum_compatible
     def attribute(
-        self, inputs: TensorOrTuple, target: Any = None, additional_forward_args: Any = None
-    ) -> Any:
+        self, inputs: Form, target: Any = None, additional_forward_args: Any = None
+    ) -> Form:
         """Attributes the chosen output to the inputs.
 
         Args:
@@ -100,9 +100,9 @@ class InputXGradient(OfGradient):
             RuntimeError: the output does not depend on an input.
         """
         request = self._query(inputs, None, target, additional_forward_args)
-        return request.inputs.pack(self._values(request))
+        return packed(self._values(request), inputs)
 
-    def of_gradient(self, gradient: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
+    def of_gradient(self, gradient: Tensor, x: Tensor) -> Tensor:
         return gradient * x
 
     @property

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from .. import ops
 from ..core import coalition_bits
-from ..core.checks import TensorOrTuple, check, check_limit, check_seed
+from ..core.checks import Form, check, check_limit, check_seed
 from ..core.engine.groups import FeatureGroups, check_feature_mask
+from ..core.engine.inputs import packed
 from ..core.engine.outputs import result_dtype
 from ..core.engine.progress import Bar
 from ..core.engine.request import Request
@@ -46,14 +47,14 @@ class ShapleyValues(PerturbationAttribution):
     @captum_compatible
     def attribute(
         self,
-        inputs: TensorOrTuple,
+        inputs: Form,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
         feature_mask: Any = None,
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
-    ) -> Any:
+    ) -> Form:
         """Attributes the chosen output to the groups of features.
 
         Args:
@@ -77,10 +78,19 @@ class ShapleyValues(PerturbationAttribution):
             IndexError: the target is out of range.
         """
         request = self._query(inputs, baselines, target, additional_forward_args)
-        found = self._find(request, False, feature_mask, perturbations_per_eval, show_progress)
-        return request.inputs.pack(found.values)
+        found = self._of_all_coalitions(
+            request,
+            detailed=False,
+            feature_mask=feature_mask,
+            perturbations_per_eval=perturbations_per_eval,
+            show_progress=show_progress,
+        )
+        return packed(found.values, inputs)
 
-    def _find(  # type: ignore[override]
+    def _find(self, request: Request, detailed: bool, *options: Any, **named: Any) -> Result:
+        return self._of_all_coalitions(request, detailed, *options, **named)
+
+    def _of_all_coalitions(
         self,
         request: Request,
         detailed: bool,
@@ -159,7 +169,7 @@ class ShapleyValueSampling(ShapleyValues):
     @captum_compatible
     def attribute(  # type: ignore[override]
         self,
-        inputs: TensorOrTuple,
+        inputs: Form,
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
@@ -171,7 +181,7 @@ class ShapleyValueSampling(ShapleyValues):
         tolerance: float = 0.01,
         max_samples: int | None = None,
         seed: int | None = None,
-    ) -> Any:
+    ) -> Form:
         """Attributes the chosen output to the groups of features.
 
         Args:
@@ -201,18 +211,18 @@ class ShapleyValueSampling(ShapleyValues):
         request = self._query(inputs, baselines, target, additional_forward_args)
         found = self._find(
             request,
-            False,
-            feature_mask,
-            n_samples,
-            perturbations_per_eval,
-            show_progress,
-            tolerance,
-            max_samples,
-            seed,
+            detailed=False,
+            feature_mask=feature_mask,
+            n_samples=n_samples,
+            perturbations_per_eval=perturbations_per_eval,
+            show_progress=show_progress,
+            tolerance=tolerance,
+            max_samples=max_samples,
+            seed=seed,
         )
-        return request.inputs.pack(found.values)
+        return packed(found.values, inputs)
 
-    def _find(  # type: ignore[override]
+    def _find(
         self,
         request: Request,
         detailed: bool,

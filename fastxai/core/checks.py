@@ -6,13 +6,15 @@ import numbers
 import sys
 import warnings
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 TensorOrTuple = Tensor | tuple[Tensor, ...]
+# The one or the other, where a result is of the same form; or either, where that is not known.
+Form = TypeVar("Form", Tensor, tuple[Tensor, ...], Tensor | tuple[Tensor, ...])
 
 
 _NO_LIMIT = 1 << 62  # rows of a call: so many never are

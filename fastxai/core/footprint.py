@@ -34,7 +34,7 @@ class Footprint(TorchDispatchMode):
     """
 
     def __init__(self, rows: Iterable[Tensor]):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._bytes_written = 0  # new memory; views and writes in place take none
         # Weak references: nothing is kept alive, and no address is mistaken for a former one.
         self._reached: dict[int, StorageWeakRef] = {}

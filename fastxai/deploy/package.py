@@ -279,7 +279,8 @@ def _program(path: Path, manifest: Manifest) -> Run:
 
     @torch.no_grad()
     def run(tensors: list[Tensor]) -> Sequence[Tensor]:
-        return module(*tensors)
+        results: Sequence[Tensor] = module(*tensors)
+        return results
 
     return run
 

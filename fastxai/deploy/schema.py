@@ -45,7 +45,8 @@ def parsed(text: str, version: int, argument: Callable[..., Any]) -> dict[str, A
         _check_names([entry["name"] for entry in said[name]], name, known)
         said[name] = tuple(argument(**{**e, "shape": tuple(e["shape"])}) for e in said[name])
     _check_structure(said)
-    return said
+    fields: dict[str, Any] = said
+    return fields
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

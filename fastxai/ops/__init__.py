@@ -6,8 +6,6 @@ came. For ``torch.compile`` each is one operation, of ``torch.ops.fastxai``, whi
 the first call.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -28,7 +26,7 @@ __all__ = [
 ]
 
 
-def _backend() -> Any:
+def _backend() -> native.Backend:
     """The compiled library or the reference; what torch.compile takes where it traces."""
     if torch.compiler.is_dynamo_compiling():
         from . import traced

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,12 @@ BUILD = LIBRARY.with_name("_build.json")  # written by setup.py beside the libra
 
 _lock = threading.Lock()
 _backend: Any = None
+
+
+class Backend(Protocol):
+    """What has every op as an attribute."""
+
+    def __getattr__(self, op: str) -> Callable[..., Tensor]: ...
 
 
 class LibraryLoadError(RuntimeError):
@@ -79,15 +85,16 @@ def build_info() -> BuildInfo:
     )
 
 
-def backend() -> Any:
-    """The object whose attributes are the ops: the loaded library, or the reference.
+def backend() -> Backend:
+    """The ops: the loaded library, or the reference.
 
     Raises:
         LibraryLoadError: a library is there but cannot be loaded.
     """
     if _backend is None:
         _find_backend()
-    return _backend
+    found: Backend = _backend
+    return found
 
 
 def _find_backend() -> None:
@@ -110,7 +117,7 @@ def _load() -> SimpleNamespace:
     from . import registrations
 
     registrations.register()
-    ops = registrations.overloads()
+    ops: SimpleNamespace = registrations.overloads()
     ops.path_points, ops.path_reduce = _light(ops.path_points), _light(ops.path_reduce)
     return ops
 

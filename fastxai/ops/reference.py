@@ -49,7 +49,7 @@ def path_reduce(
     check_path_reduce(acc, grads, weights)
     dtype = accumulation_dtype(grads.dtype)
     with torch.autocast(grads.device.type, enabled=False):  # which is for the user's model
-        total = torch.tensordot(weights.to(dtype), grads.to(dtype), dims=1)
+        total: Tensor = torch.tensordot(weights.to(dtype), grads.to(dtype), dims=1)
     return total if acc is None else (acc + total).contiguous()
 
 

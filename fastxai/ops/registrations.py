@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import reference
+from . import checks, reference
 
 NAMES = (
     "path_points",
@@ -65,47 +65,47 @@ def register() -> None:
         torch.library.impl(f"fastxai::{name}", "default", getattr(reference, name))
 
 
-def overloads() -> SimpleNamespace:
+def overloads() -> Any:
     """The ops of the loaded library, as torch calls them."""
     return SimpleNamespace(**{name: getattr(torch.ops.fastxai, name).default for name in NAMES})
 
 
 def _fake_path_points(input: Tensor, baseline: Tensor, alphas: Tensor) -> Tensor:
-    reference.check_path_points(input, baseline, alphas)
+    checks.check_path_points(input, baseline, alphas)
     return input.new_empty([alphas.shape[0], *input.shape])
 
 
 def _fake_path_reduce(acc: Tensor | None, grads: Tensor, weights: Tensor) -> Tensor:
-    reference.check_path_reduce(acc, grads, weights)
-    return grads.new_empty(grads.shape[1:], dtype=reference.accumulation_dtype(grads.dtype))
+    checks.check_path_reduce(acc, grads, weights)
+    return grads.new_empty(grads.shape[1:], dtype=checks.accumulation_dtype(grads.dtype))
 
 
 def _fake_coalitions(players: int, sizes: Tensor, ranks: Tensor, seed: int) -> Tensor:
-    reference.check_coalitions(players, sizes, ranks)
-    return sizes.new_empty([sizes.shape[0], reference.coalition_words(players)])
+    checks.check_coalitions(players, sizes, ranks)
+    return sizes.new_empty([sizes.shape[0], checks.coalition_words(players)])
 
 
 def _fake_coalition_gram(bits: Tensor, players: int, weights: Tensor) -> Tensor:
-    reference.check_coalition_gram(bits, players, weights)
+    checks.check_coalition_gram(bits, players, weights)
     return weights.new_empty([players, players])
 
 
 def _fake_coalition_rhs(bits: Tensor, players: int, weights: Tensor, values: Tensor) -> Tensor:
-    reference.check_coalition_rhs(bits, players, weights, values)
+    checks.check_coalition_rhs(bits, players, weights, values)
     return weights.new_empty([players, values.shape[1]])
 
 
 def _fake_lasso(
     gram: Tensor, rhs: Tensor, alpha: float, tolerance: float, max_sweeps: int
 ) -> Tensor:
-    reference.check_lasso(gram, rhs, alpha, tolerance, max_sweeps)
+    checks.check_lasso(gram, rhs, alpha, tolerance, max_sweeps)
     return rhs.new_empty(rhs.shape)
 
 
 def _fake_perturb(
     input: Tensor, baseline: Tensor, bits: Tensor, mask: Tensor, first: int, last: int
 ) -> Tensor:
-    reference.check_perturb(input, baseline, bits, mask, first, last)
+    checks.check_perturb(input, baseline, bits, mask, first, last)
     return input.new_empty([last - first, *input.shape])
 
 
@@ -118,14 +118,14 @@ def _fake_ablate_one(
     first: int,
     last: int,
 ) -> Tensor:
-    reference.check_ablate_one(input, baseline, source, positions, offsets, first, last)
+    checks.check_ablate_one(input, baseline, source, positions, offsets, first, last)
     return input.new_empty([last - first, *input.shape])
 
 
 def _fake_group_linear(
     values: Tensor, positions: Tensor, offsets: Tensor, weight: Tensor
 ) -> Tensor:
-    reference.check_group_linear(values, positions, offsets, weight)
+    checks.check_group_linear(values, positions, offsets, weight)
     return values.new_empty([offsets.shape[1] - 1, values.shape[0], weight.shape[0]])
 
 
@@ -142,7 +142,7 @@ def _fake_noisy_points(
     position: float | None,
 ) -> Tensor:
     places = (stream, samples, example, first, last)
-    reference.check_noisy("noisy_points", input, baseline, stdev, *places)
+    checks.check_noisy("noisy_points", input, baseline, stdev, *places)
     return input.new_empty([last - first, *input.shape])
 
 
@@ -160,8 +160,8 @@ def _fake_noisy_reduce(
     last: int,
 ) -> Tensor:
     places = (stream, samples, example, first, last)
-    reference.check_noisy_reduce(acc, grads, input, baseline, stdev, *places)
-    return input.new_empty(input.shape, dtype=reference.accumulation_dtype(input.dtype))
+    checks.check_noisy_reduce(acc, grads, input, baseline, stdev, *places)
+    return input.new_empty(input.shape, dtype=checks.accumulation_dtype(input.dtype))
 
 
 def _path_points_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
@@ -181,7 +181,7 @@ def _path_points_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
             grad_baseline = grad_baseline.sum(0, keepdim=True)
         grad_baseline = grad_baseline.to(baseline.dtype)
     if need_alphas:
-        dtype = reference.accumulation_dtype(input.dtype)
+        dtype = checks.accumulation_dtype(input.dtype)
         difference = input.to(dtype) - baseline.to(dtype)
         grad_alphas = (grad.to(dtype) * difference).flatten(1).sum(1).to(alphas.dtype)
     return grad_input, grad_baseline, grad_alphas

@@ -16,4 +16,4 @@ if native.backend() is reference:
         _library.define(_name + _schema)
     registrations.register()
 
-ops = registrations.overloads()
+ops: native.Backend = registrations.overloads()

@@ -1,6 +1,10 @@
+import pickle
+from inspect import Parameter, isclass, signature
+
 import pytest
 import torch
 
+import fastxai
 from fastxai import InputXGradient, IntegratedGradients, Saliency
 from fastxai.attr import KernelShap
 from fastxai.core.engine import shortcut as prefix
@@ -68,3 +72,72 @@ def test_a_plan_tells_what_is_done(monkeypatch):
     assert sum(run.count for run in plan.runs) == 3 * 100
     assert [run.rows for run in plan.runs] == ["inputs", "coalitions"]
     assert plan.cost(plan.runs[-1]) < 1
+
+
+METHODS = [
+    getattr(fastxai, name)
+    for name in fastxai.__all__
+    if isclass(getattr(fastxai, name)) and hasattr(getattr(fastxai, name), "attribute")
+]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["explain", "plan"])
+def test_a_method_shows_the_arguments_of_attribute(method, name):
+    shown, meant = (signature(getattr(method, n)).parameters for n in (name, "attribute"))
+    assert [*shown.values()] == [p for n, p in meant.items() if n != "return_convergence_delta"]
+    assert signature(getattr(method, name)).return_annotation in ("Explanation", "Plan")
+    assert "Takes the arguments of :meth:`attribute`" in getattr(method, name).__doc__
+    assert getattr(method, name).__qualname__ == f"{method.__qualname__}.{name}"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_compile_shows_the_arguments_of_attribute_by_name(method):
+    self, example_inputs, *named = signature(method.compile).parameters.values()
+    assert (self.name, example_inputs.name) == ("self", "example_inputs")
+    meant = dict(signature(method.attribute).parameters)
+    assert meant.keys() - {"self", "inputs"} == {p.name for p in named} - {"standard_errors"}
+    by_name = Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD
+    assert all(p.kind in by_name for p in named)
+    assert all(p.default == meant[p.name].default for p in named if p.name in meant)
+    assert "standard_errors" in {p.name for p in named}
+
+
+class Doubled(Saliency):
+    def attribute(self, inputs, target=None, *, twice=True):
+        request = self._query(inputs, None, target)
+        return self._find(request, detailed=False, twice=twice).values[0]
+
+    def of_gradient(self, gradient, x, twice):
+        return gradient * (1 + twice)
+
+
+class Reporting(Saliency):
+    def explain(self, inputs, note):
+        return note, super().explain(inputs, target=1)
+
+
+class Absolute(Reporting):
+    def attribute(self, inputs, target=None):
+        return super().attribute(inputs, target)
+
+
+def test_a_subclass_shows_what_its_own_attribute_takes():
+    model, x = mlp(), torch.randn(3, 7)
+    doubled = Doubled(model)
+    for name in ("explain", "plan"):
+        assert [*signature(getattr(doubled, name)).parameters] == ["inputs", "target", "twice"]
+    assert "twice" in signature(doubled.compile).parameters
+    assert "twice" not in signature(Saliency.explain).parameters
+    whole = Saliency(model).attribute(x, 1, abs=False)
+    torch.testing.assert_close(doubled.explain(x, 1).values, 2 * whole)
+    torch.testing.assert_close(doubled.explain(inputs=x, target=1, twice=False).values, whole)
+    assert pickle.loads(pickle.dumps(doubled.explain))(x, 1).values.equal(doubled.attribute(x, 1))
+
+
+def test_a_subclass_keeps_an_explain_of_its_own():
+    for method in Reporting, Absolute:
+        assert [*signature(method.explain).parameters] == ["self", "inputs", "note"]
+        assert [*signature(method.plan).parameters][:3] == ["self", "inputs", "target"]
+    note, found = Reporting(mlp()).explain(torch.randn(3, 7), "mine")
+    assert note == "mine" and found.values.shape == (3, 7)

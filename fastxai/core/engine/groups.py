@@ -123,7 +123,8 @@ def _check_mask(mask: Any, x: Tensor, name: str) -> Tensor:
         least, greatest = (int(i) for i in mask.aminmax())
         check(least >= 0, name, "ids of at least 0", least)
         check(greatest < 2**31, name, "ids below 2**31", greatest)
-    return mask
+    ids: Tensor = mask
+    return ids
 
 
 _MOST_IDS = 10_000_000

@@ -6,7 +6,7 @@ import math
 import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from ..checks import (
     short_list,
     warn,
 )
+
+Like = TypeVar("Like", bound=TensorOrTuple)
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class Inputs:
     def pack(self, results: Sequence[Tensor]) -> TensorOrTuple:
         """Tensor in, tensor out; tuple in, tuple out."""
         return tuple(results) if self.in_tuple else results[0]
+
+
+def packed(results: Sequence[Tensor], like: Like) -> Like:
+    """As :meth:`Inputs.pack`, for whoever has the inputs as the user passed them."""
+    return cast(Like, tuple(results) if isinstance(like, tuple) else results[0])
 
 
 def check_inputs(
@@ -178,7 +185,8 @@ def _check_baseline(baseline: Any, x: Tensor, name: str) -> Tensor:
     _check_real(baseline, x, name)
     baseline = baseline.detach().reshape(shape).expand(shape[0], *x.shape[1:])
     _warn_unless_finite(baseline, name)
-    return baseline.to(_dtype_for(baseline, x))
+    converted: Tensor = baseline.to(_dtype_for(baseline, x))
+    return converted
 
 
 def _check_number(number: Any, x: Tensor, name: str) -> Tensor:

@@ -237,7 +237,7 @@ def _uses_batch_statistics(module: torch.nn.Module) -> bool:
 
 def _sparse_rows(argument: Tensor, repeats: int, examples: slice | Tensor | None) -> Tensor:
     """Some rows of a sparse tensor, or all, so many times."""
-    rows = argument.to_sparse_coo()
+    rows: Tensor = argument.to_sparse_coo()
     if examples is not None:
         index = torch.arange(argument.size(0), device=argument.device)[examples]
         rows = rows.index_select(0, index)

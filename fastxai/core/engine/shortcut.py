@@ -238,7 +238,7 @@ def may_follow(forward_func: Callable[..., Any], modules: list[torch.nn.Module])
         forward_func: the model.
         modules: its modules.
     """
-    if torch.overrides._len_torch_function_stack() or is_watched():
+    if torch._C._len_torch_function_stack() or is_watched():
         return False
     if transformation() is not None or torch.is_autocast_enabled():
         return False

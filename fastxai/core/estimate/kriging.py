@@ -297,10 +297,12 @@ def _beside_largest(sizes: Tensor) -> Tensor:  # [k, M]
 
 
 def _unit(vectors: Tensor) -> Tensor:  # [k, M]
-    return vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return vectors / lengths
 
 
 def _contrasts(players: int, device: torch.device) -> Tensor:
     """An orthonormal basis of the vectors that sum to zero, [M, M - 1]."""
     ones = torch.ones(players, 1, dtype=torch.float64, device=device)
-    return torch.linalg.qr(ones, mode="complete").Q[:, 1:]
+    basis: Tensor = torch.linalg.qr(ones, mode="complete").Q
+    return basis[:, 1:]

@@ -45,7 +45,7 @@ def prefixes(orders: Tensor) -> Tensor:
         last.
     """
     n, players = orders.shape
-    entered = single(orders.flatten(), players).unflatten(0, (n, players))
+    entered: Tensor = single(orders.flatten(), players).unflatten(0, (n, players))
     return entered.cumsum(1)[:, : players - 1].flatten(0, 1)  # distinct bits: a sum is a union
 
 

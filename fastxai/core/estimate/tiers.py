@@ -19,7 +19,7 @@ def check_tier(tier: Any) -> str | None:
     """Checks the name of a tier, or None for the one that is worth its work."""
     known = tier is None or (isinstance(tier, str) and tier in TIERS)
     check(known, "tier", "None or one of {}", repr(tier), ", ".join(TIERS))
-    return tier
+    return None if tier is None else str(tier)
 
 
 def best_tier(

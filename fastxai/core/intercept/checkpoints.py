@@ -44,7 +44,8 @@ def without_checkpoints() -> Iterator[None]:
 def _apply(function: Any, preserve_rng_state: bool, *args: Any) -> Any:
     if threading.get_ident() in _threads:
         return function(*args)
-    return super(_REENTRANT, _REENTRANT).apply(function, preserve_rng_state, *args)
+    reentrant: Any = super(_REENTRANT, _REENTRANT)
+    return reentrant.apply(function, preserve_rng_state, *args)
 
 
 def _enter(hook: Any) -> Any:

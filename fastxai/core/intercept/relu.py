@@ -76,7 +76,7 @@ class _Rectified(TorchFunctionMode):
         if func not in _RELUS:
             return func(*args, **kwargs)
         x = args[0] if args else kwargs["input"]
-        rectify = _Rectify if transformation() is None else _RectifyInside
+        rectify: Any = _Rectify if transformation() is None else _RectifyInside
         y = rectify.apply(x, self.gate)
         return x.copy_(y) if in_place(func, args, kwargs) else y
 

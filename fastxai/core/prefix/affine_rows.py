@@ -314,6 +314,7 @@ def _with_rows_made(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, 
         return x.rows()
 
     if any(isinstance(a, list | tuple | dict) for a in (*args, *kwargs.values())):
-        return tree_map_only(AffineRows, made, (args, kwargs))
+        of_any_depth: tuple[Any, dict[str, Any]] = tree_map_only(AffineRows, made, (args, kwargs))
+        return of_any_depth
     plain = {k: made(a) if isinstance(a, AffineRows) else a for k, a in kwargs.items()}
     return tuple(made(a) if isinstance(a, AffineRows) else a for a in args), plain

@@ -109,7 +109,8 @@ class Sparse:
         example = torch.arange(b, device=self.values.device)[:, None]
         of = group_of_entries(self.offsets, self.values.shape[1])
         made[of, example, self.positions] = self.values
-        return made[:groups].unflatten(2, self.shape)
+        deltas: Tensor = made[:groups].unflatten(2, self.shape)
+        return deltas
 
     def each(self, function: Callable[[Tensor], Tensor]) -> Dense:
         return Dense(self.dense()).each(function)

@@ -88,7 +88,8 @@ class SampledMixing(Mixing):
         self.count = len(which)
 
     def rows(self, base: Tensor, deltas: Tensor) -> Tensor:
-        return self.flat(base, deltas).unflatten(0, self.which.shape)
+        rows: Tensor = self.flat(base, deltas).unflatten(0, self.which.shape)
+        return rows
 
     def flat(self, base: Tensor, deltas: Tensor) -> Tensor:  # -> [r * b, *S]
         b = deltas.shape[1]

@@ -185,7 +185,7 @@ class Call:
     def check_outputs(self) -> Tensor:
         """The outputs at the examples, [B, *C]; one for each row, that the target is among."""
         request = self.request(self.examples)
-        outputs = self._outputs(request)
+        outputs: Tensor = self._outputs(request)
         got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         of_rows = isinstance(outputs, Tensor) and outputs.shape[:1] == (request.batch,)
         check(

@@ -208,7 +208,8 @@ def _group_linear(
         mode="sum",
         per_sample_weights=values.flatten(),
     )
-    return sums.unflatten(0, (b, -1)).transpose(0, 1)
+    by_row: Tensor = sums.unflatten(0, (b, -1))
+    return by_row.transpose(0, 1)
 
 
 # Values of groups, [B, *C, M], in the form that they are returned in.

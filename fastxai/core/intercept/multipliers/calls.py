@@ -156,9 +156,12 @@ def bounded(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 def valued(surrogate: Tensor, value: Tensor) -> Tensor:
     """A value with the gradient of something else."""
+    found: Tensor
     if transformation() is not None:
-        return Substituted.apply(surrogate, value)
-    return _Valued.apply(surrogate, [value])
+        found = Substituted.apply(surrogate, value)
+    else:
+        found = _Valued.apply(surrogate, [value])
+    return found
 
 
 class _Valued(torch.autograd.Function):

@@ -58,7 +58,8 @@ def gradient_of(call: Call, x: Tensor) -> Tensor:
     """
     if transformation() is not None:
         y, pull, *_ = torch.func.vjp(call.of, x.detach())
-        return pull(torch.ones_like(y))[0].nan_to_num(0, 0, 0)
+        slopes: Tensor = pull(torch.ones_like(y))[0]
+        return slopes.nan_to_num(0, 0, 0)
     leaf = x.detach().requires_grad_()
     with torch.enable_grad():
         y = call.of(leaf)
@@ -116,7 +117,8 @@ def chosen(call: Call) -> Tensor:
     pairs = zip(call.operands, call.alike, strict=True)
     masks = [(x, reference) for x, reference in pairs if x.dtype == torch.bool]
     if call.looks and all(are_equal(x, reference) for x, reference in masks):
-        return call.of(*call.operands)
+        found: Tensor = call.of(*call.operands)
+        return found
     with torch.no_grad():
         operands, references = ([bounded(t) for t in ts] for ts in (call.operands, call.alike))
     return _shared_out(call, operands, references, lambda *xs: bounded(call.of(*xs)))

@@ -37,7 +37,8 @@ def factor(call: Call) -> Tensor:
     reference = call.alike[0 if constant[0] is call.operands[0] else 1]
     same = are_equal if constant[0].layout == torch.strided else _are_equal
     if call.looks and same(constant[0], reference):
-        return call.of(*call.operands)
+        found: Tensor = call.of(*call.operands)
+        return found
     return shared_out(call)
 
 

@@ -111,7 +111,8 @@ def instance_norm(call: Call) -> Tensor:
     (x,), dims = call.operands, tuple(range(2, call.operands[0].dim()))
     weight, eps = call.argument(3, "weight"), call.argument(7, "eps", 1e-5)
     if not call.argument(5, "use_input_stats", True):
-        return call.of(x)
+        normalised: Tensor = call.of(x)
+        return normalised
     surrogate = _normalised(x, call.like(call.references[0], x), dims, eps, True)
     return _affine(call, surrogate, _by_channel(weight, x))
 

@@ -63,7 +63,8 @@ def div_(input: Tensor, other: Any, *, rounding_mode: str | None = None) -> Tens
 def normalize(
     input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None
 ) -> Tensor:
-    return input / norm(input, p, dim, True).clamp_min(eps)
+    lengths: Tensor = norm(input, p, dim, True)
+    return input / lengths.clamp_min(eps)
 
 
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
@@ -102,13 +103,15 @@ def linalg_norm(
 
 
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None) -> Tensor:
-    return norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
+    distances: Tensor = norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
+    return distances
 
 
 def pairwise_distance(
     x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
 ) -> Tensor:
-    return norm(x1 - x2 + eps, p, -1, keepdim)
+    distances: Tensor = norm(x1 - x2 + eps, p, -1, keepdim)
+    return distances
 
 
 def var(
