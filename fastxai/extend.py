@@ -33,12 +33,7 @@ It says what it is like by attributes of the class:
 All else with an underscore, and all of ``fastxai.core``, may change with any version.
 """
 
-from .attr._base import (
-    Attribution,
-    GradientAttribution,
-    PerturbationAttribution,
-    captum_compatible,
-)
+from .attr._base import Attribution, GradientAttribution, PerturbationAttribution, captum_compatible
 from .attr._coalition_program import coalitions_replaced, groups_for_all
 from .attr._explanation import Result
 from .core.checks import check
@@ -58,13 +53,7 @@ from .core.engine.rows import (
     Rows,
     row_bytes,
 )
-from .core.program.program import (
-    Answer,
-    Replaced,
-    TracedRequest,
-    gradients_of,
-    values_of,
-)
+from .core.program.program import Answer, Replaced, TracedRequest, gradients_of, values_of
 
 __all__ = [
     "AblationRows",

@@ -6,7 +6,7 @@ import functools
 import math
 import time
 from collections.abc import Callable
-from inspect import Parameter, signature
+from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -16,7 +16,11 @@ from torch.utils._pytree import tree_leaves
 from ..core import engine
 from ..core.checks import TensorOrTuple, check, check_dense, short_list, warn
 from ..core.engine import interaction
-from ..core.engine.inputs import check_baselines, check_forward_args, check_inputs
+from ..core.engine.inputs import (
+    check_baselines,
+    check_forward_args,
+    check_inputs,
+)
 from ..core.engine.model import Model, Prefix
 from ..core.engine.outputs import one_output_per_row
 from ..core.engine.plan import Plan, together
@@ -464,30 +468,6 @@ class PerturbationAttribution(Attribution):
     def _title(self, show_progress: bool) -> str | None:
         """What the progress bar is about; None for no bar."""
         return f"{self.get_name()} attribution" if show_progress else None
-
-
-def baselines_of(function: Any, inputs: TensorOrTuple) -> Any:
-    """What a function of the inputs, or of nothing, returns; all else as it is."""
-    if not callable(function):
-        return function
-    expected = "a function of the inputs, or of nothing"
-    try:
-        parameters = [*signature(function).parameters.values()]
-    except ValueError:  # as of some that are written in C
-        got = f"{function!r}, whose parameters Python does not tell: wrap it in a lambda"
-        check(False, "baselines", expected, got)
-    needed = [p for p in parameters if p.default is p.empty and p.kind not in _MAY_BE_NONE]
-    by_name = any(p.kind is p.KEYWORD_ONLY for p in needed)
-    check(
-        len(needed) <= 1 and not by_name,
-        "baselines",
-        expected,
-        f"one that needs {[p.name for p in needed]}",
-    )
-    return function(inputs) if parameters else function()
-
-
-_MAY_BE_NONE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
 def _warn_unless_finite(

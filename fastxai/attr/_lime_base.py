@@ -328,3 +328,10 @@ def _check_weight(weight: Any, device: torch.device) -> Tensor:  # [1] float64
     numbers = torch.as_tensor(weight, dtype=torch.float64, device=device).detach().flatten()
     check(numbers.numel() == 1, "similarity_func", "one number", f"{numbers.numel()} numbers")
     return numbers
+
+
+def by_problem(values: Tensor, request: Request) -> Tensor:  # [n, b, *C] -> [n, p, C]
+    """Outputs by example; if the model answers for the batch, all of them for one problem."""
+    if request.model.whole_batch:
+        return values.flatten(1)[:, None]
+    return values.reshape(*values.shape[:2], values.shape[2:].numel())

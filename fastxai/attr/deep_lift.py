@@ -14,7 +14,7 @@ from torch import Tensor
 from ..core import engine
 from ..core.checks import Form, TensorOrTuple, check, check_not_inference
 from ..core.engine import interaction
-from ..core.engine.inputs import Inputs, check_background, packed
+from ..core.engine.inputs import Inputs, baselines_of, check_background, packed
 from ..core.engine.request import Request
 from ..core.engine.rows import BaselinePairRows, InputAndBaselineRows
 from ..core.footprint import is_watched
@@ -25,7 +25,7 @@ from ..core.intercept.relu import check_eager
 from ..core.modules import modules_of
 from ..core.program.program import Answer, Program, TracedRequest, check_rows_built_in, for_leaves
 from ..core.spans import length
-from ._base import GradientAttribution, baselines_of, captum_compatible
+from ._base import GradientAttribution, captum_compatible
 from ._explanation import Result
 
 Combine = Callable[..., tuple[Tensor, ...]]

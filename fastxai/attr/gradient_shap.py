@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core import engine
 from ..core.checks import Form, TensorOrTuple, check_count, check_seed
-from ..core.engine.inputs import Inputs, check_background, check_stdevs, packed
+from ..core.engine.inputs import Inputs, baselines_of, check_background, check_stdevs, packed
 from ..core.engine.noisy_rows import NoisyRows
 from ..core.engine.outputs import one_output_per_row
 from ..core.engine.request import Request
@@ -25,7 +25,7 @@ from ..core.program.program import (
     dtype_of_sums,
     gradients_of,
 )
-from ._base import GradientAttribution, baselines_of, captum_compatible
+from ._base import GradientAttribution, captum_compatible
 from ._explanation import Result
 
 

@@ -11,7 +11,6 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from .. import ops
 from ..core.checks import (
     ArgumentError,
     Form,
@@ -33,14 +32,7 @@ from ..core.estimate.kriging import Kriging, leaves_residuals
 from ..core.estimate.shapley_regression import ShapleyRegression
 from ..core.estimate.tiers import best_tier, check_tier
 from ..core.program.program import (
-    Answer,
     Program,
-    Replaced,
-    Spread,
-    TracedRequest,
-    by_output,
-    magnitude_of,
-    values_of,
 )
 from ._base import PerturbationAttribution, captum_compatible
 from ._coalition_program import (
@@ -52,6 +44,7 @@ from ._coalition_program import (
 )
 from ._coalitions import arranged, check_groups_for_batch
 from ._explanation import Result
+from ._kernel_shap_program import Fit, Regression, kernel_shap, pairs_of, solution_of
 from ._players import counted, groups_that_vary
 from ._rounds import Sampled, by_players, in_rounds
 from ._shapley_game import (
@@ -394,8 +387,8 @@ class KernelShap(PerturbationAttribution):
             fit = partial(kriging.of_block, own_scales=False, with_errors=standard_errors)
         else:
             fit = Regression(
-                _solution(plan, regression).to(device),
-                _pairs(regression, device) if standard_errors else None,
+                solution_of(plan, regression).to(device),
+                pairs_of(regression, device) if standard_errors else None,
             )
         present = players_present(plan.bits, groups, inputs, with_nobody=True)
         return partial(
@@ -459,66 +452,3 @@ def _fast(n_samples: int) -> str:
 
 def _background_rows(request: Request) -> int:
     return 1 if request.background is None else request.background[0].shape[0]
-
-
-# From outputs for the empty coalition, those of a design, and the full one, [N + 2, K] float64, to
-# values and standard errors [M, K]; errors that are not wanted are empty.
-Fit = Callable[[Tensor], tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class Regression:
-    """The weighted least squares over a design: linear in the outputs, and so one product."""
-
-    solution: Tensor  # [M, N + 2] float64: what each coalition's output counts for each group
-    pairs: tuple[Tensor, Tensor] | None  # of ShapleyRegression: z [P, M]; squared influence [M, P]
-
-    def __call__(self, columns: Tensor) -> tuple[Tensor, Tensor]:
-        phi = self.solution @ columns
-        if self.pairs is None:
-            return phi, phi[:0]
-        present, squares = self.pairs
-        gain, designed = columns[-1] - columns[0], columns[1:-1]
-        residual = (designed[::2] - designed[1::2] + gain) / 2 - present @ phi
-        return phi, (squares @ residual.square()).sqrt()
-
-
-def kernel_shap(
-    request: TracedRequest,
-    rows: Replaced,  # by the features of players that are not in a coalition
-    fit: Fit,
-    background: tuple[Tensor, ...] | None,  # each [K, *F_i], in place of the baselines
-    spread: Spread,
-) -> Answer:
-    """Shapley values, fitted to the outputs for a design."""
-    outputs, values = values_of(request, rows, background)
-    phi, errors = fit(values.to(torch.float64).flatten(1))  # [M, B * C]
-    chosen = request.choice(outputs)(outputs)  # [B, *C]
-
-    def arrange(found: Tensor) -> tuple[Tensor, ...]:  # [M, B * C]
-        found = found.reshape(-1, values.shape[1], values.shape[2:].numel())
-        return spread(by_output(found.movedim(0, -1), chosen))
-
-    return Answer(
-        outputs,
-        arrange(phi),
-        standard_errors=arrange(errors) if errors.shape[0] else None,
-        magnitude=magnitude_of(values),
-    )
-
-
-def _solution(plan: designs.Design, fit: ShapleyRegression) -> Tensor:  # [M, N + 2] float64
-    """What each output counts for each value: the regression of unit vectors.
-
-    The outputs are of the empty coalition, the design's, and the full one.
-    """
-    each = torch.eye(plan.bits.shape[0], dtype=torch.float64)
-    moments = ops.coalition_rhs(plan.bits, plan.players, plan.weights, each)
-    difference = torch.zeros(each.shape[0] + 2, dtype=torch.float64)
-    difference[0], difference[-1] = -1, 1
-    return fit.solve(torch.nn.functional.pad(moments, (1, 1)), difference)
-
-
-def _pairs(fit: ShapleyRegression, device: torch.device) -> tuple[Tensor, Tensor]:
-    z, influence = fit.pairs()
-    return z.to(device), influence.square().T.contiguous().to(device)

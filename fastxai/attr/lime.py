@@ -28,7 +28,7 @@ from ._base import captum_compatible
 from ._coalition_program import by_id, coalitions_replaced, groups_for_all, players_present
 from ._coalitions import arranged, check_groups_for_batch, coalition_rows
 from ._explanation import Result
-from ._lime_base import LimeBase, _Samples, at_coalition, fair_coins
+from ._lime_base import LimeBase, _Samples, at_coalition, by_problem, fair_coins
 from ._lime_program import lime
 from ._players import counted, groups_that_vary
 from ._rounds import Sampled, by_players, in_rounds
@@ -240,7 +240,7 @@ class Lime(LimeBase):
         divided = varies is not None or budget.is_open or not is_known
         outputs = self._outputs_at_inputs(request, limit, budget.most, divided)  # [B, *C]
         check_groups_for_batch(request, groups)
-        start = _by_problem(outputs[None], request)[0]  # [P, C]
+        start = by_problem(outputs[None], request)[0]  # [P, C]
 
         def sample(
             request: Request, groups: FeatureGroups, start: Tensor, progress: Bar
@@ -297,7 +297,7 @@ class Lime(LimeBase):
 
         def add(values: Tensor, repeats: slice, examples: slice) -> None:
             problems = slice(0, 1) if request.model.whole_batch else examples
-            kept[repeats, problems] = _by_problem(values, request).to(kept)
+            kept[repeats, problems] = by_problem(values, request).to(kept)
 
         self._stream(request, coalition_rows(request, groups, bits), add, limit, progress)
         z = unpack(bits, groups.count).to(start.device)
@@ -430,7 +430,7 @@ class _Near:
 
         def add(values: Tensor, repeats: slice, examples: slice) -> None:
             some = slice(0, 1) if request.model.whole_batch else examples
-            values = _by_problem(values, request)
+            values = by_problem(values, request)
             rows = slice(taken.start + repeats.start, taken.start + repeats.stop)
             self._fit.add(values, rows, some)
             if self._kept is not None:
@@ -452,13 +452,6 @@ class _Near:
             return found.transpose(0, 1), None
         errors = self._fit.standard_errors(model, found, self._kept[:, problems])
         return found.transpose(0, 1), errors.transpose(0, 1)
-
-
-def _by_problem(values: Tensor, request: Request) -> Tensor:  # [n, b, *C] -> [n, p, C]
-    """Outputs by example; if the model answers for the batch, all of them for one problem."""
-    if request.model.whole_batch:
-        return values.flatten(1)[:, None]
-    return values.reshape(*values.shape[:2], values.shape[2:].numel())
 
 
 def _weigher(

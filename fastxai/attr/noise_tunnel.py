@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from functools import partial
 from typing import Any, Generic, Literal, overload
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from typing_extensions import TypeVar
 
-from .. import ops
 from ..core import engine
 from ..core.checks import (
     Form,
@@ -22,15 +19,12 @@ from ..core.checks import (
     check_choice,
     check_count,
     check_limit,
-    check_seed,
 )
 from ..core.engine import interaction
-from ..core.engine.inputs import Inputs, check_background, check_inputs, check_stdevs
+from ..core.engine.inputs import Inputs, check_stdevs
 from ..core.engine.model import Model
-from ..core.engine.noisy_rows import ANOTHER_SEED, NoisyRows
 from ..core.engine.plan import Plan
 from ..core.engine.rows import InputRows
-from ..core.engine.targets import Target
 from ..core.flags import check_flags, flags_of
 from ..core.program.call import ASKED, options_of
 from ..core.program.program import (
@@ -46,14 +40,10 @@ from ._base import Attribution, captum_compatible
 from ._explanation import Explanation
 from ._layer import LayerAttribution
 from ._like_attribute import LikeAttribute
+from ._smoothing import TYPES, Samples, Smoothing, by_sample
 from .saliency import OfGradient
 
 Method = TypeVar("Method", covariant=True, default=Any)
-
-_TYPES = ("smoothgrad", "smoothgrad_sq", "vargrad")
-# Bytes of noisy inputs that a method is given at once. It cuts them as suits the model; fewer would
-# keep it from filling a call, more would only be held in memory.
-_BYTES = {"cpu": 8_000_000, "cuda": 256_000_000}
 
 
 class NoiseTunnel(Attribution, Generic[Method]):
@@ -182,8 +172,8 @@ class NoiseTunnel(Attribution, Generic[Method]):
             Exception: what the method raises.
         """
         check_flags(self._flags, (), kwargs)
-        check_choice(nt_type, "nt_type", _TYPES)
-        samples = _Samples(inputs, nt_samples, stdevs, draw_baseline_from_distrib, seed, kwargs)
+        check_choice(nt_type, "nt_type", TYPES)
+        samples = Samples(inputs, nt_samples, stdevs, draw_baseline_from_distrib, seed, kwargs)
         limit = check_limit(nt_samples_batch_size, argument="nt_samples_batch_size")
         with torch.inference_mode(False), torch.no_grad():
             if isinstance(self.attribution_method, OfGradient) and samples.batch > 0:
@@ -231,7 +221,7 @@ class NoiseTunnel(Attribution, Generic[Method]):
         limit = options.pop("nt_samples_batch_size")
         own = ("inputs", "nt_samples", "stdevs", "draw_baseline_from_distrib", "seed")
         given = {name: options.pop(name) for name in own}
-        samples = _Samples(**given, arguments=options)
+        samples = Samples(**given, arguments=options)
         span = slice(0, min(samples.count, limit or samples.in_a_call()))
         x, arguments = samples.block(span, self.attribution_method)
         plan: Plan = self.attribution_method.plan(x, **arguments)
@@ -243,7 +233,7 @@ class NoiseTunnel(Attribution, Generic[Method]):
         check_flags(self._flags, (), kwargs)
 
     def _streamed(
-        self, method: OfGradient, samples: _Samples, nt_type: str, limit: int | None
+        self, method: OfGradient, samples: Samples, nt_type: str, limit: int | None
     ) -> Any:
         """Without ever holding the attributions of more than a block of rows."""
         x = samples.inputs
@@ -251,7 +241,7 @@ class NoiseTunnel(Attribution, Generic[Method]):
         del options["inputs"]
         asked = (options.pop(name) for name in ("target", "additional_forward_args"))
         request = method._query(x.pack(x.tensors), None, *asked)
-        smoothing = _Smoothing(nt_type, samples.batch)
+        smoothing = Smoothing(nt_type, samples.batch)
 
         def add(sums: list[Tensor], found: engine.Gradients) -> list[Tensor]:
             pairs = zip(found.each, found.rows, strict=True)
@@ -262,13 +252,13 @@ class NoiseTunnel(Attribution, Generic[Method]):
         sums = engine.gradient_sum(request.model, samples.noisy, add, most)
         return x.pack(smoothing.result(list(sums), samples.count))
 
-    def _model(self, samples: _Samples) -> Model:
+    def _model(self, samples: Samples) -> Model:
         asked = (samples.arguments.get(name) for name in ("target", "additional_forward_args"))
         x = samples.inputs
         return self._query(x.pack(x.tensors), None, *asked).model
 
     @staticmethod
-    def _may_stack(model: Model, samples: _Samples) -> bool:
+    def _may_stack(model: Model, samples: Samples) -> bool:
         """Whether the model has the same outputs for several copies of the batch in a call."""
         try:
             interaction.settle(model, samples.noisy, differentiable=True)
@@ -276,12 +266,12 @@ class NoiseTunnel(Attribution, Generic[Method]):
             return False
         return not (model.whole_batch or model.rows_interact)
 
-    def _smoothed(self, samples: _Samples, nt_type: str, size: int) -> Any:
+    def _smoothed(self, samples: Samples, nt_type: str, size: int) -> Any:
         method = self.attribution_method
         has_delta = samples.arguments.get("return_convergence_delta") and (
             method.has_convergence_delta()
         )
-        smoothing: _Smoothing | None = None
+        smoothing: Smoothing | None = None
         sums: list[Tensor] = []
         deltas: list[Tensor] = []
         # What methods return: a tensor, a tuple, or for several layers a list of either.
@@ -309,9 +299,9 @@ class NoiseTunnel(Attribution, Generic[Method]):
             if length(span) > 1 and any(v.shape[0] % max(1, rows) for v in each):
                 size = 1  # the model answers for the batch as a whole
                 continue
-            by_sample = [_by_sample(v, samples.batch, length(span)) for v in each]
+            by_sample = [by_sample(v, samples.batch, length(span)) for v in each]
             everyone = slice(0, max(v.shape[1] for v in by_sample))
-            smoothing = smoothing or _Smoothing(nt_type, everyone.stop)
+            smoothing = smoothing or Smoothing(nt_type, everyone.stop)
             sums = smoothing.add(sums, by_sample, everyone, first == 0)
             if delta is not None:
                 shape = length(span), samples.batch, delta.numel() // max(1, rows)
@@ -360,7 +350,7 @@ class NoiseTunnel(Attribution, Generic[Method]):
         seed: int | None,
     ) -> Program:
         check_library("which draws the noise")
-        check(nt_type in _TYPES, "nt_type", f"one of {', '.join(_TYPES)}", repr(nt_type))
+        check(nt_type in TYPES, "nt_type", f"one of {', '.join(TYPES)}", repr(nt_type))
         method = self.attribution_method
         if background is not None:
             background = check_rows_built_in(background, inputs)
@@ -372,139 +362,6 @@ class NoiseTunnel(Attribution, Generic[Method]):
             samples=check_count(nt_samples, "nt_samples"),
             background=background,
         )
-
-
-class _Samples:
-    """The noisy inputs, and the method's arguments for any of them."""
-
-    def __init__(
-        self,
-        inputs: TensorOrTuple,
-        nt_samples: int,
-        stdevs: Any,
-        draw_baseline_from_distrib: bool,
-        seed: int | None,
-        arguments: dict[str, Any],
-    ):
-        self.inputs = check_inputs(inputs, differentiable=True)
-        self.batch = self.inputs.batch
-        self.count = check_count(nt_samples, "nt_samples")
-        stdevs = check_stdevs(stdevs, self.inputs)
-        Target(arguments.get("target"), self.batch)  # checks it
-        self.arguments = arguments
-        background = None
-        if draw_baseline_from_distrib and "baselines" in arguments:
-            background = check_background(arguments["baselines"], self.inputs, "baselines")
-        self.seed = check_seed(seed)
-        x = self.inputs.tensors
-        self.noisy = NoisyRows(x, None, stdevs, self.count, self.seed)
-        drawn = NoisyRows(x, background, stdevs, self.count, self.seed)
-        self._baselines = None if background is None else drawn.starts()
-
-    def in_a_call(self) -> int:
-        """How many samples the method is best given at once."""
-        noisy = self.noisy
-        most = _BYTES.get(noisy.device.type, _BYTES["cuda"])
-        return max(1, most // max(1, self.batch * noisy.row_bytes))
-
-    def block(self, span: slice, method: Any) -> tuple[TensorOrTuple, dict[str, Any]]:
-        """Inputs [s · B, *F_i], sample by sample, and the other arguments."""
-        everyone = slice(0, self.batch)
-        rows = self.noisy.block(span, everyone)
-        if hasattr(method, "gradient_func"):  # of Captum, which would warn
-            rows = tuple(x.requires_grad_() for x in rows)
-        for_all = ("baselines",) if getattr(method, "_draws_baselines", False) else ()
-        arguments = {
-            name: value if name in for_all else _repeated(name, value, self.inputs, length(span))
-            for name, value in self.arguments.items()
-        }
-        if self._baselines is not None:
-            arguments["baselines"] = self.inputs.pack(self._baselines.block(span, everyone))
-        if "seed" in inspect.signature(method.attribute).parameters:
-            arguments["seed"] = self.seed ^ ANOTHER_SEED
-        return self.inputs.pack(rows), arguments
-
-
-class _Smoothing:
-    """What a type of NoiseTunnel adds up over the samples, and what becomes of the sums."""
-
-    def __init__(self, nt_type: str, rows: int):
-        self.nt_type, self.rows = nt_type, rows
-        self.dtypes: list[torch.dtype] = []
-        # Each row's first sample, near the mean: the variance is one of numbers around zero.
-        self.shifts: list[Tensor] = []
-
-    def add(
-        self,
-        sums: list[Tensor],  # each [b, *F], or none yet
-        values: list[Tensor],  # each [s, b, *F]
-        rows: slice,
-        begins: bool,
-    ) -> list[Tensor]:
-        """The sums with more samples of the same rows; ``begins`` with their first."""
-        self.dtypes = [v.dtype for v in values]
-        wide = values
-        if self.nt_type != "smoothgrad":
-            wide = [v.to(torch.promote_types(v.dtype, torch.float32)) for v in values]
-        if self.nt_type == "smoothgrad_sq":
-            wide = [v.square() for v in wide]
-        if self.nt_type == "vargrad":
-            if not self.shifts:
-                # An empty tensor may stand for what has no attributions.
-                rows_of = [self.rows if v.numel() else v.shape[1] for v in wide]
-                pairs = zip(wide, rows_of, strict=True)
-                self.shifts = [v.new_empty(count, *v.shape[2:]) for v, count in pairs]
-            for shift, v in zip(self.shifts, wide, strict=True):
-                if begins:
-                    shift[rows] = v[0]
-            wide = [v - shift[rows] for v, shift in zip(wide, self.shifts, strict=True)]
-            wide += [v.square() for v in wide]
-        ones = torch.ones(values[0].shape[0], dtype=torch.float64, device=values[0].device)
-        return [ops.path_reduce(sums[i] if sums else None, v, ones) for i, v in enumerate(wide)]
-
-    def result(self, sums: list[Tensor], count: int) -> tuple[Tensor, ...]:  # each [rows, *F]
-        means = [total / count for total in sums]
-        if self.nt_type == "vargrad":
-            half = len(means) // 2
-            pairs = zip(means[:half], means[half:], strict=True)
-            means = [(square - mean.square()).clamp_(min=0) for mean, square in pairs]
-        return tuple(mean.to(dtype) for mean, dtype in zip(means, self.dtypes, strict=True))
-
-
-def _by_sample(values: Tensor, batch: int, samples: int) -> Tensor:
-    """[s, rows, *F] of values [s · B · C, *F]: C rows for an example, if there are many outputs."""
-    if samples == 1 or batch == 0:
-        return values[None]
-    by_sample: Tensor = values.unflatten(0, (samples, -1))
-    return by_sample
-
-
-def _repeated(name: str, value: Any, inputs: Inputs, times: int) -> Any:
-    """An argument of the method for so many samples of the batch."""
-    batch = inputs.batch
-    if name == "target":
-        if isinstance(value, list) and len(value) == batch:
-            return value * times
-        value = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-        is_each = isinstance(value, Tensor) and value.shape == (batch,) and batch != 1
-        return value.repeat(times) if is_each else value
-    if name == "additional_forward_args":
-        values = value if isinstance(value, tuple) else (value,)
-        repeated = tuple(_rows_repeated(each, batch, times, 1) for each in values)
-        return repeated if isinstance(value, tuple) else repeated[0]
-    if name in ("baselines", "feature_mask") and batch > 1:
-        if not isinstance(value, tuple):
-            return _rows_repeated(value, batch, times, inputs.tensors[0].dim())
-        dims = [x.dim() for x in inputs.tensors]
-        return tuple(_rows_repeated(v, batch, times, d) for v, d in zip(value, dims, strict=False))
-    return value
-
-
-def _rows_repeated(value: Any, batch: int, times: int, least_dims: int) -> Any:
-    of_examples = isinstance(value, Tensor) and value.dim() >= least_dims
-    if times == 1 or not of_examples or value.shape[0] != batch:
-        return value
-    return torch.cat([value] * times)
 
 
 def noise_tunnel(

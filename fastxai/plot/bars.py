@@ -7,16 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.checks import check, check_count
-from ._look import (
-    GREY,
-    colour_of,
-    contribution_label,
-    dress,
-    ink,
-    literal,
-    new_axes,
-    sign_legend,
-)
+from ._look import GREY, colour_of, contribution_label, dress, ink, literal, new_axes, sign_legend
 from ._table import Table, finite, named, order_by_size, shown, table, to_array, written
 
 if TYPE_CHECKING:

@@ -8,13 +8,7 @@ import torch
 from torch import nn
 
 import fastxai
-from fastxai import (
-    ArgumentError,
-    DeepLift,
-    DeepLiftShap,
-    IntegratedGradients,
-    Saliency,
-)
+from fastxai import ArgumentError, DeepLift, DeepLiftShap, IntegratedGradients, Saliency
 
 from ..methods import METHODS
 from ..models import Logged, Segmenter, TwoInputs, mlp

@@ -6,6 +6,7 @@ import math
 import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -295,3 +296,27 @@ def _warn_unless_finite(tensor: Tensor, name: str, index: int = 0, in_tuple: boo
             f"{name}: NaN or infinite values in rows {short_list(rows)}; their attributions may not"
             " be finite, other rows are not affected"
         )
+
+
+def baselines_of(function: Any, inputs: TensorOrTuple) -> Any:
+    """What a function of the inputs, or of nothing, returns; all else as it is."""
+    if not callable(function):
+        return function
+    expected = "a function of the inputs, or of nothing"
+    try:
+        parameters = [*signature(function).parameters.values()]
+    except ValueError:  # as of some that are written in C
+        got = f"{function!r}, whose parameters Python does not tell: wrap it in a lambda"
+        check(False, "baselines", expected, got)
+    needed = [p for p in parameters if p.default is p.empty and p.kind not in _MAY_BE_NONE]
+    by_name = any(p.kind is p.KEYWORD_ONLY for p in needed)
+    check(
+        len(needed) <= 1 and not by_name,
+        "baselines",
+        expected,
+        f"one that needs {[p.name for p in needed]}",
+    )
+    return function(inputs) if parameters else function()
+
+
+_MAY_BE_NONE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
