@@ -3,6 +3,20 @@
 from . import links
 from ._background import DenseData, kmeans, sample
 from ._explanation import Explanation
+from ._gradients import DeepExplainer, GradientExplainer
 from ._kernel import KernelExplainer
+from ._maskers import ExactExplainer, PermutationExplainer, SamplingExplainer
 
-__all__ = ["DenseData", "Explanation", "KernelExplainer", "kmeans", "links", "sample"]
+__all__ = [
+    "DeepExplainer",
+    "DenseData",
+    "ExactExplainer",
+    "Explanation",
+    "GradientExplainer",
+    "KernelExplainer",
+    "PermutationExplainer",
+    "SamplingExplainer",
+    "kmeans",
+    "links",
+    "sample",
+]
