@@ -71,7 +71,7 @@ def as_outputs(found: Any, rows: int) -> Tensor:  # [n, *C] float64, on the CPU
     """What a model returned for so many rows.
 
     Raises:
-        ArgumentError: if it is not one number, or as many as for other rows, for each.
+        ArgumentError: if it is not one number, or several, for each.
     """
     found = getattr(found, "logits", found)  # as models of Hugging Face return them
     if is_frame(found) or is_series(found):
@@ -95,6 +95,7 @@ def as_outputs(found: Any, rows: int) -> Tensor:  # [n, *C] float64, on the CPU
         outputs = torch.from_numpy(np.array(found, dtype=np.float64))
     fits = outputs.dim() in (1, 2) and outputs.shape[0] == rows
     check(fits, "model", expected, outputs.shape)
+    check(not bool(outputs.isnan().any()), "model", "outputs that are numbers", "NaN")
     return outputs
 
 

@@ -73,7 +73,10 @@ class Table:
         numbers, is_single = _matrix(data, argument)
         count = numbers.shape[1]
         check(count == self.width, argument, "{} features a row", count, self.width)
-        return Taken(numbers, is_single, self, names_of(data))
+        names = names_of(data)
+        if names is not None and self.names is not None and {*names} == {*self.names}:
+            self._check_order(names, self.names, argument)
+        return Taken(numbers, is_single, self, names)
 
     def back(self, numbers: Tensor) -> Any:  # [n, M] float64
         """Rows as a function of the user's takes them."""
@@ -127,11 +130,14 @@ class Table:
             raise ArgumentError(
                 f"{argument}: expected the background's columns, got {extra[0]!r} as well"
             )
-        place = next((i for i, (a, b) in enumerate(zip(names, wanted, strict=False)) if a != b), 0)
-        raise ArgumentError(
-            f"{argument}: expected columns in the background's order, with {wanted[place]!r} at "
-            f"place {place}, got {names[place]!r} there"
-        )
+        check(len(names) == len(wanted), argument, "{} columns", len(names), len(wanted))
+        self._check_order(names, wanted, argument)
+
+    @staticmethod
+    def _check_order(names: Sequence[Any], wanted: Sequence[Any], argument: str) -> None:
+        for place, (name, other) in enumerate(zip(names, wanted, strict=True)):
+            expected = "columns in the background's order, with {!r} at place {}"
+            check(name == other, argument, expected, f"{name!r} there", other, place)
 
 
 @dataclass(frozen=True)

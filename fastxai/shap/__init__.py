@@ -2,6 +2,7 @@
 
 from . import links
 from ._background import DenseData, kmeans, sample
+from ._explainer import Explainer
 from ._explanation import Explanation
 from ._gradients import DeepExplainer, GradientExplainer
 from ._kernel import KernelExplainer
@@ -11,6 +12,7 @@ __all__ = [
     "DeepExplainer",
     "DenseData",
     "ExactExplainer",
+    "Explainer",
     "Explanation",
     "GradientExplainer",
     "KernelExplainer",

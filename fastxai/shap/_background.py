@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,8 @@ class Background:
         for number, columns in enumerate(dense.groups):
             groups[columns] = number
         weights = torch.from_numpy(dense.weights)
+        if torch.equal(groups, torch.arange(table.width)):
+            table = replace(table, names=tuple(dense.group_names))
         return Background(table, rows, weights, groups, tuple(dense.group_names))
 
     @property

@@ -133,7 +133,8 @@ def test_outputs_are_taken(found):
 
 
 @pytest.mark.parametrize(
-    "found", [[1.0, 2.0], 1.0, None, np.ones(3), np.ones((2, 1, 1)), np.ones(())]
+    "found",
+    [[1.0, 2.0], 1.0, None, np.array([1.0, np.nan]), np.ones(3), np.ones((2, 1, 1)), np.ones(())],
 )
 def test_other_outputs_are_refused(found):
     with pytest.raises(ArgumentError, match="model: expected outputs"):

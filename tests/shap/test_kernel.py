@@ -351,7 +351,16 @@ def test_bad_rows_are_named_before_the_model_is_called():
     assert len(calls) == before
 
 
+def test_the_columns_of_kmeans_keep_their_order():
+    data = pd.DataFrame(BACKGROUND, columns=[*"abcde"])
+    explainer = fastxai.shap.KernelExplainer(game, fastxai.shap.kmeans(data, 3))
+    with pytest.raises(fastxai.ArgumentError, match=r"X: .*'a' at place 0, got 'b' there"):
+        explainer.shap_values(data[[*"bacde"]], silent=True)
+    assert explainer(data, silent=True).feature_names == [*"abcde"]
+
+
 def test_bad_arguments_are_named():
+    refused("model: expected outputs that are numbers, got NaN", f=lambda z: z.sum(1) * np.nan)
     refused("X: expected 5 features a row", x=X[:, :4])
     refused("X: column 1: expected numbers, got 'a'", x=np.array([[1, "a", 1, 1, 1]], object))
     refused("X: .*column 'b' of ", x=pd.DataFrame([[1, "x", 1, 1, 1]], columns=[*"abcde"]))

@@ -140,3 +140,22 @@ def test_bad_arguments():
     ):
         with pytest.raises(ValueError, match=match):
             call()
+
+
+def test_the_explainer_that_shap_would_choose():
+    wide = np.zeros((2, 11))
+    make = fastxai.shap.Explainer
+    for masker in (BACKGROUND, BACKGROUND.tolist(), pd.DataFrame(BACKGROUND)):
+        assert isinstance(make(game, masker), fastxai.shap.ExactExplainer)
+    assert isinstance(make(game, shap.maskers.Independent(wide)), fastxai.shap.PermutationExplainer)
+    assert isinstance(make(game, wide, algorithm="exact"), fastxai.shap.ExactExplainer)
+    expected = shap.Explainer(several, BACKGROUND)(X)
+    found = make(several, BACKGROUND, output_names=["p", "q", "r"])(X, silent=True)
+    np.testing.assert_allclose(found.values, expected.values, atol=1e-12)
+    assert found.output_names == ["p", "q", "r"]
+    for options, match in (
+        ({"algorithm": "tree"}, "algorithm: expected one of auto, exact"),
+        ({"masker": None}, "masker: expected rows"),
+    ):
+        with pytest.raises(fastxai.ArgumentError, match=match):
+            make(game, **{"masker": BACKGROUND, **options})
