@@ -131,10 +131,12 @@ def test_one_output_without_a_dimension(kind):
 @pytest.mark.parametrize("kind", ["DeepExplainer", "GradientExplainer"])
 @pytest.mark.parametrize("form", [np.array, lambda x: pd.DataFrame(x.numpy(), columns=[*"abcd"])])
 def test_other_data_and_the_explanation(kind, form):
-    module, x, data = network().train(), rows(4, 4), rows(5, 4, seed=2)
+    module, x, data = nn.Sequential(network(), nn.Dropout()), rows(4, 4), rows(5, 4, seed=2)
     explainer = getattr(fastxai.shap, kind)(module, form(data))
     found = explainer(form(x))
-    assert module.training and all(p.grad is None for p in module.parameters())
+    assert module.training and module[1].training
+    module.eval()
+    assert all(p.grad is None for p in module.parameters())
     assert isinstance(found.data, np.ndarray) and found.base_values.shape == (4, 3)
     named = [*"abcd"] if form is not np.array else [f"Feature {i}" for i in range(4)]
     assert found.feature_names == named and found.output_names == [f"Output {i}" for i in range(3)]
@@ -147,7 +149,7 @@ def test_other_data_and_the_explanation(kind, form):
 @pytest.mark.parametrize("kind", ["DeepExplainer", "GradientExplainer"])
 def test_a_layers_input(kind):
     module, x, data = network(), rows(4, 4), rows(5, 4, seed=2)
-    explainer = getattr(fastxai.shap, kind)((module, module[2]), data)
+    explainer = getattr(fastxai.shap, kind)((module, module[4]), data)  # of 6 inputs, 3 outputs
     values = explainer.shap_values(x)
     assert values.shape == (4, 6, 3)
     total = values.sum(1) + explainer.expected_value
