@@ -84,10 +84,13 @@ __all__ = [
 ]
 
 _OF_DEPLOY = ("export", "load")
+_ROOMS = ("deploy", "shap")
 
 
 def __getattr__(name: str) -> Any:
-    """Imports ``fastxai.deploy`` when it is first used, as most programs never do."""
+    """Imports ``fastxai.deploy`` or ``shap`` when it is first used, as most programs never do."""
+    if name == "shap":
+        return import_module(".shap", __name__)
     if name != "deploy" and name not in _OF_DEPLOY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     package = import_module(".deploy", __name__)  # which becomes an attribute here
@@ -97,4 +100,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "deploy"})
+    return sorted({*globals(), *__all__, *_ROOMS})

@@ -1,0 +1,120 @@
+"""Models of other libraries as one kind of function: rows in float64 to outputs in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..core.checks import ArgumentError, check
+from .tables import Table, is_frame, is_series
+
+
+class RowFunction:
+    """The user's model, called with what the user's data are.
+
+    Args:
+        model: a function of rows, as :class:`Table` gives them back, that returns outputs [n] or
+            [n, C]; a torch module, which gets tensors of its own dtype, on its device; or an
+            estimator, whose ``predict_proba`` is asked, or ``predict`` if it has none.
+        table: how the user's rows came.
+        batch_size: at most so many rows in a call; None for no limit.
+    """
+
+    def __init__(self, model: Any, table: Table, batch_size: int | None = None):
+        self.model, self._call = model, callable_of(model)
+        self.table, self._batch_size = table, batch_size
+        self.module = model if isinstance(model, nn.Module) else None
+        if self.module is not None:
+            dtype, device = place_of(self.module)
+            default = table.dtype or torch.get_default_dtype()
+            self.table = Table("tensor", table.width, None, dtype or default, device)
+        classes = getattr(model, "classes_", None)  # of an estimator, or of a method's estimator
+        owner = getattr(model, "__self__", None)
+        if owner is not None and getattr(model, "__name__", "") == "predict_proba":
+            classes = getattr(owner, "classes_", None)
+        self.classes = None if classes is None else np.asarray(classes).ravel()
+
+    def with_table(self, table: Table) -> RowFunction:
+        """The same for rows that came with other columns."""
+        return RowFunction(self.model, table, self._batch_size)
+
+    def __call__(self, rows: Tensor) -> Tensor:  # [n, M] float64 -> [n, *C] float64
+        if self._batch_size is None or len(rows) <= self._batch_size:
+            return self._outputs(rows)
+        return torch.cat([self._outputs(part) for part in rows.split(self._batch_size)])
+
+    def _outputs(self, rows: Tensor) -> Tensor:
+        if self.module is None:
+            return as_outputs(self._call(self.table.back(rows)), len(rows))
+        with torch.no_grad(), eval_mode(self.module):
+            return as_outputs(self._call(self.table.back(rows)), len(rows))
+
+
+def callable_of(model: Any) -> Callable[..., Any]:
+    """What is called of a model."""
+    if callable(model):
+        return model
+    for name in ("predict_proba", "predict"):
+        method = getattr(model, name, None)
+        if callable(method):
+            return method
+    expected = "a function, a torch module, or an estimator with predict_proba or predict"
+    raise ArgumentError(f"model: expected {expected}, got {type(model).__name__}")
+
+
+def as_outputs(found: Any, rows: int) -> Tensor:  # [n, *C] float64, on the CPU
+    """What a model returned for so many rows.
+
+    Raises:
+        ArgumentError: if it is not one number, or several, for each.
+    """
+    found = getattr(found, "logits", found)  # as models of Hugging Face return them
+    if is_frame(found) or is_series(found):
+        found = found.to_numpy()
+    expected = f"outputs [n] or [n, C] in an array or a tensor for {rows} rows"
+    if isinstance(found, Tensor):
+        check(not found.is_complex(), "model", expected, found.dtype)
+        outputs = found.detach().to("cpu", torch.float64)
+    else:
+        check(isinstance(found, np.ndarray), "model", expected, f"a {type(found).__name__}")
+        if found.dtype.kind not in "biuf":
+            try:
+                if found.dtype.kind != "O" or any(isinstance(v, str) for v in found.flat):
+                    raise ValueError
+                found = found.astype(np.float64)
+            except (TypeError, ValueError) as error:
+                raise ArgumentError(
+                    f"model: expected {expected}, got values such as {found.flat[0]!r}; explain "
+                    "predict_proba rather than labels"
+                ) from error
+        outputs = torch.from_numpy(np.array(found, dtype=np.float64))
+    fits = outputs.dim() in (1, 2) and outputs.shape[0] == rows
+    check(fits, "model", expected, outputs.shape)
+    check(not bool(outputs.isnan().any()), "model", "outputs that are numbers", "NaN")
+    return outputs
+
+
+def place_of(module: nn.Module) -> tuple[torch.dtype | None, torch.device]:
+    """The dtype and device of a module's parameters, or of its buffers."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point():
+            return tensor.dtype, tensor.device
+    return None, torch.device("cpu")
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Has a module and all that is in it in eval mode for the time being."""
+    in_training = [m for m in module.modules() if m.training]
+    for m in in_training:
+        m.training = False
+    try:
+        yield
+    finally:
+        for m in in_training:
+            m.training = True

@@ -1,0 +1,24 @@
+"""shap's explainers, with its interface, over fastxai's estimators."""
+
+from . import links
+from ._background import DenseData, kmeans, sample
+from ._explainer import Explainer
+from ._explanation import Explanation
+from ._gradients import DeepExplainer, GradientExplainer
+from ._kernel import KernelExplainer
+from ._maskers import ExactExplainer, PermutationExplainer, SamplingExplainer
+
+__all__ = [
+    "DeepExplainer",
+    "DenseData",
+    "ExactExplainer",
+    "Explainer",
+    "Explanation",
+    "GradientExplainer",
+    "KernelExplainer",
+    "PermutationExplainer",
+    "SamplingExplainer",
+    "kmeans",
+    "links",
+    "sample",
+]

@@ -1,0 +1,171 @@
+"""What an explainer found, with its names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from ..core.checks import ArgumentError
+
+
+class Explanation:
+    """Values with what they are about, sliced together.
+
+    ``e[3]`` is about one row, ``e[:, "age"]`` about one feature, ``e[..., 1]`` about one output.
+
+    Args:
+        values: [n, *F] or [n, *F, C]; without the first for one row.
+        base_values: what the values of a row add up from: a number, [n], [C] or [n, C].
+        data: the rows, [n, *F].
+        display_data: what to show of them.
+        feature_names: one for each of the last dimension of F.
+        output_names: one for each of C; None if values have no dimension for outputs.
+        compute_time: seconds.
+        axes: what the dimensions of values are: "row", "feature", "output".
+    """
+
+    def __init__(
+        self,
+        values: Any,
+        base_values: Any = None,
+        data: Any = None,
+        display_data: Any = None,
+        feature_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
+        compute_time: float | None = None,
+        *,
+        axes: tuple[str, ...] | None = None,
+    ):
+        self.values = np.asarray(values) if not np.isscalar(values) else values
+        self.base_values, self.data, self.display_data = base_values, data, display_data
+        self.feature_names = feature_names
+        self.output_names = output_names
+        self.compute_time = compute_time
+        self._axes = _axes_of(self.values, output_names) if axes is None else axes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(np.shape(self.values))
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __repr__(self) -> str:
+        parts = [f"values {self.shape}"]
+        if self.feature_names is not None and not isinstance(self.feature_names, str):
+            names = [str(n) for n in self.feature_names[:4]]
+            parts.append(", ".join(names) + (", ..." if len(self.feature_names) > 4 else ""))
+        return f"Explanation({'; '.join(parts)})"
+
+    def __getitem__(self, key: Any) -> Explanation:
+        keys = self._keys(key if isinstance(key, tuple) else (key,))
+        by_axis: dict[str, list[Any]] = {}
+        for axis, index in zip(self._axes, keys, strict=True):
+            by_axis.setdefault(axis, []).append(index)
+        axes = tuple(
+            a for a, k in zip(self._axes, keys, strict=True) if not isinstance(k, int | np.integer)
+        )
+
+        def cut(field: Any, *names: str) -> Any:
+            if field is None or np.ndim(field) == 0:
+                return field
+            index = [k for a in names for k in by_axis.get(a, [])]
+            return _indexed(field, index[: np.ndim(field)])
+
+        outputs = [*by_axis.get("output", [])]
+        named = self.output_names
+        if outputs and named is not None and not isinstance(named, str):
+            named = cut(named, "output")
+        names = self.feature_names
+        last = by_axis.get("feature", [])[-1:]
+        if last and names is not None and not isinstance(names, str):
+            names = _indexed(names, last)
+        base_names = [a for a in ("row", "output") if a in self._axes]
+        if np.ndim(self.base_values) < len(base_names):  # it is one for all rows, or outputs
+            base_names = base_names[-np.ndim(self.base_values) :] if self._one_base() else ["row"]
+        data_names = [a for a in ("row", "feature") if a in self._axes]
+        return Explanation(
+            _indexed(self.values, keys),
+            cut(self.base_values, *base_names),
+            cut(self.data, *data_names),
+            cut(self.display_data, *data_names),
+            names,
+            named,
+            self.compute_time,
+            axes=axes,
+        )
+
+    def _one_base(self) -> bool:
+        """Whether base values in one dimension are those of outputs."""
+        outputs = [n for n, a in zip(self.shape, self._axes, strict=True) if a == "output"]
+        return bool(outputs) and len(np.atleast_1d(self.base_values)) == outputs[0]
+
+    def _keys(self, given: tuple[Any, ...]) -> list[Any]:
+        """One index for each dimension, names as places."""
+        keys: list[Any] = list(given)
+        places = [i for i, k in enumerate(keys) if k is Ellipsis]
+        room = len(self._axes) - (len(keys) - len(places))
+        if len(places) > 1 or room < 0:
+            raise IndexError(f"expected at most {len(self._axes)} indices, got {len(given)}")
+        at = places[0] if places else len(keys)
+        keys[at : at + len(places)] = [slice(None)] * room
+        return [self._place(k, a) for k, a in zip(keys, self._axes, strict=True)]
+
+    def _place(self, key: Any, axis: str) -> Any:
+        names = {"feature": self.feature_names, "output": self.output_names}.get(axis)
+        if isinstance(key, str):
+            return self._named(key, names, axis)
+        if isinstance(key, list) and any(isinstance(k, str) for k in key):
+            return [self._named(k, names, axis) if isinstance(k, str) else k for k in key]
+        return getattr(key, "values", key) if isinstance(key, Explanation) else key
+
+    @staticmethod
+    def _named(key: str, names: Any, axis: str) -> int:
+        known = [] if names is None else [str(n) for n in names]
+        if key not in known:
+            listed = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
+            raise ArgumentError(f"index: expected one of the {axis}s {listed}, got {key!r}")
+        return known.index(key)
+
+    def to_shap(self) -> Any:
+        """The same as a ``shap.Explanation``, for shap's plots. Needs shap."""
+        try:
+            shap = import_module("shap")
+        except ImportError as error:
+            raise ImportError("to_shap needs shap: pip install shap") from error
+        named = None if isinstance(self.output_names, str) else self.output_names
+        return shap.Explanation(
+            self.values,
+            base_values=self.base_values,
+            data=self.data,
+            display_data=self.display_data,
+            feature_names=self.feature_names,
+            output_names=named,
+            compute_time=self.compute_time,
+        )
+
+
+def _axes_of(values: Any, output_names: Any) -> tuple[str, ...]:
+    dims = np.ndim(values)
+    has_outputs = output_names is not None and dims >= 2
+    if dims == 1:
+        return ("feature",)
+    last = ("output",) if has_outputs else ()
+    return ("row", *["feature"] * (dims - 1 - len(last)), *last)
+
+
+def _indexed(field: Any, index: list[Any]) -> Any:
+    if isinstance(field, list | tuple):
+        field = np.asarray(field, dtype=object)
+        found = field[tuple(index)]
+        return found if isinstance(found, str) else list(found)
+    # One after another, from the last: lists of places do not pair up.
+    for axis in reversed(range(len(index))):
+        if isinstance(index[axis], slice) and index[axis] == slice(None):
+            continue
+        key = np.asarray(index[axis]) if isinstance(index[axis], list) else index[axis]
+        field = field[(slice(None),) * axis + (key,)]
+    return field

@@ -1,0 +1,280 @@
+"""Explainers over maskers: all coalitions, or orders of features."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..attr.shapley import ShapleyValues, ShapleyValueSampling
+from ..core.checks import check, check_count, warn
+from ..interop.tables import is_frame, is_sparse
+from ._background import Background, DenseData, sample
+from ._black_box import BlackBox, Method, attributed, shows, starting
+from ._explanation import Explanation
+from ._game import CoalitionGame, draw_seed
+from .links import identity
+
+_MOST_ROWS = 100  # of a background that comes without a masker
+
+
+class _MaskerExplainer:
+    """What both have in common."""
+
+    def __init__(
+        self,
+        model: Any,
+        masker: Any,
+        link: Any,
+        linearize_link: bool,
+        feature_names: Any,
+        output_names: Any,
+        batch_size: int | None,
+    ):
+        background = Background.of(_rows_of(masker), warns=False)
+        self._box = BlackBox(
+            model, background, link, feature_names, output_names, batch_size, linearize_link
+        )
+        self.model, self.masker, self.link = model, masker, self._box.link
+        self.expected_value = self._box.expected_value
+
+
+class ExactExplainer(_MaskerExplainer):
+    """Shapley values of any function from all coalitions of features.
+
+    Has shap's interface over :class:`fastxai.ShapleyValues`.
+
+    Args:
+        model: as for :class:`KernelExplainer`.
+        masker: the background, in any form; or shap's ``maskers.Independent`` of one. Of more than
+            100 rows, 100 are taken by :func:`sample`, and a warning tells.
+        link: "identity", "logit" or a link.
+        linearize_link: whether outputs are linked row by row of the background, weighted such that
+            their mean is the link of the mean: a logistic regression then stays additive.
+        feature_names: one for each feature.
+        output_names: one for each output.
+        batch_size: at most so many rows in a call of the model; None to choose for speed.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        masker: Any,
+        link: Any = identity,
+        linearize_link: bool = True,
+        feature_names: Any = None,
+        *,
+        output_names: Any = None,
+        batch_size: int | None = None,
+    ):
+        super().__init__(
+            model, masker, link, linearize_link, feature_names, output_names, batch_size
+        )
+
+    def __call__(
+        self,
+        X: Any,
+        max_evals: int | str = 100000,
+        *,
+        interactions: int | bool = 1,
+        silent: bool = False,
+    ) -> Explanation:
+        """Explains rows.
+
+        Args:
+            X: rows [n, M], or one row [M], in any form.
+            max_evals: the most coalitions of a row; an error if it has more.
+            interactions: 1: there are none here.
+            silent: True for no progress bar.
+        """
+        fine = interactions is not True and interactions == 1
+        check(fine, "interactions", "1, as interactions are not found here", interactions)
+        return self._box.explanation(X, partial(self._values, most=max_evals, silent=silent))
+
+    @staticmethod
+    def _values(
+        game: CoalitionGame, varies: Tensor, x: Tensor, *, most: int | str, silent: bool
+    ) -> Tensor:
+        players = int(varies.sum(1).max())
+        if most != "auto":
+            limit = check_count(most, "max_evals", below=None)
+            expected = "at least 2^{} = {:,}, all coalitions of the features that vary"
+            check(1 << players <= limit, "max_evals", expected, limit, players, 1 << players)
+        present = starting(varies)
+        values = ShapleyValues(game, affine_prefix=False).attribute(
+            present, 0, additional_forward_args=x, show_progress=shows(silent)
+        )
+        return attributed(values, present)
+
+
+class PermutationExplainer(_MaskerExplainer):
+    """Shapley values of any function from random orders of features, each with its reverse.
+
+    Has shap's interface over :class:`fastxai.ShapleyValueSampling`. Values add up exactly, and one
+    order and its reverse are exact for a model with interactions of two features at most.
+
+    Args:
+        model: as for :class:`KernelExplainer`.
+        masker: as for :class:`ExactExplainer`.
+        link: as for :class:`ExactExplainer`.
+        feature_names: one for each feature.
+        linearize_link: as for :class:`ExactExplainer`.
+        seed: decides the orders; None takes one from numpy's global generator at every call.
+        output_names: one for each output.
+        batch_size: at most so many rows in a call of the model; None to choose for speed.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        masker: Any,
+        link: Any = identity,
+        feature_names: Any = None,
+        linearize_link: bool = True,
+        seed: int | None = None,
+        *,
+        output_names: Any = None,
+        batch_size: int | None = None,
+    ):
+        super().__init__(
+            model, masker, link, linearize_link, feature_names, output_names, batch_size
+        )
+        self._seed = seed
+
+    def __call__(self, X: Any, max_evals: int | str = 500, silent: bool = False) -> Explanation:
+        """Explains rows.
+
+        Args:
+            X: rows [n, M], or one row [M], in any form.
+            max_evals: coalitions of a row: an order and its reverse take 2 M + 1 of them, M
+                counting the features that vary. "auto" for ten such pairs.
+            silent: True for no progress bar.
+        """
+
+        def pairs(players: int) -> int:
+            if max_evals == "auto":
+                return 10
+            count, least = check_count(max_evals, "max_evals", below=None), 2 * players + 1
+            expected = "at least {}, for one order of the features that vary and its reverse"
+            check(count >= least, "max_evals", expected, count, least)
+            return count // least
+
+        return self._box.explanation(X, _by_orders(pairs, self._seed, silent))
+
+    def shap_values(self, X: Any, npermutations: int = 10, silent: bool = False) -> np.ndarray:
+        """The values of rows, [n, M] or [n, M, C], from so many orders and their reverses."""
+        count = check_count(npermutations, "npermutations")
+        values, taken = self._box.values(X, _by_orders(lambda m: count, self._seed, silent))
+        return values[0] if taken.is_single else values
+
+
+class SamplingExplainer:
+    """Shapley values of any function from random orders, for as many model rows as shap takes.
+
+    Has shap's interface. What shap draws from the background for every sample is here averaged over
+    all of it, so that fewer orders go into as many rows.
+
+    Args:
+        model: as for :class:`KernelExplainer`.
+        data: as for :class:`KernelExplainer`.
+        feature_names: one for each feature.
+        link: "identity", as in shap.
+        output_names: one for each output.
+        batch_size: at most so many rows in a call of the model; None to choose for speed.
+        seed: decides the orders; None takes one from numpy's global generator at every call.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        data: Any,
+        feature_names: Any = None,
+        link: Any = identity,
+        *,
+        output_names: Any = None,
+        batch_size: int | None = None,
+        seed: int | None = None,
+    ):
+        background = Background.of(data, warns=False)
+        self._box = BlackBox(model, background, link, feature_names, output_names, batch_size)
+        check(self._box.link.is_identity, "link", "'identity'; others by KernelExplainer", link)
+        self.model, self.data, self._seed = model, data, seed
+        self.expected_value = self._box.expected_value
+
+    def __call__(
+        self, X: Any, y: Any = None, nsamples: int | str = 2000, *, silent: bool = True
+    ) -> Explanation:
+        """Explains rows; ``y`` is ignored, as in shap."""
+        return self._box.explanation(X, self._method(nsamples, silent))
+
+    def shap_values(
+        self, X: Any, nsamples: int | str = "auto", *, silent: bool = True
+    ) -> np.ndarray:
+        """The values of rows.
+
+        Args:
+            X: rows [n, M], or one row [M], in any form.
+            nsamples: how many differences of two model rows each row may take; "auto" for 1,000
+                for each feature. At least one order and its reverse are taken.
+            silent: True for no progress bar.
+
+        Returns:
+            As for :class:`KernelExplainer`.
+        """
+        values, taken = self._box.values(X, self._method(nsamples, silent))
+        return values[0] if taken.is_single else values
+
+    def _method(self, nsamples: int | str, silent: bool) -> Method:
+        given = None if nsamples == "auto" else check_count(nsamples, "nsamples")
+        rows = len(self._box.background.rows)
+
+        def pairs(players: int) -> int:
+            differences = 1000 * players if given is None else given
+            return max(1, round(differences / (max(1, players - 1) * rows)))
+
+        return _by_orders(pairs, self._seed, silent)
+
+
+def _by_orders(pairs: Any, seed: int | None, silent: bool) -> Method:
+    """Values from so many orders and their reverses, by the number of players."""
+
+    def values(game: CoalitionGame, varies: Tensor, x: Tensor) -> Tensor:
+        present = starting(varies)
+        found = ShapleyValueSampling(game, affine_prefix=False).attribute(
+            present,
+            0,
+            additional_forward_args=x,
+            n_samples=2 * pairs(int(varies.sum(1).max())),
+            show_progress=shows(silent),
+            seed=draw_seed(seed),
+        )
+        return attributed(found, present)
+
+    return values
+
+
+def _rows_of(masker: Any) -> Any:
+    """The background that is meant by a masker."""
+    if isinstance(masker, DenseData):
+        return masker
+    module = type(masker).__module__
+    if module.startswith("shap.maskers"):
+        name = type(masker).__name__
+        check(name == "Independent", "masker", "rows, or shap.maskers.Independent", name)
+        if getattr(masker, "output_dataframe", False):
+            return _frame_of(masker)
+        return masker.data
+    rows = masker if is_frame(masker) or is_sparse(masker) or hasattr(masker, "shape") else None
+    if rows is None or len(rows.shape) != 2 or rows.shape[0] <= _MOST_ROWS:
+        return masker
+    warn(f"masker: of its {rows.shape[0]} rows {_MOST_ROWS} are taken, as shap does")
+    return sample(masker, _MOST_ROWS)
+
+
+def _frame_of(masker: Any) -> Any:
+    """The DataFrame that shap's masker was made from."""
+    frame = sys.modules["pandas"].DataFrame(masker.data, columns=masker.feature_names)
+    return frame.infer_objects()

@@ -1,0 +1,161 @@
+"""Exact, Permutation and SamplingExplainer beside shap's."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import shap
+from sklearn.linear_model import LogisticRegression
+
+import fastxai
+import fastxai.shap
+
+from .test_kernel import BACKGROUND, FORMS, X, column, frame, game, probabilities, several
+
+OF_FORM = pytest.mark.parametrize("f,link", FORMS, ids=lambda v: getattr(v, "__name__", v))
+
+
+def links(name):
+    return getattr(shap.links, name), getattr(fastxai.shap.links, name)
+
+
+@OF_FORM
+@pytest.mark.parametrize("linearize", [True, False])
+@pytest.mark.parametrize("rows", [7, 1])
+def test_exact_is_shaps(f, link, linearize, rows):
+    theirs, ours = links(link)
+    masker = shap.maskers.Independent(BACKGROUND[:rows])
+    peers = linearize and rows > 1  # of one row theirs is 0 / 0
+    expected = shap.ExactExplainer(f, masker, link=theirs, linearize_link=peers)(X)
+    found = fastxai.shap.ExactExplainer(f, BACKGROUND[:rows], ours, linearize)(X, silent=True)
+    shape = (*expected.values.shape, 1) if f is column else expected.values.shape
+    assert found.values.shape == shape and found.values.dtype == np.float64
+    np.testing.assert_allclose(found.values, expected.values.reshape(shape), atol=1e-9)
+    np.testing.assert_allclose(found.base_values, expected.base_values, atol=1e-9)
+    assert found.feature_names == expected.feature_names or expected.feature_names is None
+
+
+@OF_FORM
+def test_exact_and_kernel_agree(f, link):
+    exact = fastxai.shap.ExactExplainer(f, BACKGROUND, link, False)(X, silent=True)
+    kernel = fastxai.shap.KernelExplainer(f, BACKGROUND, link=link)(X, silent=True)
+    np.testing.assert_allclose(exact.values, kernel.values, atol=1e-12)
+    np.testing.assert_allclose(exact.base_values, kernel.base_values, atol=1e-12)
+
+
+@OF_FORM
+def test_orders_add_up_and_many_come_near(f, link):
+    exact = fastxai.shap.ExactExplainer(f, BACKGROUND, link)(X, silent=True).values
+    explainer = fastxai.shap.PermutationExplainer(f, BACKGROUND, link, seed=0)
+    found = explainer(X, max_evals=300 * 11, silent=True)
+    np.testing.assert_allclose(found.values.sum(1), exact.sum(1), atol=1e-9)
+    np.testing.assert_allclose(found.values, exact, atol=0.15)
+    again = explainer.shap_values(X, npermutations=300, silent=True)
+    np.testing.assert_array_equal(again, found.values)
+    one = explainer.shap_values(X[0], npermutations=10, silent=True)
+    assert one.shape == found.values.shape[1:]
+
+
+def test_one_pair_of_orders_is_exact_for_pairs_of_features():
+    q = np.random.default_rng(1).normal(size=(5, 5))
+    f = lambda z: np.einsum("ni,ij,nj->n", z, q, z)  # noqa: E731
+    exact = fastxai.shap.ExactExplainer(f, BACKGROUND)(X, silent=True).values
+    for explainer in (fastxai.shap.PermutationExplainer, fastxai.shap.SamplingExplainer):
+        call = {"max_evals": 11} if "Perm" in explainer.__name__ else {"nsamples": 1}
+        found = explainer(f, BACKGROUND, seed=0)(X, **call, silent=True).values
+        np.testing.assert_allclose(found, exact, atol=1e-12)
+
+
+@pytest.mark.parametrize("f", [game, column, several])
+def test_sampling_has_shaps_shapes(f):
+    theirs = shap.SamplingExplainer(f, BACKGROUND)
+    ours = fastxai.shap.SamplingExplainer(f, BACKGROUND, seed=0)
+    assert type(ours.expected_value) is type(theirs.expected_value)
+    for x in (X[:2], X[0]):
+        expected = theirs.shap_values(x, nsamples=2000)
+        values = ours.shap_values(x, nsamples=2000)
+        assert values.reshape(expected.shape).dtype == expected.dtype
+        np.testing.assert_allclose(values.reshape(expected.shape), expected, atol=0.5)
+
+
+def test_a_logistic_regression_stays_additive_by_linearised_links():
+    model = LogisticRegression().fit(BACKGROUND, [0, 1, 0, 1, 1, 0, 1])
+    explainer = fastxai.shap.ExactExplainer(model, BACKGROUND, "logit")
+    apart = fastxai.shap.ExactExplainer(model, BACKGROUND, "logit")
+    found = explainer(X, silent=True).values[..., 1]
+    expected = shap.ExactExplainer(model.predict_proba, BACKGROUND, link=shap.links.logit)(X)
+    np.testing.assert_allclose(found, expected.values[..., 1], atol=1e-9)
+    # Additive: what a feature is worth does not depend on the others.
+    changed = X.copy()
+    changed[:, 1:] += 1
+    other = apart(changed, silent=True).values[..., 1]
+    np.testing.assert_allclose(other[:, 0], found[:, 0], atol=1e-9)
+
+
+def test_a_data_frame_and_shaps_maskers():
+    background, x = frame(6), frame(3, seed=1)
+    f = lambda z: (z["age"] * z["income"] + (z["pet"] == "dog")).to_numpy()  # noqa: E731
+    plain = fastxai.shap.ExactExplainer(f, background)(x, silent=True)
+    assert plain.feature_names == list(background.columns)
+    np.testing.assert_allclose(plain.values.sum(1) + plain.base_values, f(x), atol=1e-9)
+    numbers = pd.DataFrame(BACKGROUND, columns=list("abcde"))
+    masker = shap.maskers.Independent(numbers)
+    g = lambda z: (z["a"] * z["b"] + z["c"]).to_numpy()  # noqa: E731
+    rows = pd.DataFrame(X, columns=list("abcde"))
+    expected = shap.ExactExplainer(g, masker)(rows)
+    found = fastxai.shap.ExactExplainer(g, masker)(rows, silent=True)
+    np.testing.assert_allclose(found.values, expected.values, atol=1e-12)
+
+
+def test_a_large_background_is_cut_as_shap_does():
+    data = np.random.default_rng(2).normal(size=(130, 5))
+    with pytest.warns(UserWarning, match="masker: of its 130 rows 100"):
+        ours = fastxai.shap.ExactExplainer(game, data)
+    expected = shap.ExactExplainer(game, data)(X[:1])
+    np.testing.assert_allclose(ours(X[:1], silent=True).values, expected.values, atol=1e-9)
+
+
+def test_seeds_of_orders():
+    f = lambda z: np.prod(1 + z / 4, 1)  # noqa: E731
+    make = lambda seed: fastxai.shap.PermutationExplainer(f, BACKGROUND, seed=seed)  # noqa: E731
+    first = make(1)(X, max_evals=22, silent=True).values
+    np.testing.assert_array_equal(make(1)(X, max_evals=22, silent=True).values, first)
+    np.random.seed(0)  # noqa: NPY002
+    free = make(None)(X, max_evals=22, silent=True).values
+    assert (free != first).any()
+    np.random.seed(0)  # noqa: NPY002
+    np.testing.assert_array_equal(make(None)(X, max_evals=22, silent=True).values, free)
+
+
+def test_bad_arguments():
+    exact = fastxai.shap.ExactExplainer(game, BACKGROUND)
+    orders = fastxai.shap.PermutationExplainer(game, BACKGROUND)
+    for call, match in (
+        (lambda: exact(X, max_evals=31), r"max_evals: expected at least 2\^5 = 32.*31"),
+        (lambda: exact(X, interactions=2), "interactions"),
+        (lambda: exact(X, interactions=True), "interactions"),
+        (lambda: orders(X, max_evals=10), "max_evals: expected at least 11.*10"),
+        (lambda: orders.shap_values(X, npermutations=0), "npermutations"),
+        (lambda: fastxai.shap.SamplingExplainer(probabilities, BACKGROUND, link="logit"), "link"),
+        (lambda: fastxai.shap.ExactExplainer(game, shap.maskers.Fixed()), "masker: .*Fixed"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            call()
+
+
+def test_the_explainer_that_shap_would_choose():
+    wide = np.zeros((2, 11))
+    make = fastxai.shap.Explainer
+    for masker in (BACKGROUND, BACKGROUND.tolist(), pd.DataFrame(BACKGROUND)):
+        assert isinstance(make(game, masker), fastxai.shap.ExactExplainer)
+    assert isinstance(make(game, shap.maskers.Independent(wide)), fastxai.shap.PermutationExplainer)
+    assert isinstance(make(game, wide, algorithm="exact"), fastxai.shap.ExactExplainer)
+    expected = shap.Explainer(several, BACKGROUND)(X)
+    found = make(several, BACKGROUND, output_names=["p", "q", "r"])(X, silent=True)
+    np.testing.assert_allclose(found.values, expected.values, atol=1e-12)
+    assert found.output_names == ["p", "q", "r"]
+    for options, match in (
+        ({"algorithm": "tree"}, "algorithm: expected one of auto, exact"),
+        ({"masker": None}, "masker: expected rows"),
+    ):
+        with pytest.raises(fastxai.ArgumentError, match=match):
+            make(game, **{"masker": BACKGROUND, **options})
