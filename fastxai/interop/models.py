@@ -57,12 +57,10 @@ class RowFunction:
 
 def callable_of(model: Any) -> Callable[..., Any]:
     """What is called of a model."""
-    if callable(model):
-        return model
-    for name in ("predict_proba", "predict"):
-        method = getattr(model, name, None)
-        if callable(method):
-            return method
+    function: Callable[..., Any]
+    for function in (model, *(getattr(model, n, None) for n in ("predict_proba", "predict"))):
+        if callable(function):
+            return function
     expected = "a function, a torch module, or an estimator with predict_proba or predict"
     raise ArgumentError(f"model: expected {expected}, got {type(model).__name__}")
 

@@ -260,13 +260,14 @@ class GradientExplainer(_ModuleExplainer):
         Args:
             X: rows [B, *F] in any form; a list of them for several inputs.
             nsamples: how many samples of each row; all outputs have the same.
-            ranked_outputs: as for :class:`DeepExplainer`.
-            output_rank_order: as for :class:`DeepExplainer`.
+            ranked_outputs: how many outputs of each row to explain; None for all.
+            output_rank_order: which come first: "max", "min" or "max_abs".
             rseed: decides the samples; None takes one from numpy's global generator.
             return_variances: False: variances are not found here.
 
         Returns:
-            As :meth:`DeepExplainer.shap_values`.
+            float64 [B, *F, C]; a list of these for several inputs. With ``ranked_outputs`` a pair:
+            [B, *F, k], and which outputs these are, a tensor [B, k] int64.
         """
         check(not return_variances, "return_variances", "False, as there are none", True)
         samples, seed = check_count(nsamples, "nsamples"), draw_seed(rseed)
