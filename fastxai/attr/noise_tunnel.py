@@ -299,10 +299,10 @@ class NoiseTunnel(Attribution, Generic[Method]):
             if length(span) > 1 and any(v.shape[0] % max(1, rows) for v in each):
                 size = 1  # the model answers for the batch as a whole
                 continue
-            by_sample = [by_sample(v, samples.batch, length(span)) for v in each]
-            everyone = slice(0, max(v.shape[1] for v in by_sample))
+            each_sample = [by_sample(v, samples.batch, length(span)) for v in each]
+            everyone = slice(0, max(v.shape[1] for v in each_sample))
             smoothing = smoothing or Smoothing(nt_type, everyone.stop)
-            sums = smoothing.add(sums, by_sample, everyone, first == 0)
+            sums = smoothing.add(sums, each_sample, everyone, first == 0)
             if delta is not None:
                 shape = length(span), samples.batch, delta.numel() // max(1, rows)
                 deltas.append(delta.detach().reshape(shape).transpose(0, 1))
