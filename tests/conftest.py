@@ -13,10 +13,15 @@ from .models import mlp
 HERE = Path(__file__).parent
 # What the second pass, without the library, leaves out: CONTRIBUTING tells why.
 ONCE = (
+    "interop",
     "native",
+    "plot",
     "test_build.py",
     "test_contributing.py",
+    "test_contributing.py",
     "test_import.py",
+    "test_methods.py",
+    "test_public.py",
     "test_public.py",
     "test_readme.py",
     "test_stress.py",
@@ -33,10 +38,13 @@ ONCE = (
     "deploy/test_package.py",
     "deploy/test_serve.py",
     "deploy/test_serve_batching.py",
+    "parity/test_visualization.py",
 )
 # Tests of ops compare them with the reference, or have it as a parameter; the rest compile.
 FIXTURES = {"ops", "native_ops", "native_package", "native_package_with_targets"}
 SLICED = ("deploy", "parity")  # where every fifth case of a parametrised test is enough there
+EXPORTING = "deploy"  # where every other case beyond the first few is for make test-all
+FEW = 4
 
 
 LONGEST = ("deploy", "test_build.py", "test_readme.py", "test_stress.py")  # begin with these
@@ -57,6 +65,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             or (path.parts[0] in SLICED and case % 5)
         ):
             item.add_marker("once")
+        if path.parts[0] == EXPORTING and case >= FEW and case % 2:
+            item.add_marker("slow")
 
 
 @pytest.fixture
