@@ -141,8 +141,10 @@ class Blocks:
             (rows.repeat_multiple, rows.mixed == 1) if is_affine(rows) else (1, False)
         )
         # What is summed over repeats is read and written once a block: better few examples at a
-        # time than few repeats. A limit of the user's is for calls of all examples, as in Captum.
-        tall = 1 if limit or self._are_inputs else min(rows.repeats, _REPEATS * repeat_multiple)
+        # time than few repeats. A limit of the user's is for calls of all examples, as in Captum; and
+        # where rows may interact, the batch is cut for no less than its own size.
+        is_whole = limit or self._are_inputs or model.cut is not None
+        tall = 1 if is_whole else min(rows.repeats, _REPEATS * repeat_multiple)
         known, most = self._known, rows.repeats * rows.batch
         open_parts = [(0, rows.batch, 0)]  # examples first..last still need the repeats from r on
         while open_parts:
@@ -151,8 +153,8 @@ class Blocks:
             least = 1 if wide and model.affine_prefix is not False else tall
             together = rows.together or model.whole_batch or bool(model.rows_interact)
             b = rows.batch if together else even_share(last - first, max(1, size // least))
-            if not together and model.cut and model.cut <= most:  # as was seen to be right
-                b = min(model.cut, last - first)
+            if not together and model.cut:  # which was seen to be right, and so are multiples
+                b = min(last - first, max(1, b // model.cut) * model.cut)
             n = even_share(rows.repeats - r, max(1, size // b))
             n -= n % repeat_multiple if n > repeat_multiple else 0
             try:
@@ -176,6 +178,7 @@ class Blocks:
                 continue
             # Here, out of the except clause, nothing of the failed block is referred to any more.
             size = most = n * b // 2
+            model.cut = None if model.cut is None else 0  # smaller parts are yet to be seen
             learn = False
             open_parts.append((first, last, r))
             if rows.device.type == "cuda":

@@ -110,7 +110,7 @@ def settle_cut(
     apart.
     """
     is_cut = limit is not None and limit < rows.batch  # by the user
-    if model.cut is None or size <= model.cut or is_cut or model.rows_interact:
+    if model.cut is None or model.cut > 0 or is_cut or model.rows_interact:
         return
     if model.alone is None:
         _settle_some(model, rows, differentiable)
