@@ -176,9 +176,10 @@ class Attribution:
 
         Returns:
             A :class:`fastxai.Plan`. Printed, it is a table: how many rows of which kind, in how
-            many calls; which operations at the model's beginning were done on the few
-            tensors that the rows are made of, and what the rows were made for; and the
-            multiplications that remain, as a share of the model's for as many rows.
+            many calls; the affine prefix, that is which operations at the model's beginning were
+            done on the few tensors that the rows are made of, and at which operation the rows were
+            expanded; and the multiplications that remain, as a share of the model's for as many
+            rows.
         """
         check_flags(flags_of(self.attribute), (inputs, *args), kwargs)
         options = self._options(inputs, *args, **kwargs)

@@ -33,7 +33,7 @@ class Plan:
         total = sum(run.count for run in self.runs)
         cost = sum(run.count * self.cost(run) for run in self.runs) / max(1, total)
         head = f"{self.method}: {total:,} rows of the model at {cost:.2f} of their cost"
-        titles = ("rows", "number", "calls", "on a few for all", "made for", "cost")
+        titles = ("rows", "number", "calls", "affine prefix", "expanded at", "cost")
         lines = [titles, *(self._line(run) for run in self.runs)]
         widths = [max(len(line[i]) for line in lines) for i in range(len(titles))]
         table = (
