@@ -141,8 +141,8 @@ class Blocks:
             (rows.repeat_multiple, rows.mixed == 1) if is_affine(rows) else (1, False)
         )
         # What is summed over repeats is read and written once a block: better few examples at a
-        # time than few repeats. A limit of the user's is for calls of all examples, as in Captum. And
-        # where rows may interact, the batch is not cut for that.
+        # time than few repeats. A limit of the user's is for calls of all examples, as in Captum,
+        # and where rows may interact, the batch is not cut for that.
         is_whole = limit or self._are_inputs or model.cut is not None
         tall = 1 if is_whole else min(rows.repeats, _REPEATS * repeat_multiple)
         known, most = self._known, rows.repeats * rows.batch
