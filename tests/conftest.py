@@ -42,9 +42,9 @@ ONCE = (
 )
 # Tests of ops compare them with the reference, or have it as a parameter; the rest compile.
 FIXTURES = {"ops", "native_ops", "native_package", "native_package_with_targets"}
-SLICED = ("deploy", "parity")  # where every fifth case of a parametrised test is enough there
-EXPORTING = "deploy"  # where every other case beyond the first few is for make test-all
-FEW = 4
+SLICED = ("deploy", "parity", "test_zoo.py")  # where every fifth case of a parametrised test is enough there
+EXPORTING = "deploy"  # where two of three cases beyond the first few are for make test-all
+FEW = 3
 
 
 LONGEST = ("deploy", "test_build.py", "test_readme.py", "test_stress.py")  # begin with these
@@ -65,7 +65,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             or (path.parts[0] in SLICED and case % 5)
         ):
             item.add_marker("once")
-        if path.parts[0] == EXPORTING and case >= FEW and case % 2:
+        if path.parts[0] == EXPORTING and case >= FEW and case % 3:
             item.add_marker("slow")
 
 
