@@ -42,7 +42,8 @@ ONCE = (
 )
 # Tests of ops compare them with the reference, or have it as a parameter; the rest compile.
 FIXTURES = {"ops", "native_ops", "native_package", "native_package_with_targets"}
-SLICED = ("deploy", "parity", "test_zoo.py")  # where every fifth case of a parametrised test is enough there
+# Where every fifth case of a parametrised test is enough in that pass.
+SLICED = ("deploy", "parity", "test_zoo.py")
 EXPORTING = "deploy"  # where two of three cases beyond the first few are for make test-all
 FEW = 3
 
