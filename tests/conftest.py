@@ -45,7 +45,8 @@ ONCE = (
 # Tests of ops compare them with the reference, or have it as a parameter; the rest compile.
 FIXTURES = {"ops", "native_ops", "native_package", "native_package_with_targets"}
 # Where every fifth case of a parametrised test is enough in that pass.
-SLICED = ("deploy", "parity", "test_zoo.py")
+SLICED = ("deploy", "parity", "shap", "test_zoo.py")
+SLICED_FILES = ("attr/test_players.py", "attr/test_lime.py", "core/prefix/test_affine_rows.py")
 EXPORTING = "deploy"  # where two of three cases beyond the first few are for make test-all
 FEW = 3
 
@@ -65,7 +66,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             path.as_posix() in ONCE
             or path.parts[0] in ONCE
             or FIXTURES & set(item.fixturenames)
-            or (path.parts[0] in SLICED and case % 5)
+            or ((path.parts[0] in SLICED or path.as_posix() in SLICED_FILES) and case % 5)
         ):
             item.add_marker("once")
         if path.parts[0] == EXPORTING and case >= FEW and case % 3:
