@@ -462,9 +462,8 @@ class PerturbationAttribution(Attribution):
 
     def _at_baselines(self, request: Request, limit: int | None) -> Tensor:
         """f(baseline), [B, *C]."""
-        return self._values_of(request, InputRows(request.baselines, request.inputs.batch), limit)[
-            0
-        ]
+        rows = InputRows(request.baselines, request.inputs.batch)
+        return self._values_of(request, rows, limit)[0]
 
     def _title(self, show_progress: bool) -> str | None:
         """What the progress bar is about; None for no bar."""

@@ -297,3 +297,22 @@ def test_infinite_inputs_with_a_prefix(uncompiled):
         explain(x)
     explain = FeatureAblation(model, affine_prefix=False).compile(torch.zeros_like(x), target=1)
     assert not explain.manifest.affine_prefix
+
+
+class Decided(nn.Module):
+    """Outputs of a dtype that has no differences, or others than floats have."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.dtype, self.layer = dtype, nn.Linear(4, 3)
+
+    def forward(self, x):
+        return (self.layer(x) > 0).to(self.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64])
+def test_outputs_that_are_no_floats(uncompiled, dtype):
+    explainer, x = FeatureAblation(Decided(dtype).eval()), randn(5, [(4,)])
+    explain = explainer.compile(x, target=1)
+    assert not explain.manifest.rows_interact
+    assert torch.equal(explain(x).attributions, explainer.attribute(x, target=1))

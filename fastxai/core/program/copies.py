@@ -65,16 +65,21 @@ def way_apart(
     alone = [module(*(t.clone() for t in rows), *extra(1)) for rows in pairs]
     cats = [torch.cat(both) for both in zip(*pairs, strict=True)]
     told = any(not torch.equal(a, b) for a, b in zip(*pairs, strict=True))
-    if told and _says(lambda: module(*cats, *extra(2)), alone):
-        if _says(lambda: module(*cats, *extra(2)), alone, alone[0] - alone[1]):
+    stacked = _tried(lambda: module(*cats, *extra(2))) if told else None
+    if stacked is not None and _are_same(stacked, alone):
+        if not alone[0].is_floating_point():  # whole numbers and truth values are not rounded
+            return None
+        changes = alone[0] - alone[1]
+        if _are_same(stacked, alone, changes):
             return None
         # Large outputs are rounded by as much as others change, but not beside a copy of the same.
         twins = [module(*(torch.cat([t, t]) for t in rows), *extra(2)) for rows in pairs]
         among = [twins[0][: len(alone[0])], twins[1][len(alone[0]) :]]
-        if _says(lambda: module(*cats, *extra(2)), among, alone[0] - alone[1]):
+        if _are_same(stacked, among, changes):
             return None
     stacks = [torch.stack(both) for both in zip(*pairs, strict=True)]
-    return mapped if _says(lambda: mapped(module, stacks, extra(1)), alone) else one_by_one
+    outputs = _tried(lambda: mapped(module, stacks, extra(1)))
+    return mapped if outputs is not None and _are_same(outputs, alone) else one_by_one
 
 
 class _InOrder(torch.autograd.Function):
@@ -97,14 +102,18 @@ def in_order(x: Tensor) -> Tensor:
     return found
 
 
-def _says(call: Callable[[], Tensor], alone: list[Tensor], changes: Tensor | None = None) -> bool:
-    """Whether the outputs in one call are those alone, also as measured by their changes."""
+def _tried(call: Callable[[], Tensor]) -> Tensor | None:
+    """The outputs of a call; None if it fails, but for want of memory."""
     try:
-        outputs = call()
+        return call()
     except torch.OutOfMemoryError:
         raise
     except Exception:
-        return False
+        return None
+
+
+def _are_same(outputs: Tensor, alone: list[Tensor], changes: Tensor | None = None) -> bool:
+    """Whether the outputs in one call are those alone, also as measured by their changes."""
     return outputs.shape[0] == sum(map(len, alone)) and not any(
         differ(one, other, changes)
         for one, other in zip(alone, outputs.split(len(alone[0])), strict=True)

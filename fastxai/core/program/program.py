@@ -171,7 +171,7 @@ class Replaced:
         made: Callable[[], tuple[Tensor, ...]],
         calls: PrefixTrace,
     ) -> tuple[AffineRows, ...]:
-        """The rows, as ``Coalitions`` and ``OneOff`` have them for the eager methods."""
+        """The rows, as ``CoalitionRows`` and ``AblationRows`` have them for the eager methods."""
         made = cache(made)
         few = isinstance(self.mixing, CoefficientMixing)
         found = []
