@@ -19,6 +19,7 @@ from ..core.engine.groups import FeatureGroups, check_feature_mask
 from ..core.engine.inputs import Inputs, check_baselines, check_forward_args, check_inputs
 from ..core.engine.model import Model, Prefix
 from ..core.engine.request import Request
+from ..core.engine.rows import permuted
 from ..core.engine.targets import Target
 
 
@@ -29,7 +30,7 @@ def is_ragged(inputs: tuple[Any, ...]) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RaggedQuery(Request):
+class RaggedRequest(Request):
     """A request about one example that is the whole call; ``given`` is what the user passed."""
 
     given: Inputs  # each [n_i, *F_i]
@@ -42,7 +43,7 @@ class RaggedQuery(Request):
         baselines: Any = None,
         target: Any = None,
         additional_forward_args: Any = None,
-    ) -> RaggedQuery:
+    ) -> RaggedRequest:
         """Checks the arguments of a call.
 
         Raises:
@@ -124,7 +125,7 @@ class RaggedQuery(Request):
         feature_mask: Any,
         orders: Callable[[int, int], Tensor],  # for G groups, of n rows, [G, n] int64
         perm_func: Callable[[Tensor, Tensor], Tensor] | None,
-    ) -> RaggedQuery:
+    ) -> RaggedRequest:
         """The request with baselines that shuffle a group among the rows of each tensor.
 
         As no two groups share a feature, one tensor holds for each feature the value that it has
@@ -166,10 +167,7 @@ def _each_shuffled(
         if stay[group]:
             continue
         chosen = mask == group
-        permuted = perm_func(x.clone(), chosen)
-        got = permuted.shape if isinstance(permuted, Tensor) else type(permuted).__name__
-        check(got == x.shape, "perm_func", "it to return a tensor of shape {}", got, tuple(x.shape))
-        out = torch.where(chosen, permuted.detach().to(x.dtype), out)
+        out = torch.where(chosen, permuted(x, chosen, perm_func).detach(), out)
     return out
 
 

@@ -34,7 +34,7 @@ from ._players import (
     total_rows,
     windows_that_vary,
 )
-from ._ragged import RaggedQuery, is_ragged
+from ._ragged import RaggedRequest, is_ragged
 
 _NO_SEED = "None, as perm_func decides the permutations"
 
@@ -117,7 +117,7 @@ class FeatureAblation(PerturbationAttribution):
         show_progress: bool,
         **ignored: Any,
     ) -> Result:
-        ragged = request if isinstance(request, RaggedQuery) else None
+        ragged = request if isinstance(request, RaggedRequest) else None
         asked = request.inputs if ragged is None else ragged.given
         given = check_feature_mask(feature_mask, asked)
         groups = given if ragged is None else ragged.lifted(given)
@@ -138,7 +138,7 @@ class FeatureAblation(PerturbationAttribution):
 
     def _query(self, inputs: TensorOrTuple, *arguments: Any, **named: Any) -> Request:
         if isinstance(inputs, tuple) and self._takes_ragged and is_ragged(inputs):
-            return RaggedQuery.of_call(self.forward_func, inputs, *arguments, **named)
+            return RaggedRequest.of_call(self.forward_func, inputs, *arguments, **named)
         return super()._query(inputs, *arguments, **named)
 
     def _ignore(self, kwargs: dict[str, Any]) -> None:
@@ -384,7 +384,7 @@ class FeaturePermutation(FeatureAblation):
         seed: int | None,
         **ignored: Any,
     ) -> Result:
-        if isinstance(request, RaggedQuery):
+        if isinstance(request, RaggedRequest):
             check(self.perm_func is None or seed is None, "seed", _NO_SEED, seed)
             draw = partial(_shuffles, seed=check_seed(seed))
             request = request.shuffled(feature_mask, draw, self.perm_func)

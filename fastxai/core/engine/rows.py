@@ -196,17 +196,25 @@ class PermutedRows:
 
     def block(self, repeats: slice, examples: slice) -> tuple[Tensor, ...]:
         return tuple(
-            torch.cat([self._one(x, mask == g) for g in range(repeats.start, repeats.stop)])
+            torch.cat(
+                [permuted(x, mask == g, self.permute) for g in range(repeats.start, repeats.stop)]
+            )
             for x, mask in zip(self.inputs, self.masks, strict=True)
         )
 
-    def _one(self, x: Tensor, chosen: Tensor) -> Tensor:
-        if not chosen.any():
-            return x
-        permuted = self.permute(x.clone(), chosen)
-        got = permuted.shape if isinstance(permuted, Tensor) else type(permuted).__name__
-        check(got == x.shape, "perm_func", "it to return a tensor of shape {}", got, tuple(x.shape))
-        return permuted.to(x.dtype)
+
+def permuted(
+    x: Tensor,  # [n, *F]
+    chosen: Tensor,  # [1, *F] or [n, *F] bool
+    perm_func: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:  # [n, *F]
+    """What the user's function makes of a tensor, of which it is to permute the chosen features."""
+    if not chosen.any():
+        return x
+    found = perm_func(x.clone(), chosen)
+    got = found.shape if isinstance(found, Tensor) else type(found).__name__
+    check(got == x.shape, "perm_func", "it to return a tensor of shape {}", got, tuple(x.shape))
+    return found.to(x.dtype)
 
 
 class PerturbedRows:
