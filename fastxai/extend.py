@@ -33,9 +33,10 @@ It says what it is like by attributes of the class:
 All else with an underscore, and all of ``fastxai.core``, may change with any version.
 """
 
-from .attr._base import Attribution, GradientAttribution, PerturbationAttribution, captum_compatible
+from .attr._base import Attribution, GradientAttribution, captum_compatible
 from .attr._coalition_program import coalitions_replaced, groups_for_all
 from .attr._explanation import Result
+from .attr._perturbation import PerturbationAttribution
 from .core.checks import check
 from .core.engine import Gradients, gradient_sum, gradients, stream, values
 from .core.engine.coalition_rows import AblationRows, CoalitionRows, MaskPieces, OrderRows

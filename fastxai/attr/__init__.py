@@ -2,10 +2,11 @@
 
 from ..core.estimate.linear_fits import Lasso, LeastSquares, Ridge
 from . import visualization
-from ._base import Attribution, GradientAttribution, PerturbationAttribution
+from ._base import Attribution, GradientAttribution
 from ._explanation import Explanation
 from ._layer import LayerAttribution
 from ._lime_base import LimeBase
+from ._perturbation import PerturbationAttribution
 from .ablation import FeatureAblation, FeaturePermutation, Occlusion
 from .deep_lift import DeepLift, DeepLiftShap
 from .gradient_shap import GradientShap

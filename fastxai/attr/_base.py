@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import time
@@ -15,7 +16,6 @@ from torch.utils._pytree import tree_leaves
 
 from ..core import engine
 from ..core.checks import TensorOrTuple, check, check_dense, short_list, warn
-from ..core.engine import interaction
 from ..core.engine.inputs import (
     check_baselines,
     check_forward_args,
@@ -24,11 +24,13 @@ from ..core.engine.inputs import (
 from ..core.engine.model import Model, Prefix
 from ..core.engine.outputs import one_output_per_row
 from ..core.engine.plan import Plan, together
-from ..core.engine.progress import Bar
 from ..core.engine.request import Request, check_no_nan
-from ..core.engine.rows import InputRows, Rows
+from ..core.engine.rows import InputRows
 from ..core.flags import check_flags, flags_checked, flags_of
 from ..core.program.program import Program
+from ..interop.calls import select_output
+from ..interop.models import callable_of
+from ._conversion import is_to_convert, with_arrays, with_tensors
 from ._explanation import Explanation, Result, convergence_delta, only_one
 from ._like_attribute import CompileLikeAttribute, LikeAttribute, show_signatures
 
@@ -37,8 +39,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Multiplications for each number of a row that a function outside torch is taken to do.
-_GUESSED_WORK = 3000
 # What attributions come of: a class that writes one of them has others than the class above it.
 _ATTRIBUTING = {
     *("attribute", "_query", "_find", "_values", "of_gradient"),
@@ -63,10 +63,14 @@ def captum_compatible(attribute: F) -> F:
             if (flag is not True and flag is not False) or place <= len(args):
                 check_flags(flags, (self, *args), kwargs)
                 break
+        conversion = None
+        if is_to_convert(self, args, kwargs):
+            self, conversion = with_tensors(self, args, kwargs)
+            args, kwargs = (), conversion.arguments
         found = attribute(self, *args, **kwargs)
         if self._of_gradients:
             _warn_unless_finite(self, found)
-        return found
+        return found if conversion is None else conversion.back(found)
 
     return wrapper  # type: ignore[return-value]
 
@@ -80,10 +84,14 @@ class Attribution:
 
     Args:
         forward_func: a module or any callable that takes the inputs (then the extra arguments) and
-            returns one tensor with the rows first.
+            returns one tensor with the rows first; or an estimator with ``predict_proba`` or
+            ``predict``. A function is given what its user brings: tensors, numpy arrays, or a
+            DataFrame. A module is given tensors.
         affine_prefix: whether affine operations at the model's beginning may be done on the few
             tensors that its rows are made of rather than on all rows, where that is less work. The
             results are equal up to rounding.
+        output: which output is explained of a model that returns several, in a tuple, a dict or a
+            dataclass: a place or a name. None for ``logits``, or the only tensor.
 
     Raises:
         ArgumentError: if it cannot be called.
@@ -113,9 +121,15 @@ class Attribution:
         show_signatures(cls)
 
     @flags_checked
-    def __init__(self, forward_func: Callable[..., Any], *, affine_prefix: bool = True):
-        check(callable(forward_func), "forward_func", "a module or callable", repr(forward_func))
-        self.forward_func = forward_func
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        *,
+        affine_prefix: bool = True,
+        output: str | int | None = None,
+    ):
+        callable_of(forward_func, "forward_func")
+        self.forward_func = forward_func if output is None else select_output(forward_func, output)
         self._affine_prefix = affine_prefix
 
     @LikeAttribute
@@ -128,8 +142,14 @@ class Attribution:
             An :class:`Explanation` with the attributions, the model's outputs, the convergence
             delta where the method has one, and the time taken.
         """
-        check_flags(flags_of(self.attribute), (inputs, *args), kwargs)
-        options = self._options(inputs, *args, **kwargs)
+        self._check_flags((inputs, *args), kwargs)
+        if is_to_convert(self, (inputs, *args), kwargs):
+            method, conversion = with_tensors(self, (inputs, *args), kwargs)
+            return with_arrays(method._explain(**conversion.arguments), conversion)
+        return self._explain(inputs, *args, **kwargs)
+
+    def _explain(self, *args: Any, **kwargs: Any) -> Explanation:
+        options = self._options(*args, **kwargs)
         has_baselines = "baselines" in options
         by_group = not options.get("return_input_shape", True)
         request = self._query(**{name: options.pop(name) for name in _QUESTION if name in options})
@@ -181,8 +201,15 @@ class Attribution:
             expanded; and the multiplications that remain, as a share of the model's for as many
             rows.
         """
-        check_flags(flags_of(self.attribute), (inputs, *args), kwargs)
-        options = self._options(inputs, *args, **kwargs)
+        self._check_flags((inputs, *args), kwargs)
+        if is_to_convert(self, (inputs, *args), kwargs):
+            method, conversion = with_tensors(self, (inputs, *args), kwargs)
+            plan: Plan = method._plan(**conversion.arguments)
+            return plan
+        return self._plan(inputs, *args, **kwargs)
+
+    def _plan(self, *args: Any, **kwargs: Any) -> Plan:
+        options = self._options(*args, **kwargs)
         request = self._query(**{name: options.pop(name) for name in _QUESTION if name in options})
         self._find(request, detailed=False, **options)
         runs = together(request.model.runs)
@@ -232,6 +259,15 @@ class Attribution:
         options.update(options.pop("kwargs", {}))
         options.pop("return_convergence_delta", None)
         return options
+
+    def _check_flags(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        check_flags(flags_of(self.attribute), args, kwargs)
+
+    def _over(self, forward_func: Callable[..., Any]) -> Attribution:
+        """The same method over another function."""
+        other = copy.copy(self)
+        other.forward_func = forward_func
+        return other
 
     @property
     def _smoothed_method(self) -> Any:
@@ -300,6 +336,15 @@ class Attribution:
             dims=[x.dim() for x in checked.tensors],
         )
         return Request(checked, checked_baselines, model)
+
+    def _all_outputs(self, inputs: TensorOrTuple, additional_forward_args: Any) -> Tensor:
+        """The model's outputs for the inputs, [B, *C]."""
+        request = Attribution._query(self, inputs, None, None, additional_forward_args)
+        rows = InputRows(request.inputs.tensors, request.inputs.batch)
+        with torch.no_grad():
+            outputs = engine.values(request.model, rows)[0]
+        check_no_nan(outputs[None], 0, request)
+        return outputs
 
     def _find(self, request: Request, detailed: bool, *options: Any, **named: Any) -> Result:
         """Answers the request; ``detailed`` asks for what costs more than the attributions.
@@ -370,104 +415,6 @@ class GradientAttribution(Attribution):
     def _convergence_delta(self, request: Request, values: tuple[Tensor, ...]) -> Tensor:
         outputs = self._outputs(request, request.inputs.tensors)
         return convergence_delta(values, outputs, self._outputs(request, request.baselines))
-
-
-class PerturbationAttribution(Attribution):
-    """An attribution method that compares the model's outputs for changed inputs.
-
-    The forward function may give one number a row, many, or one answer for the batch as a whole.
-    """
-
-    _row_by_row = False
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        return True
-
-    def __init__(self, forward_func: Callable[..., Any], *, affine_prefix: bool = True):
-        super().__init__(forward_func, affine_prefix=affine_prefix)
-        self._work_a_row: dict[object, float] = {}  # by shapes and dtypes of one row
-
-    def _outputs_at_inputs(
-        self, request: Request, limit: int | None, to_come: int, divided: bool = False
-    ) -> Tensor:
-        """f(x), [B, *C]; tells whether the model answers for the batch, and so comes first.
-
-        Args:
-            request: the request.
-            limit: rows a call at most; None to choose for speed.
-            to_come: about how many rows of each example will be asked afterwards.
-            divided: whether examples are to be asked about apart from each other: then it is found
-                out whether they can be.
-        """
-        at_least_two = None if limit is None else max(2, limit)  # or it would not be told
-        given = InputRows(request.inputs.tensors, request.inputs.batch)
-        outputs = engine.values(request.model, given, at_least_two, to_come=to_come)[0]
-        check_no_nan(outputs[None], 0, request)
-        if divided:
-            absent = request.baselines
-            if request.background is not None:
-                absent = tuple(rows[:1] for rows in request.background)
-            interaction.settle_parts(request.model, absent, limit)
-        return outputs
-
-    def _multiplications(self, request: Request) -> float:
-        """The model's for one row, counted once; a guess by the row's size where it cannot be."""
-        model, x = request.model, request.inputs.tensors
-        guess = _GUESSED_WORK * sum(a.shape[1:].numel() for a in x)
-        is_opaque = model.cost is not None and model.cost.is_opaque
-        if is_opaque or model.whole_batch or model.mixes_rows or request.inputs.batch == 0:
-            return guess
-        key = tuple((a.shape[1:], a.dtype, a.device) for a in x)
-        if key not in self._work_a_row:
-            self._work_a_row[key] = engine.multiplications(model, x)
-        return self._work_a_row[key] or guess
-
-    @staticmethod
-    def _outputs(request: Request, tensors: tuple[Tensor, ...]) -> Tensor:
-        """The outputs at each row, [B, *C]."""
-        return engine.values(request.model, InputRows(tensors, request.inputs.batch))[0]
-
-    def _stream(
-        self,
-        request: Request,
-        rows: Rows,
-        visit: Callable[[Tensor, slice, slice], None],
-        limit: int | None = None,
-        progress: str | Bar | None = None,
-    ) -> None:
-        """Shows ``visit`` the outputs [r, b, *C], of a float dtype, for every block of rows."""
-
-        def look(outputs: Tensor, repeats: slice, examples: slice) -> None:
-            if request.model.whole_batch:  # its answer's first dimension stands for the examples
-                examples = slice(0, outputs.shape[1])
-            check_no_nan(outputs, examples.start, request)
-            if not outputs.is_floating_point():
-                outputs = outputs.to(torch.float64)
-            visit(outputs, repeats, examples)
-
-        engine.stream(request.model, rows, look, limit, progress)
-
-    def _values_of(
-        self,
-        request: Request,
-        rows: Rows,
-        limit: int | None = None,
-        progress: str | Bar | None = None,
-    ) -> Tensor:
-        """The outputs for all rows, [R, B, *C]."""
-        outputs = engine.values(request.model, rows, limit, progress)
-        check_no_nan(outputs, 0, request)
-        return outputs
-
-    def _at_baselines(self, request: Request, limit: int | None) -> Tensor:
-        """f(baseline), [B, *C]."""
-        rows = InputRows(request.baselines, request.inputs.batch)
-        return self._values_of(request, rows, limit)[0]
-
-    def _title(self, show_progress: bool) -> str | None:
-        """What the progress bar is about; None for no bar."""
-        return f"{self.get_name()} attribution" if show_progress else None
 
 
 def _warn_unless_finite(

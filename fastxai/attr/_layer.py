@@ -34,6 +34,7 @@ class LayerAttribution(Attribution):
             say).
         layer: a module that forward_func calls, or a list of them where a method takes several.
         device_ids: accepted as in Captum, for models on one device.
+        output: which of several outputs is explained, as for :class:`Attribution`.
 
     Raises:
         ArgumentError: an argument is not as above.
@@ -50,8 +51,9 @@ class LayerAttribution(Attribution):
         device_ids: list[int] | None = None,
         *,
         affine_prefix: bool = True,
+        output: str | int | None = None,
     ):
-        super().__init__(forward_func, affine_prefix=affine_prefix)
+        super().__init__(forward_func, affine_prefix=affine_prefix, output=output)
         self._explain_by(layer, device_ids)
 
     def _explain_by(self, layer: Any, device_ids: list[int] | None) -> None:

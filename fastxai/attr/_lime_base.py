@@ -21,8 +21,9 @@ from ..core.engine.progress import bar
 from ..core.engine.request import Request, check_no_nan
 from ..core.engine.rows import row_bytes
 from ..core.estimate.linear_fits import LinearFit, fit_rows
-from ._base import PerturbationAttribution, captum_compatible
+from ._base import captum_compatible
 from ._explanation import Result
+from ._perturbation import PerturbationAttribution
 
 _BYTES_KEPT = 1 << 26  # of perturbed inputs that custom functions made, at a time
 
@@ -53,6 +54,7 @@ class LimeBase(PerturbationAttribution):
             interpretable form [1, M]. Needed for samples of model inputs.
         affine_prefix: whether affine operations at the model's beginning may be done on a row
             for each group rather than for each coalition.
+        output: which of several outputs is explained, as for :class:`Attribution`.
 
     Raises:
         ArgumentError: one of them is not what is documented.
@@ -69,8 +71,9 @@ class LimeBase(PerturbationAttribution):
         to_interp_rep_transform: Callable[..., Any] | None,
         *,
         affine_prefix: bool = True,
+        output: str | int | None = None,
     ):
-        super().__init__(forward_func, affine_prefix=affine_prefix)
+        super().__init__(forward_func, affine_prefix=affine_prefix, output=output)
         if perturb_interpretable_space:
             needed, name = from_interp_rep_transform, "from_interp_rep_transform"
         else:

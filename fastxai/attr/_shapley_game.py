@@ -18,8 +18,8 @@ from ..core.engine.request import Request
 from ..core.estimate import designs
 from ..core.estimate.kriging import Kriging, leaves_residuals
 from ..core.estimate.shapley_regression import ShapleyRegression
-from ._base import PerturbationAttribution
 from ._coalitions import coalition_rows
+from ._perturbation import PerturbationAttribution
 
 _NUMBERS_KEPT = 1 << 20  # coalitions × groups of a design to keep; their bits are 128 KiB
 # Further names of designs: of those that grow with the samples, and of those for kriging.

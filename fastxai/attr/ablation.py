@@ -20,10 +20,11 @@ from ..core.engine.rows import PermutedRows, Rows
 from ..core.engine.windows import Windows, check_windows
 from ..core.prefix.mixing import OneDeltaMixing
 from ..core.program.program import Answer, Program, Replaced, TracedRequest, magnitude_of, values_of
-from ._base import PerturbationAttribution, captum_compatible
+from ._base import captum_compatible
 from ._coalition_program import device_of, groups_for_all, positions_of
 from ._coalitions import check_groups_for_batch
 from ._explanation import Result
+from ._perturbation import PerturbationAttribution
 from ._players import (
     Part,
     by_group,
@@ -313,6 +314,7 @@ class FeaturePermutation(FeatureAblation):
         perm_func: takes the inputs [B, *F] and a boolean mask of the features in question, [1, *F]
             or [B, *F], and returns the inputs with these shuffled. None: a random permutation other
             than the identity.
+        output: which of several outputs is explained, as for :class:`Attribution`.
     """
 
     def _has_program(self) -> bool:  # it permutes, and not as FeatureAblation
@@ -322,8 +324,10 @@ class FeaturePermutation(FeatureAblation):
         self,
         forward_func: Callable[..., Any],
         perm_func: Callable[[Tensor, Tensor], Tensor] | None = None,
+        *,
+        output: str | int | None = None,
     ):
-        super().__init__(forward_func)
+        super().__init__(forward_func, output=output)
         fine = perm_func is None or callable(perm_func)
         check(fine, "perm_func", "a callable or None", repr(perm_func))
         self.perm_func = perm_func

@@ -75,14 +75,20 @@ class DeepLift(GradientAttribution):
         multiply_by_inputs: whether to multiply by x − x'. Without it, the multipliers are returned.
         eps: where input and baseline of a non-linearity are closer than this, or than rounding can
             tell, its gradient is its multiplier.
+        output: which of several outputs is explained, as for :class:`Attribution`.
     """
 
     _gives_one_number = _stacks_rows = True
 
     def __init__(
-        self, model: Callable[..., Any], multiply_by_inputs: bool = True, eps: float = 1e-10
+        self,
+        model: Callable[..., Any],
+        multiply_by_inputs: bool = True,
+        eps: float = 1e-10,
+        *,
+        output: str | int | None = None,
     ):
-        super().__init__(model, affine_prefix=False)
+        super().__init__(model, affine_prefix=False, output=output)
         self.model, self.eps = model, eps
         self._multiply_by_inputs = multiply_by_inputs
 
@@ -249,12 +255,19 @@ class DeepLiftShap(DeepLift):
     Args:
         model: a module or any callable, as for :class:`DeepLift`.
         multiply_by_inputs: whether to multiply by x − x'. Without it: mean multipliers.
+        output: which of several outputs is explained, as for :class:`Attribution`.
     """
 
     _draws_baselines = True
 
-    def __init__(self, model: Callable[..., Any], multiply_by_inputs: bool = True):
-        super().__init__(model, multiply_by_inputs)
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        multiply_by_inputs: bool = True,
+        *,
+        output: str | int | None = None,
+    ):
+        super().__init__(model, multiply_by_inputs, output=output)
 
     @overload  # type: ignore[override]
     def attribute(

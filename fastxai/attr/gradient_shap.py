@@ -54,6 +54,7 @@ class GradientShap(GradientAttribution):
             returns one tensor with the rows first.
         multiply_by_inputs: whether to multiply by x̃ − b. Without it, the mean gradient is
             returned: local sensitivities rather than contributions.
+        output: which of several outputs is explained, as for :class:`Attribution`.
     """
 
     _gives_one_number = _stacks_rows = _draws_per_call = _chooses_delta = True
@@ -66,8 +67,9 @@ class GradientShap(GradientAttribution):
         multiply_by_inputs: bool = True,
         *,
         affine_prefix: bool = True,
+        output: str | int | None = None,
     ):
-        super().__init__(forward_func, affine_prefix=affine_prefix)
+        super().__init__(forward_func, affine_prefix=affine_prefix, output=output)
         self._multiply_by_inputs = multiply_by_inputs
 
     @overload

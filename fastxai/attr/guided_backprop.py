@@ -20,8 +20,13 @@ class _RectifiedGradient(GradientAttribution):
     _row_by_row = False
     _gate: bool
 
-    def __init__(self, model: Callable[..., Any]):
-        super().__init__(model, affine_prefix=False)
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *,
+        output: str | int | None = None,
+    ):
+        super().__init__(model, affine_prefix=False, output=output)
         self.model = model
 
     @captum_compatible

@@ -40,6 +40,7 @@ class GuidedGradCam(GradientAttribution):
         layer: a module that the model calls, mostly the last convolution. It must take or give one
             tensor [B, C, *L].
         device_ids: accepted as in Captum, for models on one device.
+        output: which of several outputs is explained, as for :class:`Attribution`.
     """
 
     def __init__(
@@ -47,8 +48,10 @@ class GuidedGradCam(GradientAttribution):
         model: Callable[..., Any],
         layer: torch.nn.Module,
         device_ids: list[int] | None = None,
+        *,
+        output: str | int | None = None,
     ):
-        super().__init__(model, affine_prefix=False)
+        super().__init__(model, affine_prefix=False, output=output)
         self.grad_cam = LayerGradCam(model, layer, device_ids)
         self.guided_backprop = GuidedBackprop(model)
 

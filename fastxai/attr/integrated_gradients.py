@@ -45,6 +45,7 @@ class IntegratedGradients(GradientAttribution):
         affine_prefix: whether affine operations at the model's beginning may be done on two rows
             for each example rather than on all points of its path. The results are equal up to
             rounding.
+        output: which of several outputs is explained, as for :class:`Attribution`.
     """
 
     _gives_one_number = _stacks_rows = True
@@ -57,8 +58,9 @@ class IntegratedGradients(GradientAttribution):
         multiply_by_inputs: bool = True,
         *,
         affine_prefix: bool = True,
+        output: str | int | None = None,
     ):
-        super().__init__(forward_func, affine_prefix=affine_prefix)
+        super().__init__(forward_func, affine_prefix=affine_prefix, output=output)
         self._multiply_by_inputs = multiply_by_inputs
 
     @overload

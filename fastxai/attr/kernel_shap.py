@@ -34,7 +34,7 @@ from ..core.estimate.tiers import best_tier, check_tier
 from ..core.program.program import (
     Program,
 )
-from ._base import PerturbationAttribution, captum_compatible
+from ._base import captum_compatible
 from ._coalition_program import (
     by_id,
     coalitions_replaced,
@@ -45,6 +45,7 @@ from ._coalition_program import (
 from ._coalitions import arranged, check_groups_for_batch
 from ._explanation import Result
 from ._kernel_shap_program import Fit, Regression, kernel_shap, pairs_of, solution_of
+from ._perturbation import PerturbationAttribution
 from ._players import counted, groups_that_vary
 from ._rounds import Sampled, by_players, in_rounds
 from ._shapley_game import (

@@ -36,10 +36,18 @@ class LayerDeepLift(LayerAttribution, DeepLift):
             floating-point tensor, or a tuple of such, with the rows first. Of a layer that is
             called more than once, the last call is meant.
         multiply_by_inputs: whether to multiply by y − y'. Without it, the multipliers are returned.
+        output: which of several outputs is explained, as for :class:`Attribution`.
     """
 
-    def __init__(self, model: Callable[..., Any], layer: Any, multiply_by_inputs: bool = True):
-        DeepLift.__init__(self, model, multiply_by_inputs)
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        layer: Any,
+        multiply_by_inputs: bool = True,
+        *,
+        output: str | int | None = None,
+    ):
+        DeepLift.__init__(self, model, multiply_by_inputs, output=output)
         self._explain_by(layer, None)
 
     @overload  # type: ignore[override]

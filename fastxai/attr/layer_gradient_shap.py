@@ -52,6 +52,7 @@ class LayerGradientShap(LayerAttribution, GradientShap):
         device_ids: accepted as in Captum, for models on one device.
         multiply_by_inputs: whether to multiply by ỹ − y'. Without it, the mean gradient is
             returned: local sensitivities rather than contributions.
+        output: which of several outputs is explained, as for :class:`Attribution`.
     """
 
     def __init__(
@@ -60,8 +61,10 @@ class LayerGradientShap(LayerAttribution, GradientShap):
         layer: Any,
         device_ids: list[int] | None = None,
         multiply_by_inputs: bool = True,
+        *,
+        output: str | int | None = None,
     ):
-        GradientShap.__init__(self, forward_func, multiply_by_inputs)
+        GradientShap.__init__(self, forward_func, multiply_by_inputs, output=output)
         self._explain_by(layer, device_ids)
 
     @overload  # type: ignore[override]

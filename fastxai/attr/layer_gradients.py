@@ -90,6 +90,7 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
         device_ids: accepted as in Captum, for models on one device.
         multiply_by_inputs: whether to multiply. Without it, the gradient is returned.
         memory_efficient: whether to multiply on, and return on, the CPU.
+        output: which of several outputs is explained, as for :class:`Attribution`.
     """
 
     _row_by_row = False
@@ -101,8 +102,10 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
         device_ids: list[int] | None = None,
         multiply_by_inputs: bool = True,
         memory_efficient: bool = False,
+        *,
+        output: str | int | None = None,
     ):
-        super().__init__(forward_func, layer, device_ids)
+        super().__init__(forward_func, layer, device_ids, output=output)
         self._multiply_by_inputs = multiply_by_inputs
         self._memory_efficient = memory_efficient
 
@@ -175,6 +178,7 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
             more than once, the last call is meant.
         layer: a module that forward_func calls, mostly the last convolution.
         device_ids: accepted as in Captum, for models on one device.
+        output: which of several outputs is explained, as for :class:`Attribution`.
     """
 
     _takes_list = False
@@ -184,8 +188,10 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
         forward_func: Callable[..., Any],
         layer: torch.nn.Module,
         device_ids: list[int] | None = None,
+        *,
+        output: str | int | None = None,
     ):
-        super().__init__(forward_func, layer, device_ids)
+        super().__init__(forward_func, layer, device_ids, output=output)
 
     @captum_compatible
     def attribute(

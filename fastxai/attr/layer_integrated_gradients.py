@@ -49,6 +49,7 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
         affine_prefix: whether affine operations right after the layer may be done on two rows for
             each example rather than on all points of its path. The results are equal up to
             rounding.
+        output: which of several outputs is explained, as for :class:`Attribution`.
     """
 
     def __init__(
@@ -59,8 +60,11 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
         multiply_by_inputs: bool = True,
         *,
         affine_prefix: bool = True,
+        output: str | int | None = None,
     ):
-        super().__init__(forward_func, layer, device_ids, affine_prefix=affine_prefix)
+        super().__init__(
+            forward_func, layer, device_ids, affine_prefix=affine_prefix, output=output
+        )
         self._multiply_by_inputs = multiply_by_inputs
 
     @overload

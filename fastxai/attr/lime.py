@@ -59,15 +59,13 @@ class Lime(LimeBase):
     any classifier" (2016).
 
     Args:
-        forward_func: a module or any callable that returns one tensor, as for every method.
+        forward_func: a model, as for :class:`Attribution`.
         interpretable_model: what is fitted, as for :class:`LimeBase`; None: ``Lasso(alpha=0.01)``.
         similarity_func: what samples weigh, as for :class:`LimeBase`; None:
             ``get_exp_kernel_similarity_function("cosine", kernel_width=1.0)``. What that function
             returns is worked out for all samples at once; any other is called for each.
-        perturb_func: draws samples, as for :class:`LimeBase`, [1, num_interp_features] of zeros and
-            ones; None for the balanced coalitions.
-        affine_prefix: whether affine operations at the model's beginning may be done on a row
-            for each group rather than for each coalition.
+        perturb_func: draws samples [1, num_interp_features] of 0 and 1; None: balanced coalitions.
+        affine_prefix, output: as for :class:`Attribution`.
 
     The two functions are called for one example at a time, with the keywords ``baselines``,
     ``feature_mask`` (ids from 0 on) and ``num_interp_features``. With neither of them, fits with
@@ -78,7 +76,7 @@ class Lime(LimeBase):
     coefficients are zero.
 
     Raises:
-        ArgumentError: one of them is not what is documented.
+        ArgumentError: an argument is not as above; the message names it.
     """
 
     _has_standard_errors = _draws_design = True
@@ -91,6 +89,7 @@ class Lime(LimeBase):
         perturb_func: Callable[..., Any] | None = None,
         *,
         affine_prefix: bool = True,
+        output: str | int | None = None,
     ):
         super().__init__(
             forward_func,
@@ -101,6 +100,7 @@ class Lime(LimeBase):
             at_coalition,
             None,
             affine_prefix=affine_prefix,
+            output=output,
         )
 
     @overload  # type: ignore[override]
@@ -489,8 +489,8 @@ def _weigher(
     return weigh
 
 
-# Terms of squared distances and of inner products. A complex number is a point of the plane; what
-# is NaN, which models take for missing, is left out.
+# Terms of squared distances and inner products. Complex numbers are points of the plane; NaN, as
+# models take it for missing, is left out.
 
 
 def _shifted_ids(groups: FeatureGroups, device: torch.device) -> Tensor:  # [M] int64

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Generic, Literal, overload
+from typing import Any, Generic, Literal, cast, overload
 
 import torch
 from torch import Tensor
@@ -39,7 +41,6 @@ from ..core.spans import length
 from ._base import Attribution, captum_compatible
 from ._explanation import Explanation
 from ._layer import LayerAttribution
-from ._like_attribute import LikeAttribute
 from ._smoothing import TYPES, Samples, Smoothing, by_sample
 from .saliency import OfGradient
 
@@ -61,6 +62,8 @@ class NoiseTunnel(Attribution, Generic[Method]):
 
     The noise of a sample is a function of the seed, the sample and the example's place in the batch
     alone.
+
+    What :meth:`plan` tells is what the method asks for the samples that it is given at once.
 
     Args:
         attribution_method: what is smoothed: any attribution method, of fastxai or with Captum's
@@ -87,6 +90,14 @@ class NoiseTunnel(Attribution, Generic[Method]):
         self._flags = flags_of(method.attribute)  # the method's, passed by name
         if isinstance(method, NoiseTunnel):
             self._flags += method._flags
+
+    def _over(self, forward_func: Callable[..., Any]) -> Attribution:
+        method: Any = self.attribution_method
+        if isinstance(method, Attribution):
+            return type(self)(cast(Method, method._over(forward_func)))
+        inner = copy.copy(method)  # with Captum's interface
+        inner.forward_func = forward_func
+        return type(self)(inner)
 
     @overload
     def attribute(
@@ -180,18 +191,8 @@ class NoiseTunnel(Attribution, Generic[Method]):
                 return self._streamed(self.attribution_method, samples, nt_type, limit)
             return self._smoothed(samples, nt_type, limit or samples.in_a_call())
 
-    @LikeAttribute
-    def explain(self, inputs: TensorOrTuple, *args: Any, **kwargs: Any) -> Explanation:
-        """Attributes, and tells what the attributions are about.
-
-        Takes the arguments of :meth:`attribute`, except ``return_convergence_delta``.
-
-        Returns:
-            An :class:`Explanation` with the smoothed attributions, the model's outputs without
-            noise, and the time taken.
-        """
-        self._check_flags((inputs, *args), kwargs)
-        options = self._options(inputs, *args, **kwargs)
+    def _explain(self, *args: Any, **kwargs: Any) -> Explanation:
+        options = self._options(*args, **kwargs)
         started = time.perf_counter()
         values = self.attribute(**options)
         seconds = time.perf_counter() - started
@@ -209,14 +210,9 @@ class NoiseTunnel(Attribution, Generic[Method]):
             seconds=seconds,
         )
 
-    @LikeAttribute
-    def plan(self, inputs: TensorOrTuple, *args: Any, **kwargs: Any) -> Plan:
-        """Tells what the method asks of the model for the samples that it is given at once.
-
-        Takes the arguments of :meth:`attribute`.
-        """
-        self._check_flags((inputs, *args), kwargs)
-        options = self._options(inputs, *args, **kwargs)
+    def _plan(self, *args: Any, **kwargs: Any) -> Plan:
+        """What the method asks of the model for the samples that it is given at once."""
+        options = self._options(*args, **kwargs)
         del options["nt_type"]
         limit = options.pop("nt_samples_batch_size")
         own = ("inputs", "nt_samples", "stdevs", "draw_baseline_from_distrib", "seed")

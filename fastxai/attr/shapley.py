@@ -21,9 +21,10 @@ from ..core.engine.progress import Bar
 from ..core.engine.request import Request
 from ..core.estimate import sampling
 from ..core.estimate.budget import check_budget
-from ._base import PerturbationAttribution, captum_compatible
+from ._base import captum_compatible
 from ._coalitions import check_groups_for_batch, coalition_rows
 from ._explanation import Result
+from ._perturbation import PerturbationAttribution
 from ._players import counted, groups_that_vary, most_players
 from ._rounds import Sampled, by_players, in_rounds
 

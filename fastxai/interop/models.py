@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,11 +33,7 @@ class RowFunction:
             dtype, device = place_of(self.module)
             default = table.dtype or torch.get_default_dtype()
             self.table = Table("tensor", table.width, None, dtype or default, device)
-        classes = getattr(model, "classes_", None)  # of an estimator, or of a method's estimator
-        owner = getattr(model, "__self__", None)
-        if owner is not None and getattr(model, "__name__", "") == "predict_proba":
-            classes = getattr(owner, "classes_", None)
-        self.classes = None if classes is None else np.asarray(classes).ravel()
+        self.classes = class_names(model)
 
     def with_table(self, table: Table) -> RowFunction:
         """The same for rows that came with other columns."""
@@ -55,14 +51,28 @@ class RowFunction:
             return as_outputs(self._call(self.table.back(rows)), len(rows))
 
 
-def callable_of(model: Any) -> Callable[..., Any]:
+def callable_of(model: Any, argument: str = "model") -> Callable[..., Any]:
     """What is called of a model."""
     function: Callable[..., Any]
     for function in (model, *(getattr(model, n, None) for n in ("predict_proba", "predict"))):
         if callable(function):
             return function
     expected = "a function, a torch module, or an estimator with predict_proba or predict"
-    raise ArgumentError(f"model: expected {expected}, got {type(model).__name__}")
+    raise ArgumentError(f"{argument}: expected {expected}, got {type(model).__name__}")
+
+
+def class_names(model: Any) -> list[str] | None:
+    """What the outputs of a classifier are called: of an estimator, or one of Hugging Face."""
+    classes = getattr(model, "classes_", None)
+    owner = getattr(model, "__self__", None)
+    if owner is not None and getattr(model, "__name__", "") == "predict_proba":
+        classes = getattr(owner, "classes_", None)
+    if classes is not None:
+        return [str(c) for c in np.asarray(classes).ravel()]
+    labels = getattr(getattr(model, "config", None), "id2label", None)
+    if isinstance(labels, Mapping) and set(labels) == set(range(len(labels))):
+        return [str(labels[i]) for i in range(len(labels))]
+    return None
 
 
 def as_outputs(found: Any, rows: int) -> Tensor:  # [n, *C] float64, on the CPU

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from ..checks import ArgumentError, check
 from ..footprint import RowCost
 from ..modules import modules_of
 from .independence import is_row_by_row
-from .outputs import NotRowByRow, WrongBlock
+from .outputs import NotRowByRow, WrongBlock, tensor_of
 from .plan import Run
 from .state import LAYERS, Loans, State, behind
 from .targets import Target
@@ -113,14 +112,8 @@ class Model:
             self._state.restore()  # every call finds what the first one found
         extra = [self._repeat(a, repeats, which) for a in self.forward_args]
         output = self.forward_func(*rows, *extra)
-        if isinstance(output, numbers.Real):
-            exact = torch.int64 if isinstance(output, numbers.Integral) else torch.float64
-            output = torch.tensor(output, dtype=exact, device=rows[0].device)
         if not isinstance(output, Tensor):
-            raise ArgumentError(
-                f"forward_func: expected it to return one torch.Tensor, got a "
-                f"{type(output).__name__}; wrap it in a function that returns the tensor to explain"
-            )
+            output = tensor_of(output, rows[0].device)
         if self._batch_shape is None and repeats == 1 and count == self.batch:
             self._batch_shape = output.shape
         if output.dim() == 0 and (count == 1 or self.whole_batch):

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,3 +48,82 @@ def one_output_per_row(output: Tensor) -> Tensor:
 def result_dtype(outputs: Tensor) -> torch.dtype:
     """float64 for outputs in float64, otherwise float32."""
     return torch.float64 if outputs.dtype == torch.float64 else torch.float32
+
+
+def tensor_of(output: Any, device: torch.device | None = None) -> Tensor:
+    """The tensor in what a model returned.
+
+    Args:
+        output: a tensor; a number; an array, or a column or table of pandas; or a tuple, list, dict
+            or dataclass with ``logits`` or no more than one tensor in it, as the models of
+            Hugging Face return.
+        device: where numbers go.
+
+    Raises:
+        ArgumentError: if there is none, or several.
+    """
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, numbers.Real):
+        exact = torch.int64 if isinstance(output, numbers.Integral) else torch.float64
+        return torch.tensor(output, dtype=exact, device=device)
+    if not isinstance(output, np.ndarray) and hasattr(output, "to_numpy"):
+        output = output.to_numpy()
+    if isinstance(output, np.ndarray):
+        return _of_array(output)
+    entries = _entries(output)
+    found = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
+    if "logits" in found:
+        return found["logits"]
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if found:
+        raise ArgumentError(
+            f"forward_func: expected it to return one torch.Tensor, got a {type(output).__name__} "
+            f"with several; choose one with output={' or '.join(map(repr, found))}"
+        )
+    raise ArgumentError(
+        f"forward_func: expected it to return one torch.Tensor, got a {type(output).__name__}; "
+        "wrap it in a function that returns the tensor to explain"
+    )
+
+
+def entry(output: Any, name: str | int) -> Tensor:
+    """One of several outputs, by its name or place.
+
+    Raises:
+        ArgumentError: if there is none such, or it is no tensor.
+    """
+    entries = _entries(output)
+    if isinstance(name, int) and not entries.keys() & {name}:
+        named = dict(enumerate(entries.values()))
+        entries = {**named, **{i - len(named): value for i, value in named.items()}}
+    if not isinstance(entries.get(name), Tensor):
+        known = [n for n, value in _entries(output).items() if isinstance(value, Tensor)]
+        got = f"{', '.join(map(repr, known)) or 'none'} in a {type(output).__name__}"
+        raise ArgumentError(f"output: expected a tensor called {name!r}, got {got}")
+    return entries[name]  # type: ignore[no-any-return]
+
+
+def _entries(output: Any) -> dict[Any, Any]:
+    """What is in an output, by name or place."""
+    if isinstance(output, Mapping):
+        return dict(output)
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return dict(zip(output._fields, output, strict=True))
+    if isinstance(output, tuple | list):
+        return dict(enumerate(output))
+    return dict(getattr(output, "__dict__", {}))
+
+
+def _of_array(output: np.ndarray) -> Tensor:
+    if output.dtype == object and not any(isinstance(v, str) for v in output.flat):
+        with contextlib.suppress(TypeError, ValueError):
+            output = output.astype(np.float64)
+    if output.dtype.kind not in "biufc":
+        first = repr(output.flat[0]) if output.size else output.dtype
+        raise ArgumentError(
+            f"forward_func: expected outputs that are numbers, got {first}; explain probabilities "
+            "rather than labels"
+        )
+    return torch.from_numpy(np.array(output))  # a copy: the model may write to its own again

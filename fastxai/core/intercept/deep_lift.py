@@ -32,6 +32,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..checks import ArgumentError
 from ..engine.independence import differ
+from ..engine.outputs import tensor_of
 from ..modules import transformation
 from .checkpoints import without_checkpoints
 from .multipliers.calls import Call, Place, Rule, Unlike
@@ -110,7 +111,8 @@ class Lifted:
     def _at_baselines_twice(self, baselines: tuple[Tensor, ...], extra: Any) -> Any:
         """The outputs at the baselines, each twice in a call: if rows interact, they are others."""
         with torch.no_grad():
-            return self.at_baselines(*(b.repeat_interleave(2, 0) for b in baselines), *extra)
+            twice = (b.repeat_interleave(2, 0) for b in baselines)
+            return tensor_of(self.at_baselines(*twice, *extra))
 
     def _run(
         self, inputs: tuple[Tensor, ...], baselines: tuple[Tensor, ...], extra: Any, each: int
@@ -119,9 +121,10 @@ class Lifted:
         kept: deque[_Kept] = deque()
         with without_checkpoints():
             with torch.no_grad(), _AtBaselines(kept, self._copies):
-                self.reference = self.at_baselines(*(b.clone() for b in baselines), *extra)
+                reference = self.at_baselines(*(b.clone() for b in baselines), *extra)
+                self.reference = tensor_of(reference)
             with _AtInputs(self, kept, baselines[0].shape[0], each):
-                output = self.forward_func(*(x.clone() for x in inputs), *extra)
+                output = tensor_of(self.forward_func(*(x.clone() for x in inputs), *extra))
         if kept:
             raise Unlike(kept[0].func.__name__)
         return output

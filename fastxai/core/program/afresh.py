@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..engine.outputs import tensor_of
 from ..engine.state import LAYERS, modules_behind
 
 
@@ -50,7 +51,7 @@ class Afresh:
                 vars(m).update({name: t.clone() for name, t in _named(attributes)})
                 m._buffers.update({name: t.clone() for name, t in _named(buffers)})
         try:
-            return self.module(*arguments)
+            return tensor_of(self.module(*arguments))
         finally:
             for m, attributes, buffers in self._owners:
                 for held, was in ((vars(m), attributes), (m._buffers, buffers)):

@@ -1,0 +1,91 @@
+"""Calls of methods with what people bring: arrays, DataFrames, dicts, estimators, class names."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from ..core.checks import ArgumentError, check
+from ..core.program.program import ARGMAX
+from ..interop.conversion import Conversion, convert, is_plain
+from ..interop.models import class_names
+from ._explanation import Explanation
+
+
+def is_to_convert(method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call has other than tensors and numbers, so that it must be looked at closely."""
+    if not callable(method.forward_func):
+        return True
+    for value in args:
+        if not is_plain(value):
+            return True
+    return any(not is_plain(value) for value in kwargs.values())
+
+
+def with_arrays(explanation: Explanation, conversion: Conversion) -> Explanation:
+    """The explanation in the form of the inputs that were brought."""
+    found = {name: conversion.back(value) for name, value in vars(explanation).items()}
+    return replace(explanation, **found)
+
+
+def with_tensors(
+    method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, Conversion]:
+    """The method over a model that takes tensors, and its arguments."""
+    call = inspect.signature(method.attribute).bind(*args, **kwargs)
+    call.apply_defaults()
+    arguments = dict(call.arguments)
+    for name, parameter in call.signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            arguments.update(arguments.pop(name, {}))
+    wanted = method._differentiates, method._of_inputs
+    if all(map(is_plain, _brought(arguments))) and callable(method.forward_func):
+        found = Conversion(method.forward_func, arguments)
+    else:
+        found = convert(method.forward_func, arguments, *wanted)
+    plain = method._over(found.function)
+    target = found.arguments.get("target")
+    if target is not None:
+        found.arguments["target"] = _target(plain, method.forward_func, target, found.arguments)
+    return plain, found
+
+
+def _brought(arguments: dict[str, Any]) -> list[Any]:
+    names = "inputs", "baselines", "background", "feature_mask", "additional_forward_args"
+    return [arguments[name] for name in names if name in arguments]
+
+
+def _target(plain: Any, model: Any, target: Any, arguments: dict[str, Any]) -> Any:
+    """A target with numbers for names: of classes, or that of the largest output."""
+    if isinstance(target, str) and target == ARGMAX:
+        return _largest(plain, arguments)
+    if hasattr(target, "to_numpy") and not isinstance(target, Tensor):
+        target = target.to_numpy()
+    if hasattr(target, "dtype") and not isinstance(target, Tensor) and target.dtype.kind in "OUS":
+        target = target.tolist()
+    each = target if isinstance(target, list) else [target]
+    if not any(isinstance(t, str) for t in each):
+        return target
+    names = class_names(model)
+    if names is None:
+        raise ArgumentError(
+            f"target: expected integers or {ARGMAX!r}, as the model has no names of classes, "
+            f"got {next(t for t in each if isinstance(t, str))!r}"
+        )
+    known = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    for name in each:
+        fits = not isinstance(name, str) or name in names
+        check(fits, "target", "one of the classes {}", repr(name), known)
+    places = [names.index(t) if isinstance(t, str) else t for t in each]
+    return places if isinstance(target, list) else places[0]
+
+
+def _largest(plain: Any, arguments: dict[str, Any]) -> Tensor:  # [B] int64
+    """Which of the model's outputs, [B, C], is the largest for each of the inputs."""
+    inputs, extra = arguments["inputs"], arguments.get("additional_forward_args")
+    outputs: Tensor = plain._all_outputs(inputs, extra)
+    check(outputs.dim() == 2, "target", "outputs [B, C] to find the largest of", outputs.shape)
+    return outputs.argmax(1)

@@ -1,0 +1,275 @@
+"""Arguments as people bring them, as the tensors that methods take; and their answers back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from ..core.checks import ArgumentError, check
+from ..core.modules import modules_of
+from .calls import by_keyword, on_arrays, on_table
+from .models import place_of
+from .tables import Table, as_array, is_frame, is_series, is_sparse
+
+_PLAIN = (Tensor, int, float, bool, type(None))
+# What is brought into the form of the inputs, and what is of whole numbers.
+_LIKE_INPUTS, _MASK, _EXTRA = ("baselines", "background"), "feature_mask", "additional_forward_args"
+
+
+def is_plain(value: Any) -> bool:
+    """Whether methods take it as it is: tensors, numbers, tuples of them."""
+    if type(value) is tuple:
+        return all(type(v) in _PLAIN for v in value)
+    return type(value) in _PLAIN
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A call with tensors in the place of what the user brought.
+
+    Args:
+        function: the model, which takes those tensors.
+        arguments: by name.
+        to_numpy: whether answers are to be numpy arrays, as the inputs were.
+        keys: of inputs in a dict, all of which are explained.
+        data: the inputs as arrays; None where they came as tensors.
+        feature_names: of the columns of a DataFrame.
+    """
+
+    function: Callable[..., Any]
+    arguments: dict[str, Any]
+    to_numpy: bool = False
+    keys: tuple[Any, ...] | None = None
+    data: Any = None
+    feature_names: list[str] | None = None
+
+    def back(self, values: Any) -> Any:
+        """Tensors, in tuples perhaps, in the form of the inputs."""
+        if self.to_numpy:
+            values = tree_map(lambda v: v.numpy(force=True) if isinstance(v, Tensor) else v, values)
+        is_for_each = isinstance(values, tuple) and self.keys is not None
+        if is_for_each and len(values) == len(self.keys or ()):
+            return dict(zip(self.keys or (), values, strict=True))
+        return values
+
+
+def convert(
+    model: Any, arguments: Mapping[str, Any], differentiates: bool, of_inputs: bool
+) -> Conversion:
+    """Takes a call of a method with arguments in any form.
+
+    A module is given tensors on its device, numbers with a fraction in its dtype. Any other
+    function is given what the user brought, arrays or a DataFrame, unless gradients are asked for:
+    those are known of tensors only.
+
+    Args:
+        model: a function, a module, or an estimator with ``predict_proba`` or ``predict``.
+        arguments: of the method, by name, ``inputs`` among them.
+        differentiates: whether the method takes gradients, and
+        of_inputs: whether with respect to the inputs.
+
+    Raises:
+        ArgumentError: naming the argument, and the column of a DataFrame, at fault.
+    """
+    inputs = arguments["inputs"]
+    if isinstance(inputs, Mapping):
+        return _of_mapping(model, arguments, differentiates, of_inputs)
+    if any(map(_is_table, (inputs, arguments.get("background")))):
+        return _of_table(model, arguments, differentiates)
+    into = _Into(model, differentiates, of_inputs)
+    tensors = into.tensors(inputs, "inputs")
+    came_as_tensors = all(isinstance(x, Tensor) for x in _each(inputs))
+    converted = {**arguments, "inputs": tensors}
+    for name in _LIKE_INPUTS:
+        if not callable(arguments.get(name)) and name in arguments:
+            converted[name] = into.tensors(arguments[name], name)
+    _convert_mask(converted, into.device)
+    batch = _each(tensors)[0].shape[0] if _each(tensors) and _each(tensors)[0].dim() else 0
+    extra, are_arrays = into.extra(arguments.get(_EXTRA), batch)
+    if _EXTRA in arguments:
+        converted[_EXTRA] = extra
+    function = model
+    if not callable(model) or not (into.module or differentiates or came_as_tensors):
+        function = on_arrays(model, are_arrays)
+    elif any(are_arrays) and not into.module:
+        raise ArgumentError(
+            f"{_EXTRA}: expected tensors, as the inputs are tensors, got a numpy.ndarray"
+        )
+    data = None if came_as_tensors else into.arrays(inputs)
+    return Conversion(function, converted, not came_as_tensors, data=data)
+
+
+class _Into:
+    """Brings arrays into tensors for a model."""
+
+    def __init__(self, model: Any, differentiates: bool, of_inputs: bool):
+        modules = modules_of(model)
+        self.module = modules[0] if modules else None
+        self.dtype, self.device = (
+            (None, torch.device("cpu")) if self.module is None else place_of(self.module)
+        )
+        self._to_floats = differentiates and of_inputs  # as integers cannot be differentiated
+
+    def tensors(self, values: Any, argument: str) -> Any:
+        """A tensor for an array or a list of numbers; in a tuple for those in a tuple."""
+        if isinstance(values, tuple):
+            pairs = enumerate(values)
+            return tuple(self._tensor(v, f"{argument}[{i}]") for i, v in pairs)
+        return self._tensor(values, argument)
+
+    def arrays(self, values: Any) -> Any:
+        if isinstance(values, tuple):
+            return tuple(as_array(v) for v in values)
+        return as_array(values)
+
+    def extra(self, values: Any, batch: int) -> tuple[Any, list[bool]]:
+        """Extra arguments with tensors for the arrays that have a row for each example."""
+        if values is None:
+            return None, []
+        each = values if isinstance(values, tuple) else (values,)
+        own = [isinstance(v, np.ndarray) and v.ndim > 0 and len(v) == batch for v in each]
+        return tuple(
+            self._tensor(v, f"{_EXTRA}[{i}]", any_dtype=True) if is_own else v
+            for i, (v, is_own) in enumerate(zip(each, own, strict=True))
+        ), own
+
+    def _tensor(self, value: Any, argument: str, any_dtype: bool = False) -> Any:
+        if isinstance(value, (_PLAIN, np.generic)):
+            return value
+        if is_series(value) or is_frame(value):
+            value = value.to_numpy()
+        is_array = isinstance(value, np.ndarray | list) or hasattr(value, "__array__")
+        if not is_array or any(isinstance(v, Tensor) for v in value if isinstance(value, list)):
+            return value  # which the method's own checks refuse by name
+        try:
+            array = np.asarray(value)
+        except ValueError as error:
+            raise ArgumentError(f"{argument}: expected rows of one length, got others") from error
+        fits = array.dtype.kind in "biufc"
+        check(fits, argument, "numbers", f"values such as {_first(array)!r}")
+        # A copy, as arrays may be read-only, or run backwards.
+        tensor = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+        if any_dtype and self.module is None:
+            return tensor
+        is_of_floats = tensor.is_floating_point() or (self._to_floats and not tensor.is_complex())
+        if is_of_floats and (self.module is not None or not tensor.is_floating_point()):
+            tensor = tensor.to(self.dtype or torch.get_default_dtype())
+        return tensor.to(self.device)
+
+
+def _of_table(model: Any, arguments: Mapping[str, Any], differentiates: bool) -> Conversion:
+    """A call with a DataFrame, a column of it, or a sparse matrix."""
+    inputs, background = arguments["inputs"], arguments.get("background")
+    shape: Any = background if _is_table(background) and not is_series(background) else inputs
+    if is_series(shape):
+        shape = shape.to_frame().T.infer_objects()
+    table, _ = Table.of(shape, "inputs" if shape is inputs else "background")
+    taken = table.take(inputs, "inputs")
+    table = taken.table
+    converted = {**arguments, "inputs": taken.numbers}
+    text = next((c.name for c in table.columns if c.values is not None), None)
+    for name in _LIKE_INPUTS:
+        value = arguments.get(name)
+        if name in arguments and not (value is None or isinstance(value, int | float)):
+            # Of one more category, say.
+            rows = table.take(value, name)
+            table, converted[name] = rows.table, rows.numbers
+    modules = modules_of(model)
+    if modules or differentiates:
+        expected = "columns of numbers, as the model takes tensors"
+        check(text is None, "inputs", expected, f"column {text!r}")
+        dtype, device = place_of(modules[0]) if modules else (None, torch.device("cpu"))
+        dtype = dtype or torch.get_default_dtype()
+        names = [n for n in ("inputs", *_LIKE_INPUTS) if isinstance(converted.get(n), Tensor)]
+        converted.update({n: converted[n].to(device, dtype) for n in names})
+        function = model
+    else:
+        if text is not None and arguments.get("background") is None and "baselines" in arguments:
+            has_rows = isinstance(converted["baselines"], Tensor)
+            expected = "rows to take the place of absent features, as column {!r} is not of numbers"
+            check(has_rows, "baselines", expected, repr(converted["baselines"]), text)
+        device, function = torch.device("cpu"), on_table(model, table)
+    _convert_mask(converted, device)
+    columns = None if table.names is None else list(table.names)
+    to_numpy = not isinstance(inputs, Tensor)
+    return Conversion(function, converted, to_numpy, None, as_array(inputs), columns)
+
+
+def _of_mapping(
+    model: Any, arguments: Mapping[str, Any], differentiates: bool, of_inputs: bool
+) -> Conversion:
+    """A call with a dict, as tokenizers return: the model is called with its entries by name."""
+    given, name = dict(arguments["inputs"]), "inputs"
+    check(len(given) > 0, name, "at least one tensor", "an empty dict")
+    beside = arguments.get(_EXTRA) is None
+    check(beside, _EXTRA, "None, as inputs in a dict have those arguments too", "some")
+    main = _main_input(model, given)
+    explained = [main] if main is not None else [k for k, v in given.items() if _is_rows(v)]
+    check(len(explained) > 0, name, "at least one tensor", f"none among {', '.join(given)}")
+    others = [key for key in given if key not in explained]
+    function = by_keyword(model, [*explained, *others])
+    aligned = {n: v for n, v in arguments.items() if n in (*_LIKE_INPUTS, _MASK)}
+    for argument, value in aligned.items():
+        if isinstance(value, Mapping):
+            unknown = [key for key in value if key not in explained]
+            expected = f"entries of {', '.join(map(str, explained))}"
+            check(not unknown, argument, expected, f"{unknown[:1]}")
+            missing = [key for key in explained if key not in value and argument != "baselines"]
+            check(not missing, argument, "an entry for each input", f"none for {missing[:1]}")
+            aligned[argument] = tuple(value.get(key, 0) for key in explained)
+            if main is not None:
+                (aligned[argument],) = aligned[argument]
+    inputs = given[main] if main is not None else tuple(given[key] for key in explained)
+    extra = tuple(given[key] for key in others) or None
+    plain = {**arguments, **aligned, "inputs": inputs, _EXTRA: extra}
+    found = convert(function, plain, differentiates, of_inputs)
+    keys = None if main is not None else tuple(explained)
+    return Conversion(found.function, found.arguments, found.to_numpy, keys, found.data)
+
+
+def _main_input(model: Any, given: Mapping[str, Any]) -> str | None:
+    """The entry that is explained, where the others are about it, as an attention mask is."""
+    owner = getattr(model, "__self__", model)
+    modules = owner.modules() if isinstance(owner, nn.Module) else ()
+    names = [getattr(m, "main_input_name", None) for m in modules]
+    known = [n for n in (*names, "input_ids", "inputs_embeds", "pixel_values") if n in given]
+    return known[0] if known else None
+
+
+def _convert_mask(arguments: dict[str, Any], device: torch.device) -> None:
+    mask = arguments.get(_MASK)
+    if mask is None:
+        return
+
+    def tensor(value: Any) -> Any:
+        if isinstance(value, list) or (
+            hasattr(value, "__array__") and not isinstance(value, Tensor)
+        ):
+            array = np.asarray(value)
+            check(array.dtype.kind in "iu", _MASK, "whole numbers", array.dtype)
+            return torch.from_numpy(array.astype(np.int64)).to(device)
+        return value
+
+    arguments[_MASK] = tuple(map(tensor, mask)) if isinstance(mask, tuple) else tensor(mask)
+
+
+def _is_table(value: Any) -> bool:
+    return is_frame(value) or is_series(value) or is_sparse(value)
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, Tensor | np.ndarray) and value.ndim > 0
+
+
+def _each(values: Any) -> Sequence[Any]:
+    return values if isinstance(values, tuple) else (values,)
+
+
+def _first(array: np.ndarray) -> Any:
+    return array.flat[0] if array.size else array.dtype
