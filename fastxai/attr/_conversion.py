@@ -10,9 +10,13 @@ from torch import Tensor
 
 from ..core.checks import ArgumentError, check
 from ..core.program.program import ARGMAX
-from ..interop.conversion import Conversion, convert, is_plain
+from ..interop.conversion import PLAIN, Conversion, convert, is_plain
 from ..interop.models import class_names
 from ._explanation import Explanation
+
+# What comes in several forms.
+_FORMS = ("inputs", "baselines", "background", "feature_mask", "additional_forward_args")
+_BROUGHT = {*_FORMS, "target"}
 
 
 def is_to_convert(method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -20,9 +24,12 @@ def is_to_convert(method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     if not callable(method.forward_func):
         return True
     for value in args:
-        if not is_plain(value):
+        if type(value) not in PLAIN and not is_plain(value):
             return True
-    return any(not is_plain(value) for value in kwargs.values())
+    for name, value in kwargs.items():
+        if type(value) not in PLAIN and name in _BROUGHT and not is_plain(value):
+            return True
+    return False
 
 
 def with_arrays(explanation: Explanation, conversion: Conversion) -> Explanation:
@@ -42,7 +49,7 @@ def with_tensors(
         if parameter.kind is parameter.VAR_KEYWORD:
             arguments.update(arguments.pop(name, {}))
     wanted = method._differentiates, method._of_inputs
-    if all(map(is_plain, _brought(arguments))) and callable(method.forward_func):
+    if all(is_plain(arguments.get(name)) for name in _FORMS) and callable(method.forward_func):
         found = Conversion(method.forward_func, arguments)
     else:
         found = convert(method.forward_func, arguments, *wanted)
@@ -51,11 +58,6 @@ def with_tensors(
     if target is not None:
         found.arguments["target"] = _target(plain, method.forward_func, target, found.arguments)
     return plain, found
-
-
-def _brought(arguments: dict[str, Any]) -> list[Any]:
-    names = "inputs", "baselines", "background", "feature_mask", "additional_forward_args"
-    return [arguments[name] for name in names if name in arguments]
 
 
 def _target(plain: Any, model: Any, target: Any, arguments: dict[str, Any]) -> Any:

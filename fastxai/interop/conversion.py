@@ -18,6 +18,7 @@ from .models import place_of
 from .tables import Table, as_array, is_frame, is_series, is_sparse
 
 _PLAIN = (Tensor, int, float, bool, type(None))
+PLAIN = frozenset(_PLAIN)
 # What is brought into the form of the inputs, and what is of whole numbers.
 _LIKE_INPUTS, _MASK, _EXTRA = ("baselines", "background"), "feature_mask", "additional_forward_args"
 
@@ -25,8 +26,8 @@ _LIKE_INPUTS, _MASK, _EXTRA = ("baselines", "background"), "feature_mask", "addi
 def is_plain(value: Any) -> bool:
     """Whether methods take it as it is: tensors, numbers, tuples of them."""
     if type(value) is tuple:
-        return all(type(v) in _PLAIN for v in value)
-    return type(value) in _PLAIN
+        return PLAIN.issuperset(map(type, value))
+    return type(value) in PLAIN
 
 
 @dataclass(frozen=True)

@@ -122,12 +122,13 @@ class Lifted:
         with without_checkpoints():
             with torch.no_grad(), _AtBaselines(kept, self._copies):
                 reference = self.at_baselines(*(b.clone() for b in baselines), *extra)
-                self.reference = tensor_of(reference)
+                is_one = isinstance(reference, Tensor)
+                self.reference = reference if is_one else tensor_of(reference)
             with _AtInputs(self, kept, baselines[0].shape[0], each):
-                output = tensor_of(self.forward_func(*(x.clone() for x in inputs), *extra))
+                output = self.forward_func(*(x.clone() for x in inputs), *extra)
         if kept:
             raise Unlike(kept[0].func.__name__)
-        return output
+        return output if isinstance(output, Tensor) else tensor_of(output)
 
 
 class _Overwritten(BaseException):
