@@ -1,5 +1,5 @@
 // Errors that name the argument, what was expected and what came: the same words as
-// fastxai/ops/reference.py.
+// fastxai/ops/reference/checks.py.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>

@@ -1,6 +1,6 @@
 // What noisy rows are drawn from: a baseline, a position on the path, and normal noise, each a
 // function of the seed and of what it is for. The same arithmetic on CPU and CUDA and, in torch, in
-// fastxai/ops/reference.py: the same bits everywhere, as nothing but IEEE operations is used.
+// fastxai/ops/reference/draws.py: the same bits everywhere, as nothing but IEEE operations is used.
 #pragma once
 
 #include <cmath>

@@ -1,5 +1,5 @@
 // Subsets of M players by number: a keyed order of the subsets of one size, and draws where there
-// are too many to number. The same bits on CPU and CUDA; fastxai/ops/reference.py is the same
+// are too many to number. The same bits on CPU and CUDA; fastxai/ops/reference/draws.py is the same
 // arithmetic in torch.
 #pragma once
 

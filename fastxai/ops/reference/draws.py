@@ -5,9 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .checks import _COUNTABLE, _count_subsets, accumulation_dtype, coalition_words
+from .checks import accumulation_dtype, coalition_words
 
-_WORD = 0xFFFFFFFF  # philox works on words of 32 bits
+COUNTABLE = 2**62  # so many subsets of one size can be numbered in an int64
+
+
+def count_subsets(players: int, size: int) -> int:
+    """C(players, size) where it is less than COUNTABLE, else something that is not."""
+    count = 1
+    for k in range(min(size, players - size)):
+        count = count * (players - k) // (k + 1)
+        if count >= COUNTABLE:
+            break
+    return count
+
+
+WORD = 0xFFFFFFFF  # philox works on words of 32 bits
 
 
 # The last word of a counter tells what the draw is for; subsets beyond counting use their size.
@@ -20,7 +33,7 @@ def _philox(
     """Philox4x32-10 (Salmon et al. 2011) on int64 tensors that hold words of 32 bits."""
     a, b, c, d = (torch.as_tensor(word) for word in counter)
     for i in range(10):
-        key0, key1 = (key[0] + i * 0x9E3779B9) & _WORD, (key[1] + i * 0xBB67AE85) & _WORD
+        key0, key1 = (key[0] + i * 0x9E3779B9) & WORD, (key[1] + i * 0xBB67AE85) & WORD
         high0, low0 = _multiply(a, 0xD2511F53)
         high1, low1 = _multiply(c, 0xCD9E8D57)
         a, b, c, d = high1 ^ b ^ key0, low1, high0 ^ d ^ key1, low0
@@ -58,12 +71,12 @@ def noisy_draws(
     stratified twice: those of one baseline have a coarse stratum each, those of different baselines
     in it a fine one each. Every single draw is uniform: baseline and position are independent.
     """
-    key, count = (seed & _WORD, seed >> 32 & _WORD), baseline.shape[0]
+    key, count = (seed & WORD, seed >> 32 & WORD), baseline.shape[0]
     n = torch.arange(first, last, device=input.device)[:, None]
     e = torch.arange(example, example + input.shape[0], device=input.device)
 
     def words(a: Tensor | int, purpose: int) -> tuple[Tensor, ...]:
-        return _philox((a, e & _WORD, e >> 32, purpose), key)
+        return _philox((a, e & WORD, e >> 32, purpose), key)
 
     place, turn = n % count, n // count
     turns, places = -(-samples // count), min(samples, count)
@@ -85,7 +98,7 @@ def _shuffled(i: Tensor, count: int, key: Tensor, shift: Tensor) -> Tensor:
 
     def scramble(x: Tensor) -> Tensor:
         for turn in range(0, 32, 8):
-            turned = (key >> turn | key << (32 - turn)) & _WORD
+            turned = (key >> turn | key << (32 - turn)) & WORD
             x = _multiply(x ^ turned, 0x846CA68B)[1] & mask
             x = x ^ x >> half
         return x
@@ -96,7 +109,7 @@ def _shuffled(i: Tensor, count: int, key: Tensor, shift: Tensor) -> Tensor:
     return (place + shift) % count
 
 
-def _noisy_ends(
+def noisy_ends(
     input: Tensor,
     stdev: float,
     seed: int,
@@ -110,11 +123,11 @@ def _noisy_ends(
     ends = input.to(accumulation_dtype(input.dtype)).expand(last - first, *input.shape)
     if stdev == 0 or ends.numel() == 0:
         return ends
-    key, features = (seed & _WORD, seed >> 32 & _WORD), input[0].numel()
+    key, features = (seed & WORD, seed >> 32 & WORD), input[0].numel()
     n = torch.arange(first, last, device=input.device)[:, None, None]
     e = torch.arange(example, example + input.shape[0], device=input.device)[:, None]
     counters = torch.arange(-(-features // (4 * _LANE)) * _LANE, device=input.device)
-    words = _philox((counters, n, e & _WORD, stream), key)  # each [S, B, counters]
+    words = _philox((counters, n, e & WORD, stream), key)  # each [S, B, counters]
     lanes = (*_box_muller(words[0], words[1]), *_box_muller(words[2], words[3]))
     noise = torch.stack([lane.unflatten(2, (-1, _LANE)) for lane in lanes], 3)
     noise = noise.flatten(2)[..., :features].reshape(ends.shape)
@@ -169,12 +182,12 @@ def _horner(x: Tensor, first: float, *others: float) -> Tensor:
     return y
 
 
-def _coalitions_of_size(players: int, size: int, ranks: Tensor, key: tuple[int, int]) -> Tensor:
+def coalitions_of_size(players: int, size: int, ranks: Tensor, key: tuple[int, int]) -> Tensor:
     if size < 0:
         return _flip_coins(players, ranks, key)
     fewer = min(size, players - size)  # the subset or its complement, whichever is smaller
-    count = _count_subsets(players, size)
-    if count < _COUNTABLE:
+    count = count_subsets(players, size)
+    if count < COUNTABLE:
         members = _unrank(players, fewer, _permute(ranks, count, size, players, key))
     else:
         members = _draw_subsets(players, fewer, ranks, size, key)
@@ -184,7 +197,7 @@ def _coalitions_of_size(players: int, size: int, ranks: Tensor, key: tuple[int, 
 def _row_words(ranks: Tensor, count: int, stream: int, key: tuple[int, int]) -> Tensor:
     """At least count random words of 32 bits for each row, [N, 4 * blocks]."""
     blocks = torch.arange(-(-count // 4), device=ranks.device)
-    counter = ((ranks & _WORD)[:, None], (ranks >> 32 & _WORD)[:, None], blocks, stream)
+    counter = ((ranks & WORD)[:, None], (ranks >> 32 & WORD)[:, None], blocks, stream)
     return torch.stack(_philox(counter, key), 2).flatten(1)
 
 
@@ -267,7 +280,7 @@ def _pack(members: Tensor) -> Tensor:  # [N, M] bool -> [N, W] int64
     return (padded.view(rows, words, 64) << shifts).sum(2)
 
 
-def _all_players(players: int, device: torch.device) -> Tensor:  # [W]
+def all_players(players: int, device: torch.device) -> Tensor:  # [W]
     mask = torch.full((coalition_words(players),), -1, device=device)
     if players % 64:
         mask[-1] = (1 << players % 64) - 1
