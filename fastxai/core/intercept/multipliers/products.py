@@ -28,27 +28,31 @@ def product(call: Call) -> Tensor:
 def of_matrices(call: Call) -> Tensor:
     """A product of two matrices, or of two equal batches of them: done once, at the operands."""
     operands, references = call.operands, call.alike
-    if len(operands) != 2 or not _are_batches(*operands) or not _are_batches(*references):
+    if not _are_batches(operands, references):
         return product(call)
     with torch.no_grad():
         value = call.of(*operands)
     if value.dtype != operands[0].dtype:  # autocast
         return product(call)
 
-    def pull(gradient: Tensor, *ends: Tensor) -> tuple[Tensor, Tensor]:
-        a, b = (
-            torch.lerp(x, reference, 0.5) for x, reference in zip(ends[:2], ends[2:], strict=True)
-        )
-        return gradient @ b.mH, a.mH @ gradient
+    def pull(gradient: Tensor, a: Tensor, b: Tensor, *references: Tensor) -> tuple[Tensor, Tensor]:
+        a_ref, b_ref = references
+        return gradient @ torch.lerp(b, b_ref, 0.5).mH, torch.lerp(a, a_ref, 0.5).mH @ gradient
 
-    ends = [t.detach() for t in (*operands, *references)]
+    ends = [t.detach() for t in [*operands, *references]]
     found: Tensor = Pulled.apply([value], pull, 2, *operands, *ends)
     return found
 
 
-def _are_batches(a: Tensor, b: Tensor) -> bool:
-    dense = a.layout == b.layout == torch.strided
-    return dense and a.dim() == b.dim() >= 2 and a.shape[:-2] == b.shape[:-2] and a.dtype == b.dtype
+def _are_batches(operands: list[Tensor], references: list[Tensor]) -> bool:
+    if len(operands) != 2 or operands[0].dim() < 2 or operands[0].dim() != operands[1].dim():
+        return False
+    for a, b in (operands, references):
+        if a.shape[:-2] != b.shape[:-2] or a.dtype != b.dtype:
+            return False
+        if a.layout != torch.strided or b.layout != torch.strided:
+            return False
+    return True
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -89,16 +88,17 @@ def _normalised(
     eps: float,
     centred: bool = True,
     weight: Tensor | None = None,  # as it is multiplied with x
-    parted: Callable[[Tensor], Tensor] = lambda t: t,  # how x is seen along these dimensions
+    groups: int | None = None,  # into which channels are parted, for the last dimension to be seen
 ) -> Tensor:
     """w · u / √(mean u² + eps), where u is x less its mean if centred."""
     (x,) = call.operands
-    ends = x.detach(), call.like(call.references[0], x)
+    whole, ends = x.shape, [x.detach(), call.like(call.references[0], x)]
     with torch.no_grad():
         value = call.of(x)
-        (scale, mean), (at_baseline, mean_ref) = (
-            _scale(parted(t), dims, eps, centred) for t in ends
-        )
+        if groups is not None:
+            ends = [t.reshape(*t.shape[:1], groups, -1) for t in ends]
+        scale, mean = _scale(ends[0], dims, eps, centred)
+        at_baseline, mean_ref = _scale(ends[1], dims, eps, centred)
         # Of the mean of u² to the scale, which goes back to the middle of both ends twice.
         slope = -2 * (scale * at_baseline) ** 2 / (scale + at_baseline)
         kept = [*ends, (scale + at_baseline) / 2, slope]
@@ -114,13 +114,13 @@ def _normalised(
         *others: Tensor,
     ) -> tuple[Tensor]:
         weighted = gradient if weight is None else gradient * others[-1]
-        found, middle = parted(weighted), (parted(x) + parted(reference)) / 2
+        found, middle = weighted.reshape(x.shape), (x + reference) / 2
         if centred:
             middle -= others[0]
         found = scale * found + middle * (slope * (middle * found).mean(dims, keepdim=True))
         if centred:
             found -= found.mean(dims, keepdim=True)
-        return (found.reshape(x.shape).to(x.dtype),)
+        return (found.reshape(whole).to(x.dtype),)
 
     result: Tensor = Pulled.apply([value], pull, 1, x, *kept)
     return result
@@ -146,11 +146,7 @@ def layer_norm(call: Call) -> Tensor:
 def group_norm(call: Call) -> Tensor:
     (x,), groups = call.operands, call.argument(1, "num_groups")
     weight, eps = call.argument(2, "weight"), call.argument(4, "eps", 1e-5)
-
-    def parted(t: Tensor) -> Tensor:
-        return t.reshape(*t.shape[:1], groups, -1)
-
-    return _normalised(call, -1, eps, weight=_by_channel(weight, x), parted=parted)
+    return _normalised(call, -1, eps, weight=_by_channel(weight, x), groups=groups)
 
 
 def instance_norm(call: Call) -> Tensor:
