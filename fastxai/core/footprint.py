@@ -64,7 +64,9 @@ class Footprint(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if any(map(self._has_reached, _tensors((*args, *kwargs.values())))):
+        reached = [t for t in _tensors((*args, *kwargs.values())) if self._has_reached(t)]
+        if reached:
+            self._bytes_written += _written_inside(func, args, reached)
             for tensor in _tensors((result,)):
                 if not self._has_reached(tensor):
                     self._bytes_written += tensor.numel() * tensor.element_size()
@@ -79,6 +81,22 @@ class Footprint(TorchDispatchMode):
         storage = _storage(tensor)
         if storage is not None:
             self._reached[storage._cdata] = StorageWeakRef(storage)
+
+
+def _written_inside(func: Any, args: tuple[Any, ...], reached: list[Tensor]) -> int:
+    """The bytes that a fused operation writes for its rows beside its results.
+
+    It shows by its weight matrices, [out, in], as those of an LSTM or of a layer of a transformer:
+    each makes as many numbers as it has rows of every position, and those with equally many, of an
+    input and of a state, the same ones. Those of a single matrix are the result.
+    """
+    named = zip(func._schema.arguments, args, strict=False)
+    weights = [*_tensors(a for argument, a in named if "weight" in argument.name)]
+    widths = [w.shape[0] for w in weights if w.dim() == 2]
+    if len(widths) < 2:
+        return 0
+    last = [(t.numel() // max(1, t.shape[-1]), t.element_size()) for t in reached if t.dim()]
+    return sum(set(widths)) * max((count * size for count, size in last), default=0)
 
 
 def is_watched() -> bool:

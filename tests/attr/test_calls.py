@@ -62,7 +62,7 @@ TABLE = {
     "Deconvolution": (fastxai.Deconvolution(RELU), RELU, ROWS, {}, 14, 98),
     "DeepLift, ReLU": (fastxai.DeepLift(RELU), RELU, ROWS, {}, 48, 194),
     "DeepLift, SELU": (fastxai.DeepLift(SELU), SELU, ROWS, {}, 58, 200),
-    "DeepLift, attention": (fastxai.DeepLift(TEXT[1:]), TEXT[1:], TEXT[0](IDS), {}, 322, 616),
+    "DeepLift, attention": (fastxai.DeepLift(TEXT[1:]), TEXT[1:], TEXT[0](IDS), {}, 281, 611),
     "DeepLiftShap": (fastxai.DeepLiftShap(SELU), SELU, ROWS, {"baselines": ROWS[:2] / 2}, 107, 228),
     "IntegratedGradients": (fastxai.IntegratedGradients(SELU), SELU, ROWS, {}, 24, 112),
     "NoiseTunnel": (fastxai.NoiseTunnel(fastxai.Saliency(SELU)), SELU, ROWS, FEW, 31, 130),

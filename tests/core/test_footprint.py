@@ -248,3 +248,41 @@ def test_inputs_are_cut_when_memory_runs_out():
     logged = Logged(net(), fail_above=100, error=error)
     found = FeatureAblation(logged).attribute(rows(900, 7), target=0)
     torch.testing.assert_close(found, FeatureAblation(net()).attribute(rows(900, 7), target=0))
+
+
+class LastState(nn.Module):
+    def __init__(self, build):
+        super().__init__()
+        self.recurrent = build(9, 64, batch_first=True)
+
+    def forward(self, x):
+        return self.recurrent(x)[0][:, -1]
+
+
+@pytest.mark.parametrize("build", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("rows", [1, 4])
+def test_a_fused_recurrent_layer_counts_its_gates(build, rows):
+    """torch's LSTM on a CPU is one operation, and its GRU and RNN many; all write their gates."""
+    model = LastState(build).eval().requires_grad_(False)
+    gates = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}[build] * 64 * 25 * 4
+    written = cost(model, torch.randn(rows, 25, 9)).bytes_written
+    assert gates <= written <= 6 * gates
+
+
+def test_a_fused_layer_of_a_transformer_counts_what_is_between():
+    layer = nn.TransformerEncoderLayer(16, 2, 64, batch_first=True).eval().requires_grad_(False)
+
+    def opened(x):
+        x = layer.norm1(x + layer._sa_block(x, None, None))
+        return layer.norm2(x + layer._ff_block(x))
+
+    x = torch.randn(3, 5, 16)
+    fused, apart = cost(layer, x).bytes_written, cost(opened, x).bytes_written
+    assert (3 * 16 + 16 + 64) * 5 * 4 <= fused <= apart
+
+
+def test_operations_with_one_weight_count_their_results_alone():
+    weight, bias = torch.randn(6, 7), torch.randn(6)
+    assert cost(lambda x: nn.functional.linear(x, weight, bias), torch.randn(5, 7)) == RowCost(
+        4 * 6, False
+    )

@@ -134,7 +134,8 @@ class Blocks:
             return
         if rows.device.type == "cpu":
             _let_malloc_keep_memory()
-        size = self.size
+        # A single row is a block, whatever is known.
+        size = self.size if rows.repeats * rows.batch > 1 else 1
         learn = limit is None and model.cost is None and self._later > 0
         learn = learn and self._later > _WORTH_LEARNING * self._guess
         repeat_multiple, wide = (

@@ -54,6 +54,8 @@ class Target:
 
     @staticmethod
     def _of_row(target: Any) -> tuple[int, ...]:
+        if type(target) is int:
+            return (target,)
         index = target if isinstance(target, tuple) else (target,)
         # What argmax returns, say.
         index = tuple(Target._of_tensor(i) if _is_number(i) else i for i in index)

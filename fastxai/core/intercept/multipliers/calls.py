@@ -174,6 +174,34 @@ class _Valued(torch.autograd.Function):
         return gradient, None
 
 
+class Pulled(torch.autograd.Function):
+    """A value, and what a rule makes of the gradient that comes to it.
+
+    It takes ``[value], pull, count, *operands, *kept``: so many operands, and what is kept for
+    ``pull``, which takes the gradient and that, and returns a gradient for each operand. What only
+    the gradient needs is left to it. It may be used inside torch.func.vmap.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        value: list[Tensor], pull: Callable[..., tuple[Tensor, ...]], count: int, *tensors: Tensor
+    ) -> Tensor:
+        return value[0] if transformation() is None else value[0].clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.pull, ctx.count, *tensors = inputs
+        ctx.unpulled = len(tensors) - ctx.count
+        ctx.save_for_backward(*tensors[ctx.count :])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        found = ctx.pull(gradient, *ctx.saved_tensors)
+        return None, None, None, *found, *[None] * ctx.unpulled
+
+
 class Scaled(torch.autograd.Function):
     """A value with a multiplier for its gradient, both from a rule."""
 

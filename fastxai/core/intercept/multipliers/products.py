@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .calls import Call, are_equal, valued
+from .calls import Call, Pulled, are_equal, valued
 from .elementwise import shared_out
 
 _ADDED = (torch.strided, torch.sparse_coo)  # what torch can add up
@@ -22,6 +23,43 @@ def product(call: Call) -> Tensor:
     two operands it is the one half-way.
     """
     return mean_gradient(call, len(call.operands))
+
+
+def of_matrices(call: Call) -> Tensor:
+    """A product of two matrices, or of two equal batches of them: done once, at the operands."""
+    operands, references = call.operands, call.alike
+    if not _are_batches(operands, references):
+        return product(call)
+    with torch.no_grad():
+        value = call.of(*operands)
+    if value.dtype != operands[0].dtype:  # autocast
+        return product(call)
+
+    def pull(gradient: Tensor, a: Tensor, b: Tensor, *references: Tensor) -> tuple[Tensor, Tensor]:
+        a_ref, b_ref = references
+        return gradient @ torch.lerp(b, b_ref, 0.5).mH, torch.lerp(a, a_ref, 0.5).mH @ gradient
+
+    ends = [t.detach() for t in [*operands, *references]]
+    found: Tensor = Pulled.apply([value], pull, 2, *operands, *ends)
+    return found
+
+
+def _are_batches(operands: list[Tensor], references: list[Tensor]) -> bool:
+    if len(operands) != 2 or operands[0].dim() < 2 or operands[0].dim() != operands[1].dim():
+        return False
+    for a, b in (operands, references):
+        if a.shape[:-2] != b.shape[:-2] or a.dtype != b.dtype:
+            return False
+        if a.layout != torch.strided or b.layout != torch.strided:
+            return False
+    return True
+
+
+@cache
+def _points(degree: int) -> tuple[list[float], list[float]]:
+    """Where on the way from 0 to 1 the mean of a polynomial is to be taken, and the weights."""
+    points, weights = np.polynomial.legendre.leggauss(max(1, (degree + 1) // 2))
+    return ((1 + points) / 2).tolist(), (weights / 2).tolist()
 
 
 def of_degree(degree: Callable[[Call], int]) -> Callable[[Call], Tensor]:
@@ -44,8 +82,7 @@ def factor(call: Call) -> Tensor:
 
 def mean_gradient(call: Call, degree: int) -> Tensor:
     """The mean gradient on the way from the references, exact for polynomials of that degree."""
-    points, weights = np.polynomial.legendre.leggauss(max(1, (degree + 1) // 2))
-    alphas = ((1 + points) / 2).tolist()
+    alphas, weights = _points(degree)
     operands, references = call.operands, call.alike
     with torch.no_grad():
         value = call.of(*operands)
@@ -54,7 +91,7 @@ def mean_gradient(call: Call, degree: int) -> Tensor:
             operands = [*operands[:i], x.to_sparse_coo(), *operands[i + 1 :]]
             references[i] = references[i].to_sparse_coo()
     surrogate: Any = 0
-    for alpha, weight in zip(alphas, (weights / 2).tolist(), strict=True):
+    for alpha, weight in zip(alphas, weights, strict=True):
         between = [
             x + ((reference - x) * (1 - alpha)).detach()
             for x, reference in zip(operands, references, strict=True)

@@ -116,6 +116,8 @@ RULES: dict[Function, Rule] = {
 }
 for _places, _names in _PLACES.items():
     RULES.update(_for_all(_every(_names), Rule(products.product, _places, linear=True)))
+for _places, _names in ((_TWO, "matmul __matmul__"), (((0, "input"), (1, "mat2")), "bmm mm")):
+    RULES.update(_for_all(_every(_names), Rule(products.of_matrices, _places, linear=True)))
 for _name in ("vecdot", "cross"):
     RULES[_linalg[_name]] = Rule(products.product, _TWO, linear=True)
 _where = Rule(elementwise.chosen, ((0, "condition"), (1, "input"), (2, "other")), masks=True)
