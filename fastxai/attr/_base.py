@@ -29,7 +29,7 @@ from ..core.engine.request import Request, check_no_nan
 from ..core.engine.rows import InputRows, Rows
 from ..core.flags import check_flags, flags_checked, flags_of
 from ..core.program.program import Program
-from ._explanation import Explanation, Result, convergence_delta, only_one
+from ._explanation import Explanation, Result, convergence_delta, kept, only_one
 from ._like_attribute import CompileLikeAttribute, LikeAttribute, show_signatures
 
 if TYPE_CHECKING:
@@ -132,7 +132,8 @@ class Attribution:
         options = self._options(inputs, *args, **kwargs)
         has_baselines = "baselines" in options
         by_group = not options.get("return_input_shape", True)
-        request = self._query(**{name: options.pop(name) for name in _QUESTION if name in options})
+        question = {name: options.pop(name) for name in _QUESTION if name in options}
+        request = self._query(**question)
 
         started = time.perf_counter()
         found = self._find(request, detailed=True, **options)
@@ -166,6 +167,8 @@ class Attribution:
             tier=found.tier,
             method=self.get_name(),
             seconds=seconds,
+            data=kept(request.inputs.pack(request.inputs.tensors)),
+            target=kept(question.get("target")),
         )
 
     @LikeAttribute

@@ -37,7 +37,7 @@ from ..core.program.program import (
 )
 from ..core.spans import length
 from ._base import Attribution, captum_compatible
-from ._explanation import Explanation
+from ._explanation import Explanation, kept
 from ._layer import LayerAttribution
 from ._like_attribute import LikeAttribute
 from ._smoothing import TYPES, Samples, Smoothing, by_sample
@@ -207,6 +207,8 @@ class NoiseTunnel(Attribution, Generic[Method]):
             standard_errors=None,
             method=self.get_name(),
             seconds=seconds,
+            data=kept(request.inputs.pack(request.inputs.tensors)),
+            target=kept(options.get("target")),
         )
 
     @LikeAttribute
