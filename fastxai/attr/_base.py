@@ -155,6 +155,7 @@ class Attribution:
         # Numbers by group come as one tensor, whatever the inputs are.
         pack = found.form or (only_one if by_group else request.inputs.pack)
         errors = found.standard_errors
+        is_of_features = self._of_inputs and not by_group  # whose values stand beside theirs
         return Explanation(
             values=pack(found.values),
             outputs=outputs,
@@ -167,7 +168,7 @@ class Attribution:
             tier=found.tier,
             method=self.get_name(),
             seconds=seconds,
-            data=kept(request.inputs.pack(request.inputs.tensors)),
+            data=kept(request.inputs.pack(request.inputs.tensors)) if is_of_features else None,
             target=kept(question.get("target")),
         )
 

@@ -68,7 +68,8 @@ class Explanation:
         tier: how the values were found from the outputs, where there are several ways:
             :class:`KernelShap` tells which. With samples by tolerance it is that of the last round;
             if examples with fewer players have a simpler one, the most accurate.
-        data: the inputs, a tensor [B, *F] or a tuple of them; a copy.
+        data: the inputs, a tensor [B, *F] or a tuple of them; a copy. None where attributions are
+            those of layers or groups.
         feature_names: a name for each feature of a row, in order, those of several inputs one after
             the other; or for each place along the last dimension of a row.
         output_names: a name for each of the explained outputs C, or of the model's classes.
@@ -273,7 +274,7 @@ class _Axes:
         features, outputs = rest[:f], rest[f:]
 
         def rows_of(value: Any, *others: Any) -> Any:
-            if not len(value) == self.sizes[0]:  # it is about the whole batch
+            if len(value) != self.sizes[0]:  # it is about the whole batch
                 return cut(value[0] if isinstance(row, int) else value, ())
             return cut(value, (row, *others))
 
@@ -281,6 +282,8 @@ class _Axes:
             return rows_of(value, *(outputs if value.dim() > c else ()))
 
         def data(value: Tensor) -> Any:
+            if len(value) != self.sizes[0]:
+                return value
             fits = isinstance(whole.values, Tensor) and tuple(value.shape[1:]) == self.features
             return rows_of(value, *(features if fits else ()))
 

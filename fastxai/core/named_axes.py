@@ -45,8 +45,8 @@ def _place(key: Any, axis: str, size: int, names: Sequence[str] | None) -> Place
     if isinstance(key, str):
         return _named(key, names, axis)
     if isinstance(key, slice):
-        start, _, step = key.indices(size)
-        return np.arange(size)[key] if step < 0 else key  # tensors take no steps back
+        _, _, step = key.indices(size)
+        return np.arange(size)[key].copy() if step < 0 else key  # tensors take no steps back
     if isinstance(key, list | tuple | range):
         key = [_named(k, names, axis) if isinstance(k, str) else k for k in key]
     if isinstance(key, Tensor):
