@@ -27,6 +27,7 @@ _TENSORS = (  # the fields with tensors; of the target, what has any
 )
 _WORDS = ("method", "seconds", "tier", "feature_names", "output_names", "is_row")
 _KEYS = {"version", "forms", *_WORDS}
+_OF_OUTPUTS = ("baseline_outputs", "convergence_delta")  # and in their form
 _DTYPES = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
@@ -202,26 +203,22 @@ def _check(fields: Fields) -> None:
             fine = isinstance(leaf, Tensor) and leaf.dim() >= least
             _expect(fine, f"tensors of rows in {name}", _told(leaf))
     # What is about rows has as many as the values, or one for the whole batch.
-    rows = {len(leaf) for leaf in _leaves(fields["values"])} if least else set()
-    by_row = ("outputs", "baseline_outputs", "convergence_delta", "samples", "players", "reached")
     outputs = fields["outputs"]
+    _expect(outputs.dim() >= least, "outputs of rows", outputs.shape)
+    rows = {len(leaf) for leaf in _leaves(fields["values"])} if least else set()
+    counts = {1, len(outputs), *rows} if least else set()
+    by_row = (*_OF_OUTPUTS, "samples", "players", "reached")
     for name in by_row:
         value = fields[name]
         if value is None:
             continue
-        of_outputs = name in by_row[:3]
-        fits = value.dim() >= least if of_outputs else value.dim() == least
-        _expect(fits, f"{name} of rows", value.shape)
-    for name in by_row[1:3]:
-        value = fields[name]
-        if value is not None:
-            fits = value.dim() == outputs.dim() and value.shape[least:] == outputs.shape[least:]
-            _expect(fits, f"{name} as outputs", value.shape)
-            _expect(not least or len(value) in (1, len(outputs)), f"{name} of rows", value.shape)
+        # Of outputs they are [B, *C], and [B] otherwise.
+        others = outputs.shape[least:] if name in _OF_OUTPUTS else ()
+        fine = value.dim() >= least and tuple(value.shape[least:]) == tuple(others)
+        _expect(fine and (not least or len(value) in counts), f"{name} of rows", value.shape)
     if least:
-        counts = {1, len(outputs), outputs.numel()}
-        _expect(len(rows) == 1 or rows <= {1, *counts}, "values of as many rows", rows)
-        _expect(rows <= counts or len(outputs) == 1, "values of rows of outputs", rows)
+        fine = rows <= {1, len(outputs), outputs.numel()}
+        _expect(fine or len(outputs) == 1, "values of rows of outputs", rows)
     errors = fields["standard_errors"]
     same = errors is None or _form(errors) == _form(fields["values"])
     _expect(same, "standard_errors in the values' form", "others")

@@ -108,7 +108,10 @@ def _part(explanation: Any, targets: tuple[int, ...], values: Any, errors: Any) 
         # Of words or moments, each with numbers of its own, as embeddings have them.
         note = "Each is the sum over the dimensions after the first of a row. "
         keep = [min(1, len(s)) for s in shapes]
-        flat = [p.flatten(2 + k).sum(-1) if len(s) > k else p for p, s, k in zip(flat, shapes, keep, strict=True)]
+        flat = [
+            p.flatten(2 + k).sum(-1) if len(s) > k else p
+            for p, s, k in zip(flat, shapes, keep, strict=True)
+        ]
         if spread is not None:
             spread = [
                 p.flatten(2 + k).square().sum(-1).sqrt() if len(s) > k else p
@@ -164,9 +167,7 @@ def _features(explanation: Any, targets: tuple[int, ...], of: _Columns, note: st
         return "".join(found) + (_cell("...") if more else "")
 
     if more:
-        note += (
-            f"{len(largest)} of {count:,} features are shown, those of the largest mean size. "
-        )
+        note += f"{len(largest)} of {count:,} features are shown, those of the largest mean size. "
     return _table(explanation, targets, len(of.values), heads, cells, note, _ROWS)
 
 
@@ -227,7 +228,9 @@ def _table(
                     line.append(_cell(_number(float(numbers[row, output % numbers.shape[1]]))))
             lines.append(f"<tr>{''.join(line)}{cells(row, output)}</tr>")
         if count > _OUTPUTS:
-            lines.append(f"<tr>{_cell('')}{_cell('...')}{_cell('') * (len(first) + len(heads) - 2)}</tr>")
+            lines.append(
+                f"<tr>{_cell('')}{_cell('...')}{_cell('') * (len(first) + len(heads) - 2)}</tr>"
+            )
     if rows > most:
         lines.append(f"<tr>{_cell('...') * (len(first) + len(heads))}</tr>")
         note += f"{most} of {rows:,} rows are shown. "
@@ -322,10 +325,7 @@ def _picture(pixels: Tensor, what: str) -> str:
     scale = 120 / max(height, width)
     sides = f"width: {max(1, round(width * scale))}px; height: {max(1, round(height * scale))}px"
     code = base64.b64encode(_png(pixels)).decode()
-    return _cell(
-        f'<img alt="{what}" style="{sides}" '
-        f'src="data:image/png;base64,{code}">'
-    )
+    return _cell(f'<img alt="{what}" style="{sides}" src="data:image/png;base64,{code}">')
 
 
 def _png(pixels: Tensor) -> bytes:  # [H, W, 4] uint8

@@ -53,20 +53,18 @@ def to_shap(
         errors = joined(spread, 2 if c else 1)
     if names is None and values.ndim - bool(c) < 3:
         names = default_names(shapes, several)
-    if names is not None and keeps and shapes[0] == ():
-        names = names[0]  # of one feature, as shap has it
-    return_value = shap.Explanation(
+    held = explanation.output_names
+    # Of one feature the name is a string, as shap has it.
+    found = shap.Explanation(
         values,
         base_values=_base(explanation, values, rows, bool(c)),
         data=_data(explanation, shapes, rows, joined),
-        feature_names=names,
-        output_names=_names(output_names, explanation.output_names, "output_names", math.prod(targets))
-        if c
-        else None,
+        feature_names=names[0] if names is not None and keeps and shapes[0] == () else names,
+        output_names=_names(output_names, held, "output_names", math.prod(targets)) if c else None,
         compute_time=explanation.seconds,
         error_std=errors,
     )
-    return return_value[0] if is_row else return_value
+    return found[0] if is_row else found
 
 
 def _parts(values: Any) -> list[Any]:

@@ -72,7 +72,9 @@ def _named(key: str, names: Sequence[str] | None, axis: str) -> int:
     known = [] if names is None else [str(n) for n in names]
     if key not in known:
         listed = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
-        expected = f"one of the {axis}s {listed}" if known else f"a number, as {axis}s have no names"
+        expected = (
+            f"one of the {axis}s {listed}" if known else f"a number, as {axis}s have no names"
+        )
         raise ArgumentError(f"index: expected {expected}, got {key!r}")
     return known.index(key)
 

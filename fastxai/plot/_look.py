@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..attr._palette import LOWERS, RAISES
+from ..attr._palette import LOWERS as LOWERS
+from ..attr._palette import RAISES as RAISES
 from ..core.checks import check
 
 if TYPE_CHECKING:
