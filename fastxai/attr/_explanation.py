@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import numbers
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -315,7 +317,8 @@ def mapped(function: Callable[[Tensor], Any], value: Any) -> Any:
     if value is None:
         return None
     if isinstance(value, tuple | list):
-        return type(value)(mapped(function, part) for part in value)
+        parts = [mapped(function, part) for part in value]
+        return tuple(parts) if isinstance(value, tuple) else parts
     return function(value)
 
 
@@ -358,8 +361,15 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def kept(value: Any) -> Any:
-    """A copy of what the user passed, who may go on to change it."""
-    return mapped(lambda v: v.detach().clone() if isinstance(v, Tensor) else v, value)
+    """A copy of what the user passed, who may go on to change it, with numbers as Python's."""
+
+    def one(part: Any) -> Any:
+        if isinstance(part, Tensor | np.ndarray):
+            return torch.as_tensor(part).detach().clone()
+        is_integer = isinstance(part, numbers.Integral) and not isinstance(part, bool)
+        return int(part) if is_integer else part
+
+    return mapped(one, value)
 
 
 def only_one(values: Sequence[Tensor]) -> Tensor:

@@ -260,7 +260,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "values": lambda value: isinstance(value, Tensor | tuple | list),
     "outputs": _is_numbers,
     "baseline_outputs": _may_be(_is_numbers),
-    "convergence_delta": _may_be(_is_numbers),
+    "convergence_delta": _may_be(lambda value: _is_numbers(value) and value.dtype != torch.bool),
     "standard_errors": _may_be(lambda value: isinstance(value, Tensor | tuple | list)),
     "samples": _may_be(_is_counts),
     "players": _may_be(_is_counts),

@@ -25,6 +25,8 @@ def test_what_explain_fills_in():
     tunnel = fastxai.NoiseTunnel(fastxai.Saliency(mlp()))
     found = tunnel.explain(was, target=2, nt_samples=2)
     assert torch.equal(found.data, was) and found.target == 2
+    ints = fastxai.Saliency(mlp()).explain(was, target=np.int64(1))
+    assert type(ints.target) is int
     # Of layers and groups it would not be known what belongs to what.
     assert EXPLAINED["groups"]().data is None and by_layers().data is None
     assert of_method("LayerGradCam").data is None and of_method("GuidedGradCam").data is not None
@@ -55,6 +57,8 @@ def test_parts():
     assert dog.output_names == ("dog",) and torch.equal(dog.data, e.data)
     # shap's order of indices, wherever values has the outputs
     assert e[1, "c", "dog"].values == e.values[1, 1, 2] and e[1, 2, 1] == e[1, "c", "dog"]
+    each = replace(e, target=torch.tensor([0, 2, 1]))
+    assert each[1].target == 2 and each[1]["c"].target == 2 and each[1]["c"].target.dim() == 0
     assert row["c", "dog"] == e[1, "c", "dog"] and row[..., "dog"] == dog[1]
     both = e[:, ["d", "a"]]
     assert torch.equal(both.values, e.values[:, :, [3, 0]]) and both.feature_names == ("d", "a")

@@ -7,12 +7,13 @@ import sys
 from dataclasses import replace
 
 import pytest
-import safetensors.torch
 import torch
 
 from fastxai import ArgumentError, Explanation
 
 from ..explanations import EXPLAINED, NAMES, Page, explained
+
+safetensors = pytest.importorskip("safetensors.torch")
 
 
 @pytest.mark.parametrize("name", EXPLAINED)
@@ -133,7 +134,7 @@ def test_files_of_something_else_are_refused(tmp_path):
     refused(written(path, b"[" * 100_000, tensors))
     torch.save({"values": torch.zeros(3)}, path)
     refused(path)
-    safetensors.torch.save_file({"values": torch.zeros(3)}, path)
+    safetensors.save_file({"values": torch.zeros(3)}, path)
     refused(path, "fastxai_explanation in its header")
 
 
@@ -224,6 +225,7 @@ def test_nothing_may_be_missing_or_there_twice(key, tmp_path):
         ("baseline_outputs", torch.zeros(3, 3)),
         ("baseline_outputs", torch.zeros(3)),
         ("convergence_delta", torch.zeros(2, 2)),
+        ("convergence_delta", torch.zeros(3, 2, dtype=torch.bool)),
         ("standard_errors", torch.zeros(3, 2, 5)),
         ("samples", torch.zeros(3)),
         ("samples", torch.zeros(3, 1, dtype=torch.int64)),
@@ -239,12 +241,12 @@ def test_nothing_may_be_missing_or_there_twice(key, tmp_path):
 )
 def test_tensors_that_do_not_fit_are_refused(name, tensor, tmp_path):
     header, _ = saved(tmp_path)
-    tensors = safetensors.torch.load_file(tmp_path / "found")
+    tensors = safetensors.load_file(tmp_path / "found")
     tensors = {key: value.clone() for key, value in tensors.items()}
-    safetensors.torch.save_file({**tensors, name: tensor}, tmp_path / "bad", header["__metadata__"])
+    safetensors.save_file({**tensors, name: tensor}, tmp_path / "bad", header["__metadata__"])
     refused(tmp_path / "bad")
     tensors["another"] = torch.zeros(1)
-    safetensors.torch.save_file(tensors, tmp_path / "bad", header["__metadata__"])
+    safetensors.save_file(tensors, tmp_path / "bad", header["__metadata__"])
     refused(tmp_path / "bad", "no other tensors")
 
 

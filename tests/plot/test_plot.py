@@ -456,6 +456,14 @@ def test_parts_of_an_explanation_are_drawn():
     assert [b.get_width() for b in plot.bar(rows, target=1).patches][:2] == [1, 1]
 
 
+def test_convergence_of_one_row():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh()).eval()
+    x = torch.rand(5, 4)
+    found = [fastxai.KernelShap(model).explain(x, target=1, n_samples=n) for n in (8, 12)]
+    drawn = plot.convergence([e[2] for e in found]).lines[0].get_ydata()
+    np.testing.assert_array_equal(drawn, plot.convergence(found, row=2).lines[0].get_ydata())
+
+
 def test_colours_are_those_of_tables():
     from fastxai.attr import _palette
 
