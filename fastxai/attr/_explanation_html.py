@@ -166,6 +166,8 @@ def _features(explanation: Any, targets: tuple[int, ...], of: _Columns, note: st
             found.append(_value_cell(value, error, given, limit))
         return "".join(found) + (_cell("...") if more else "")
 
+    if of.data is not None:
+        note += "Below each is the feature's own value. "
     if more:
         note += f"{len(largest)} of {count:,} features are shown, those of the largest mean size. "
     return _table(explanation, targets, len(of.values), heads, cells, note, _ROWS)

@@ -32,6 +32,8 @@ def test_a_page_of_features():
     expected = f"{value:+.4g} ± {error:.2g}{found.data[0, 2]:.4g}".replace("-", "−")
     assert lines[1][6] == expected
     assert lines[1][2] == f"{found.outputs[0, 1]:.4g}"
+    assert "Below each is the feature's own value." in page.text
+    assert "Below each" not in Page(replace(found, data=None)._repr_html_()).text
     assert "<b>&" in page.text and '"x" tier' in page.text and "16 samples" in page.text
 
 
