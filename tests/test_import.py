@@ -15,6 +15,7 @@ HEAVY = [
     "matplotlib",
     "networkx",
     "pandas",
+    "safetensors",
     "scipy",
     "shap",
     "sklearn",

@@ -29,9 +29,9 @@ from ..core.engine.rows import InputRows
 from ..core.flags import check_flags, flags_checked, flags_of
 from ..core.program.program import Program
 from ..interop.calls import select_output
-from ..interop.models import callable_of
+from ..interop.models import callable_of, class_names
 from ._conversion import is_to_convert, with_arrays, with_tensors
-from ._explanation import Explanation, Result, convergence_delta, only_one
+from ._explanation import Explanation, Result, convergence_delta, kept, only_one
 from ._like_attribute import CompileLikeAttribute, LikeAttribute, show_signatures
 
 if TYPE_CHECKING:
@@ -152,7 +152,8 @@ class Attribution:
         options = self._options(*args, **kwargs)
         has_baselines = "baselines" in options
         by_group = not options.get("return_input_shape", True)
-        request = self._query(**{name: options.pop(name) for name in _QUESTION if name in options})
+        question = {name: options.pop(name) for name in _QUESTION if name in options}
+        request = self._query(**question)
 
         started = time.perf_counter()
         found = self._find(request, detailed=True, **options)
@@ -174,6 +175,7 @@ class Attribution:
         # Numbers by group come as one tensor, whatever the inputs are.
         pack = found.form or (only_one if by_group else request.inputs.pack)
         errors = found.standard_errors
+        is_of_features = self._of_inputs and not by_group  # whose values stand beside theirs
         return Explanation(
             values=pack(found.values),
             outputs=outputs,
@@ -186,6 +188,9 @@ class Attribution:
             tier=found.tier,
             method=self.get_name(),
             seconds=seconds,
+            data=kept(request.inputs.pack(request.inputs.tensors)) if is_of_features else None,
+            target=kept(question.get("target")),
+            output_names=class_names(self.forward_func),
         )
 
     @LikeAttribute

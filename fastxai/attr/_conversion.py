@@ -12,7 +12,7 @@ from ..core.checks import ArgumentError, check
 from ..core.program.program import ARGMAX
 from ..interop.conversion import PLAIN, Conversion, convert, is_plain
 from ..interop.models import class_names
-from ._explanation import Explanation
+from ._explanation import Explanation, as_arrays
 
 # What comes in several forms.
 _FORMS = ("inputs", "baselines", "background", "feature_mask", "additional_forward_args")
@@ -33,9 +33,12 @@ def is_to_convert(method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 
 def with_arrays(explanation: Explanation, conversion: Conversion) -> Explanation:
-    """The explanation in the form of the inputs that were brought."""
-    found = {name: conversion.back(value) for name, value in vars(explanation).items()}
-    return replace(explanation, **found)
+    """The explanation of what was brought: as arrays where that was, with its columns' names."""
+    found = as_arrays(explanation) if conversion.to_numpy else explanation
+    if found.data is not None:  # it is about features
+        data = conversion.data if conversion.to_numpy else found.data
+        found = replace(found, data=data, feature_names=conversion.feature_names)
+    return replace(found, output_names=conversion.output_names)
 
 
 def with_tensors(
@@ -53,6 +56,7 @@ def with_tensors(
         found = Conversion(method.forward_func, arguments)
     else:
         found = convert(method.forward_func, arguments, *wanted)
+    found.output_names = class_names(method.forward_func)
     plain = method._over(found.function)
     target = found.arguments.get("target")
     if target is not None:

@@ -39,7 +39,7 @@ from ..core.program.program import (
 )
 from ..core.spans import length
 from ._base import Attribution, captum_compatible
-from ._explanation import Explanation
+from ._explanation import Explanation, kept
 from ._layer import LayerAttribution
 from ._smoothing import TYPES, Samples, Smoothing, by_sample
 from .saliency import OfGradient
@@ -208,6 +208,8 @@ class NoiseTunnel(Attribution, Generic[Method]):
             standard_errors=None,
             method=self.get_name(),
             seconds=seconds,
+            data=kept(request.inputs.pack(request.inputs.tensors)),
+            target=kept(options.get("target")),
         )
 
     def _plan(self, *args: Any, **kwargs: Any) -> Plan:

@@ -30,7 +30,7 @@ def is_plain(value: Any) -> bool:
     return type(value) in PLAIN
 
 
-@dataclass(frozen=True)
+@dataclass
 class Conversion:
     """A call with tensors in the place of what the user brought.
 
@@ -41,6 +41,7 @@ class Conversion:
         keys: of inputs in a dict, all of which are explained.
         data: the inputs as arrays; None where they came as tensors.
         feature_names: of the columns of a DataFrame.
+        output_names: of the classes of a classifier.
     """
 
     function: Callable[..., Any]
@@ -49,6 +50,7 @@ class Conversion:
     keys: tuple[Any, ...] | None = None
     data: Any = None
     feature_names: list[str] | None = None
+    output_names: list[str] | None = None
 
     def back(self, values: Any) -> Any:
         """Tensors, in tuples perhaps, in the form of the inputs."""
@@ -125,9 +127,10 @@ class _Into:
         return self._tensor(values, argument)
 
     def arrays(self, values: Any) -> Any:
+        """Copies, as the user may write to his own."""
         if isinstance(values, tuple):
-            return tuple(as_array(v) for v in values)
-        return as_array(values)
+            return tuple(np.array(as_array(v)) for v in values)
+        return np.array(as_array(values))
 
     def extra(self, values: Any, batch: int) -> tuple[Any, list[bool]]:
         """Extra arguments with tensors for the arrays that have a row for each example."""
@@ -199,7 +202,17 @@ def _of_table(model: Any, arguments: Mapping[str, Any], differentiates: bool) ->
     _convert_mask(converted, device)
     columns = None if table.names is None else list(table.names)
     to_numpy = not isinstance(inputs, Tensor)
-    return Conversion(function, converted, to_numpy, None, as_array(inputs), columns)
+    return Conversion(
+        function, converted, to_numpy, None, _shown(inputs, taken.numbers, text), columns
+    )
+
+
+def _shown(rows: Any, numbers: Tensor, text: Any) -> Any:  # [n, M]
+    """Rows as an explanation shows them: numbers, or objects where a column has words."""
+    if text is None:
+        return numbers.numpy().copy()
+    shown = (rows.to_frame().T if is_series(rows) else rows).to_numpy(dtype=object)
+    return np.where(np.equal(shown, shown) & (shown != None), shown, np.nan)  # noqa: E711
 
 
 def _of_mapping(
@@ -230,8 +243,8 @@ def _of_mapping(
     extra = tuple(given[key] for key in others) or None
     plain = {**arguments, **aligned, "inputs": inputs, _EXTRA: extra}
     found = convert(function, plain, differentiates, of_inputs)
-    keys = None if main is not None else tuple(explained)
-    return Conversion(found.function, found.arguments, found.to_numpy, keys, found.data)
+    found.keys = None if main is not None else tuple(explained)
+    return found
 
 
 def _main_input(model: Any, given: Mapping[str, Any]) -> str | None:

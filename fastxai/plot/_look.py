@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..attr._palette import LOWERS as LOWERS
+from ..attr._palette import RAISES as RAISES
 from ..core.checks import check
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Orange and blue are told apart by everyone, and stand out from white and from black (3 : 1).
-RAISES = "#DD6B20"
-LOWERS = "#3182CE"
 # Inputs' own values go from purple by teal to olive: nothing that raises or lowers.
 LOW_TO_HIGH = ("#8A4FBF", "#2A9D8F", "#B8A10B")
 STRONG = "#C2339B"  # contributes much, whatever the sign

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from ..attr._explanation import Explanation
+from ..attr._explanation import Explanation, mapped, targets_of, with_rows
 from ..core.checks import check, check_count
 from ._look import literal
 
@@ -83,16 +84,87 @@ def table(
     target: int | None = None,
 ) -> Table:
     """Reads the arguments that most functions share."""
-    values, found, outputs, baselines = explanation, None, None, None
     if isinstance(explanation, Explanation):
-        values, found = explanation.values, explanation.standard_errors
-        outputs, baselines = explanation.outputs, explanation.baseline_outputs
-    errors = found if errors is None else errors
-    feature_names = _held(explanation, "feature_names", feature_names)
-    target_names = _held(explanation, "target_names", target_names)
-    data = _held(explanation, "data", data)
+        return _of_explanation(explanation, errors, feature_names, data, target_names, target)
+    return _table(explanation, errors, feature_names, data, target_names, target)
 
-    targets = tuple(outputs.shape[1:]) if outputs is not None else ()
+
+def _of_explanation(
+    explanation: Explanation,
+    errors: Any,
+    feature_names: Any,
+    data: Any,
+    target_names: Any,
+    target: Any,
+) -> Table:
+    """What is not given is the explanation's own, where it has the values' form."""
+    whole = with_rows(explanation)
+    targets = targets_of(whole)
+    if explanation.is_row and errors is not None:
+        errors = to_array(errors, "errors")[None]
+    leaves = whole.values if isinstance(whole.values, tuple) else (whole.values,)
+    if isinstance(whole.values, Tensor) and whole.values.dim() == 1 + len(targets):
+        whole = replace(  # of one feature
+            whole,
+            values=whole.values[..., None],
+            standard_errors=mapped(lambda t: t[..., None], whole.standard_errors),
+            data=mapped(lambda t: t[..., None], whole.data),
+        )
+        leaves = (whole.values,)
+    is_list = isinstance(whole.values, list | dict)
+    check(not is_list, "explanation", "the values of one layer", "those of several")
+    shapes = [(len(leaf), *leaf.shape[1 + len(targets) :]) for leaf in leaves]
+    if data is None and whole.data is not None:
+        held = whole.data if isinstance(whole.data, tuple) else (whole.data,)
+        data = whole.data if [tuple(d.shape) for d in held] == shapes else None
+    elif data is not None and explanation.is_row:
+        data = tuple(map(_as_row, data)) if isinstance(data, tuple) else _as_row(data)
+    count = sum(math.prod(shape[1:]) for shape in shapes)
+    if feature_names is None and whole.feature_names is not None:
+        feature_names = whole.feature_names if len(whole.feature_names) == count else None
+    if target_names is None and whole.output_names is not None:
+        target_names = _name_of_target(whole, math.prod(targets) if targets else None)
+    errors = whole.standard_errors if errors is None else errors
+    return _table(
+        whole.values,
+        errors,
+        feature_names,
+        data,
+        target_names,
+        target,
+        targets,
+        whole.outputs,
+        whole.baseline_outputs,
+        whole.method,
+    )
+
+
+def _as_row(data: Any) -> Any:
+    return data[None] if isinstance(data, Tensor) else np.asarray(data)[None]
+
+
+def _name_of_target(whole: Explanation, count: int | None) -> Any:
+    """The names of the explained outputs, or that of the only one, if it is known."""
+    names: Any = whole.output_names
+    if count is not None:
+        return names if len(names) == count else None
+    if isinstance(whole.target, int) and -len(names) <= whole.target < len(names):
+        return names[whole.target]
+    return names[0] if len(names) == 1 else None
+
+
+def _table(
+    values: Any,
+    errors: Any,
+    feature_names: Any,
+    data: Any,
+    target_names: Any,
+    target: Any,
+    targets: tuple[int, ...] = (),
+    outputs: Any = None,
+    baselines: Any = None,
+    method: str | None = None,
+) -> Table:
     values, names = _flat(values, "explanation", targets, target)
     if errors is not None:
         errors, _ = _flat(errors, "errors", targets, target)
@@ -109,15 +181,8 @@ def table(
         _of_target(outputs, targets, target, len(values)),
         _of_target(baselines, targets, target, len(values)),
         _target_name(target_names, target),
-        explanation.method if isinstance(explanation, Explanation) else None,
+        method,
     )
-
-
-def _held(explanation: Any, name: str, given: Any) -> Any:
-    """What was given, or else what the explanation has of that name."""
-    if given is None and isinstance(explanation, Explanation):
-        return getattr(explanation, name, None)
-    return given
 
 
 def check_names(names: Any, argument: str, count: int) -> list[str]:

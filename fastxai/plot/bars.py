@@ -36,9 +36,11 @@ def bar(
         explanation: an explanation, or attributions [B, F] or [F].
         row: the row to draw; None for all.
         errors: standard errors, in the attributions' form; None for the explanation's.
-        feature_names: a name for each feature.
-        data: the inputs, in the attributions' form; for one row the values stand beside the names.
-        target_names: the name of the output, or those of all, of which ``target`` chooses.
+        feature_names: a name for each feature; None for the explanation's.
+        data: the inputs, in the attributions' form; None for the explanation's. For one row the
+            values stand beside the names.
+        target_names: the name of the output, or those of all, of which ``target`` chooses; None
+            for the explanation's.
         target: the index of the output, where several are explained.
         max_features: how many bars at most, with the one of the others.
         ax: where to draw; None makes a figure.
@@ -185,9 +187,11 @@ def waterfall(
         base: where the steps start; None for the explanation's baseline output, or what is left
             of its output, and 0 for an array.
         errors: standard errors, in the attributions' form; None for the explanation's.
-        feature_names: a name for each feature.
-        data: the inputs, in the attributions' form, for values beside the names.
-        target_names: the name of the output, or those of all, of which ``target`` chooses.
+        feature_names: a name for each feature; None for the explanation's.
+        data: the inputs, in the attributions' form, for values beside the names; None for the
+            explanation's.
+        target_names: the name of the output, or those of all, of which ``target`` chooses; None
+            for the explanation's.
         target: the index of the output, where several are explained.
         max_features: how many steps at most, with the one of the others.
         ax: where to draw; None makes a figure.

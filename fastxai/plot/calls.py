@@ -118,7 +118,8 @@ def _calls(explanations: Any, calls: Any, row: int | None, count: int) -> Any:
         held = [getattr(e, "samples", None) for e in explanations]
         known = all(samples is not None for samples in held)
         check(known, "calls", "the number of evaluations of each explanation", "None")
-        calls = [float(s[(row or 0) if len(s) > 1 else 0]) for s in held if s is not None]
+        each = [s.flatten() for s in held if s is not None]  # of one row they are a number
+        calls = [float(s[(row or 0) if len(s) > 1 else 0]) for s in each]
     x = to_array(calls, "calls")
     check(x.shape == (count,), "calls", "one number for each of {} explanations", x.shape, count)
     check(bool((x > 0).all() and np.isfinite(x).all()), "calls", "numbers above zero", list(x))

@@ -35,8 +35,9 @@ def heatmap(
         row_names: a name for each row; None for their numbers.
         errors: standard errors, in the attributions' form; None for the explanation's. A dot marks
             the cells that are within two of them of zero; of many rows they are pale.
-        feature_names: a name for each feature.
-        target_names: the name of the output, or those of all, of which ``target`` chooses.
+        feature_names: a name for each feature; None for the explanation's.
+        target_names: the name of the output, or those of all, of which ``target`` chooses; None
+            for the explanation's.
         target: the index of the output, where several are explained.
         max_features: how many features at most, those of the largest mean size.
         ax: where to draw; None makes a figure.

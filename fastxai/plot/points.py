@@ -40,11 +40,12 @@ def beeswarm(
     Args:
         explanation: an explanation, or attributions [B, F].
         errors: standard errors, in the attributions' form; None for the explanation's.
-        feature_names: a name for each feature.
+        feature_names: a name for each feature; None for the explanation's.
         data: the inputs, in the attributions' form: they colour the points from low to high, as
-            ranks among the rows, and grey where they are no numbers. Without, points have the
-            colours of what raises the output and what lowers it.
-        target_names: the name of the output, or those of all, of which ``target`` chooses.
+            ranks among the rows, and grey where they are no numbers. None for the explanation's;
+            without any, points have the colours of what raises the output and what lowers it.
+        target_names: the name of the output, or those of all, of which ``target`` chooses; None
+            for the explanation's.
         target: the index of the output, where several are explained.
         max_features: how many features at most, those of the largest mean size.
         ax: where to draw; None makes a figure.
@@ -160,13 +161,14 @@ def scatter(
     Args:
         explanation: an explanation, or attributions [B, F].
         feature: its index or its name.
-        data: the inputs, in the attributions' form; rows without the value stand at the left, and
-            words side by side.
+        data: the inputs, in the attributions' form; None for the explanation's. Rows without the
+            value stand at the left, and words side by side.
         color_by: the index or name of another feature whose values colour the points; None for
             the colours of what raises the output and what lowers it.
         errors: standard errors, in the attributions' form; None for the explanation's.
-        feature_names: a name for each feature.
-        target_names: the name of the output, or those of all, of which ``target`` chooses.
+        feature_names: a name for each feature; None for the explanation's.
+        target_names: the name of the output, or those of all, of which ``target`` chooses; None
+            for the explanation's.
         target: the index of the output, where several are explained.
         ax: where to draw; None makes a figure.
 

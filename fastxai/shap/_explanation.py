@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.checks import ArgumentError
+from ..core.named_axes import cut, places
 
 
 class Explanation:
@@ -61,7 +61,11 @@ class Explanation:
         return f"Explanation({'; '.join(parts)})"
 
     def __getitem__(self, key: Any) -> Explanation:
-        keys = self._keys(key if isinstance(key, tuple) else (key,))
+        given = key if isinstance(key, tuple) else (key,)
+        given = tuple(k.values if isinstance(k, Explanation) else k for k in given)
+        named_by = {"feature": self.feature_names, "output": self.output_names}
+        names = [named_by.get(axis) for axis in self._axes]
+        keys = places(given, self._axes, self.shape, names)
         by_axis: dict[str, list[Any]] = {}
         for axis, index in zip(self._axes, keys, strict=True):
             by_axis.setdefault(axis, []).append(index)
@@ -69,30 +73,30 @@ class Explanation:
             a for a, k in zip(self._axes, keys, strict=True) if not isinstance(k, int | np.integer)
         )
 
-        def cut(field: Any, *names: str) -> Any:
+        def part(field: Any, *names: str) -> Any:
             if field is None or np.ndim(field) == 0:
                 return field
             index = [k for a in names for k in by_axis.get(a, [])]
-            return _indexed(field, index[: np.ndim(field)])
+            return cut(field, index[: np.ndim(field)])
 
         outputs = [*by_axis.get("output", [])]
         named = self.output_names
         if outputs and named is not None and not isinstance(named, str):
-            named = cut(named, "output")
-        names = self.feature_names
+            named = part(named, "output")
+        features = self.feature_names
         last = by_axis.get("feature", [])[-1:]
-        if last and names is not None and not isinstance(names, str):
-            names = _indexed(names, last)
+        if last and features is not None and not isinstance(features, str):
+            features = cut(features, last)
         base_names = [a for a in ("row", "output") if a in self._axes]
         if np.ndim(self.base_values) < len(base_names):  # it is one for all rows, or outputs
             base_names = base_names[-np.ndim(self.base_values) :] if self._one_base() else ["row"]
         data_names = [a for a in ("row", "feature") if a in self._axes]
         return Explanation(
-            _indexed(self.values, keys),
-            cut(self.base_values, *base_names),
-            cut(self.data, *data_names),
-            cut(self.display_data, *data_names),
-            names,
+            cut(self.values, keys),
+            part(self.base_values, *base_names),
+            part(self.data, *data_names),
+            part(self.display_data, *data_names),
+            features,
             named,
             self.compute_time,
             axes=axes,
@@ -102,33 +106,6 @@ class Explanation:
         """Whether base values in one dimension are those of outputs."""
         outputs = [n for n, a in zip(self.shape, self._axes, strict=True) if a == "output"]
         return bool(outputs) and len(np.atleast_1d(self.base_values)) == outputs[0]
-
-    def _keys(self, given: tuple[Any, ...]) -> list[Any]:
-        """One index for each dimension, names as places."""
-        keys: list[Any] = list(given)
-        places = [i for i, k in enumerate(keys) if k is Ellipsis]
-        room = len(self._axes) - (len(keys) - len(places))
-        if len(places) > 1 or room < 0:
-            raise IndexError(f"expected at most {len(self._axes)} indices, got {len(given)}")
-        at = places[0] if places else len(keys)
-        keys[at : at + len(places)] = [slice(None)] * room
-        return [self._place(k, a) for k, a in zip(keys, self._axes, strict=True)]
-
-    def _place(self, key: Any, axis: str) -> Any:
-        names = {"feature": self.feature_names, "output": self.output_names}.get(axis)
-        if isinstance(key, str):
-            return self._named(key, names, axis)
-        if isinstance(key, list) and any(isinstance(k, str) for k in key):
-            return [self._named(k, names, axis) if isinstance(k, str) else k for k in key]
-        return getattr(key, "values", key) if isinstance(key, Explanation) else key
-
-    @staticmethod
-    def _named(key: str, names: Any, axis: str) -> int:
-        known = [] if names is None else [str(n) for n in names]
-        if key not in known:
-            listed = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
-            raise ArgumentError(f"index: expected one of the {axis}s {listed}, got {key!r}")
-        return known.index(key)
 
     def to_shap(self) -> Any:
         """The same as a ``shap.Explanation``, for shap's plots. Needs shap."""
@@ -155,17 +132,3 @@ def _axes_of(values: Any, output_names: Any) -> tuple[str, ...]:
         return ("feature",)
     last = ("output",) if has_outputs else ()
     return ("row", *["feature"] * (dims - 1 - len(last)), *last)
-
-
-def _indexed(field: Any, index: list[Any]) -> Any:
-    if isinstance(field, list | tuple):
-        field = np.asarray(field, dtype=object)
-        found = field[tuple(index)]
-        return found if isinstance(found, str) else list(found)
-    # One after another, from the last: lists of places do not pair up.
-    for axis in reversed(range(len(index))):
-        if isinstance(index[axis], slice) and index[axis] == slice(None):
-            continue
-        key = np.asarray(index[axis]) if isinstance(index[axis], list) else index[axis]
-        field = field[(slice(None),) * axis + (key,)]
-    return field

@@ -409,3 +409,62 @@ BAD = [
 def test_bad_input(message, draw):
     with pytest.raises(ArgumentError, match=re.escape(message)):
         draw()
+
+
+def test_an_explanation_brings_its_own_names_and_data():
+    found = explanation(data=torch.tensor(DATA), feature_names=NAMES, output_names=["P(yes)"])
+    assert labels(plot.bar(found, row=0))[:3] == ["income = 5", "age = 1", "חשבון = missing"]
+    assert labels(plot.waterfall(found, row=0))[0] == "income = 5"
+    assert labels(plot.beeswarm(found))[:2] == ["income", "age"]
+    assert len(plot.beeswarm(found).figure.axes) == 2  # the colours of their own values
+    ax = plot.scatter(found, "age", errors=np.zeros_like(VALUES))
+    np.testing.assert_array_equal(points(ax)[0].get_offsets()[:, 0], DATA[:, 0])
+    assert ax.get_ylabel().startswith("contribution to P(yes)")
+    ticks = [t.get_text() for t in plot.heatmap(found).get_xticklabels()]
+    assert ticks[:2] == ["income", "age"]
+    # What is given goes before.
+    ax = plot.bar(found, row=0, feature_names=list("abcd"), data=DATA + 1, target_names="Q")
+    assert labels(ax)[:2] == ["b = 6", "a = 2"] and ax.get_xlabel().strip().endswith("to Q")
+
+
+def test_names_and_data_that_are_of_something_else_are_left_out():
+    found = explanation(data=torch.ones(3, 9), feature_names=list("abcdefghi"))
+    assert labels(plot.bar(found, row=0))[0] == "feature 1"
+    one = explanation(output_names=["no", "yes"], target=1)
+    assert plot.bar(one).get_xlabel().strip().endswith("contribution| to yes")
+    each = explanation(output_names=["no", "yes"], target=torch.tensor([0, 1, 1]))
+    assert plot.bar(each).get_xlabel().strip().endswith("to the output")
+
+
+def test_parts_of_an_explanation_are_drawn():
+    values = torch.arange(24.0).reshape(2, 3, 4)  # [B, C, F]
+    found = Explanation(
+        *(values, values.sum(2), None, None, values / 9, "Method", 0.1),
+        data=torch.rand(2, 4),
+        feature_names=NAMES,
+        output_names=["a", "b", "c"],
+    )
+    assert plot.bar(found, row=0, target=1).get_xlabel().strip() == "contribution to b"
+    ax = plot.waterfall(found[1, :, "c"])
+    assert labels(ax)[-1].startswith("age = ") and ax.get_xlabel().strip() == "c"
+    assert [b.get_width() for b in plot.bar(found[1], target=2).patches] == [23, 22, 21, 20]
+    given = plot.bar(found[1, :, "c"], data=[7, 8, 9, 10], errors=[1.0, 2, 3, 4])
+    assert labels(given)[-1] == "age = 7" and given.texts[0].get_text() == "+23 ± 4"
+    ax = plot.bar(found[:, "age"], target=0)
+    assert labels(ax) == ["age"] and ax.patches[0].get_width() == 6
+    rows = fastxai.FeatureAblation(lambda x: x.cumsum(1)[:, :2]).explain(torch.ones(3, 4))
+    assert [b.get_width() for b in plot.bar(rows, target=1).patches][:2] == [1, 1]
+
+
+def test_convergence_of_one_row():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh()).eval()
+    x = torch.rand(5, 4)
+    found = [fastxai.KernelShap(model).explain(x, target=1, n_samples=n) for n in (8, 12)]
+    drawn = plot.convergence([e[2] for e in found]).lines[0].get_ydata()
+    np.testing.assert_array_equal(drawn, plot.convergence(found, row=2).lines[0].get_ydata())
+
+
+def test_colours_are_those_of_tables():
+    from fastxai.attr import _palette
+
+    assert (RAISES, LOWERS) == (_palette.RAISES, _palette.LOWERS)
