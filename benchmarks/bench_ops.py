@@ -13,6 +13,7 @@ from interleave import Competitor, record
 from torch import Tensor
 
 from fastxai.ops import native, reference
+from fastxai.ops.reference.checks import coalition_words
 
 # Steps, rows and features: a tabular row, one MNIST row, 32 of them, one ImageNet picture.
 SIZES = {
@@ -189,7 +190,7 @@ def test_coalitions(benchmark, device, size):
         "native": lambda: native.backend().coalitions(*arguments),
         "reference": lambda: reference.coalitions(*arguments),
     }
-    moved = 8 * rows * (2 + reference.coalition_words(players))
+    moved = 8 * rows * (2 + coalition_words(players))
     compare(benchmark, f"coalitions {size} {device}", calls, device, moved)
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fastxai.ops import reference
+from fastxai.ops.reference.checks import accumulation_dtype
 from tests.ops.conftest import COPIED_DTYPES, DTYPES, need_native
 
 SIZES = [0, 1, 2, 3, 5, 8, 17, 63, 64, 65]
@@ -150,7 +151,7 @@ def path_reduce(draw: Draw) -> tuple:
     rows, dtype = draw_size(draw), one_of(draw, *DTYPES)
     shape = [rows, *(draw_features(draw, rows) if rows or not rarely(draw) else [2**40])]
     steps = one_of(draw, 0, 1, 3, 4, 5, 9)
-    wide = reference.accumulation_dtype(dtype)
+    wide = accumulation_dtype(dtype)
     acc = one_of(draw, None, random_tensor(draw, shape, wide))
     grads = random_tensor(draw, [steps, *shape], dtype)
     return acc, grads, random_tensor(draw, [steps], torch.float64)
@@ -290,7 +291,7 @@ def noisy_points(draw: Draw) -> tuple:
 def noisy_reduce(draw: Draw) -> tuple:
     arguments = noisy(draw)
     input, (first, last) = arguments[0], arguments[-2:]
-    wide = reference.accumulation_dtype(input.dtype)
+    wide = accumulation_dtype(input.dtype)
     acc = one_of(draw, None, random_tensor(draw, list(input.shape), wide))
     shape = [max(0, last - first), *input.shape]
     return acc, random_tensor(draw, shape, input.dtype), *arguments
@@ -319,7 +320,7 @@ def sums(op: str) -> Callable:
     def allowed(arguments: tuple, expected: Tensor) -> Tensor:
         scale = getattr(reference, op)(*magnitudes(*arguments))
         terms = sum(a.numel() for a in arguments if isinstance(a, Tensor)) ** 0.5 + 8
-        wide = torch.finfo(reference.accumulation_dtype(expected.dtype))
+        wide = torch.finfo(accumulation_dtype(expected.dtype))
         narrow = torch.finfo(expected.dtype)
         rounding = narrow.eps * expected.double().abs() + narrow.smallest_normal
         return terms * wide.eps * scale + rounding

@@ -6,6 +6,7 @@ from torch.testing import assert_close
 
 from fastxai import ops as fastxai_ops
 from fastxai.ops import native, reference
+from fastxai.ops.reference.draws import noisy_draws
 from tests.ops.conftest import DTYPES, SHAPES
 
 SEED = 0x1234_5678_9ABC_DEF
@@ -93,7 +94,7 @@ def test_path_formula_and_position(ops, draw):
     x, baseline = draw(3, 70, dtype=torch.float64), draw(4, 70, dtype=torch.float64)
     draws = (SEED, 0, 9, 0)
     ends = ops.noisy_points(x, None, 0.5, *draws, 0, 9, None)
-    picks, alphas = reference.noisy_draws(x, baseline, SEED, 9, 0, 0, 9)
+    picks, alphas = noisy_draws(x, baseline, SEED, 9, 0, 0, 9)
     starts = baseline[picks]
     rows = ops.noisy_points(x, baseline, 0.5, *draws, 0, 9, None)
     assert_close(rows, starts + alphas[..., None] * (ends - starts), rtol=1e-14, atol=1e-14)
@@ -107,7 +108,7 @@ def test_path_formula_and_position(ops, draw):
 )
 def test_draws_are_stratified(samples, baselines):
     x, rows = torch.zeros(6, 1), torch.zeros(baselines, 1)
-    picks, alphas = reference.noisy_draws(x, rows, SEED, samples, 0, 0, samples)
+    picks, alphas = noisy_draws(x, rows, SEED, samples, 0, 0, samples)
     assert ((alphas > 0) & (alphas < 1)).all()
     rounds, places = math.ceil(samples / baselines), min(samples, baselines)
     for pick, alpha in zip(picks.T, alphas.T, strict=True):
@@ -125,7 +126,7 @@ def test_every_single_draw_is_uniform():
     baselines, n = 3, 4000
     x, rows = torch.zeros(n, 1), torch.zeros(baselines, 1)
     for samples, sample in ((7, 4), (7, 0), (2, 1), (1, 0)):
-        picks, alphas = reference.noisy_draws(x, rows, SEED, samples, 0, sample, sample + 1)
+        picks, alphas = noisy_draws(x, rows, SEED, samples, 0, sample, sample + 1)
         cells = picks[0] * 4 + (alphas[0] * 4).long()  # baseline and quarter of the path
         counts = torch.bincount(cells, minlength=12).double()
         chi_squared = ((counts - n / 12) ** 2 / (n / 12)).sum()
@@ -134,7 +135,7 @@ def test_every_single_draw_is_uniform():
 
 def test_examples_have_orders_of_their_own():
     x, rows = torch.zeros(64, 1), torch.zeros(8, 1)
-    picks, _ = reference.noisy_draws(x, rows, SEED, 8, 0, 0, 8)
+    picks, _ = noisy_draws(x, rows, SEED, 8, 0, 0, 8)
     assert len({tuple(order) for order in picks.T.tolist()}) > 50
     following = torch.bincount((picks[1:] - picks[:-1]).remainder(8).flatten(), minlength=8)
     assert following[0] == 0 and following[1:].max() < 2 * following.sum() / 7

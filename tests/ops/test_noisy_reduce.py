@@ -4,6 +4,7 @@ from torch.testing import assert_close
 
 from fastxai import ops as fastxai_ops
 from fastxai.ops import native, reference
+from fastxai.ops.reference.checks import accumulation_dtype
 from tests.ops.conftest import DTYPES, SHAPES
 
 SEED = 987654321987
@@ -21,7 +22,7 @@ def draw_case(draw, shape, dtype, baselines=3, stdev=0.3, span=(2, 7), samples=9
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES[:-1], ids=str)
 def test_kernel_equals_reference(native_ops, draw, shape, dtype, baselines):
-    wide = reference.accumulation_dtype(dtype)
+    wide = accumulation_dtype(dtype)
     tolerance = (
         {"rtol": 1e-5, "atol": 1e-5} if wide == torch.float32 else {"rtol": 0, "atol": 1e-14}
     )
@@ -74,7 +75,7 @@ def test_any_strides(ops, draw, dtype):
     input = draw(6, 5, 4, dtype=dtype).permute(2, 0, 1)[::2]
     baseline = draw(3, 5, 6, dtype=dtype).transpose(1, 2)
     grads = draw(2, 6, 5, 5, dtype=dtype).permute(3, 0, 1, 2)
-    acc = draw(6, 2, 5, dtype=reference.accumulation_dtype(dtype)).transpose(0, 1)
+    acc = draw(6, 2, 5, dtype=accumulation_dtype(dtype)).transpose(0, 1)
     rest = (0.2, SEED, 0, 5, 0, 0, 5)
     whole = [t.contiguous() for t in (acc, grads, input, baseline)]
     expected = reference.noisy_reduce(*whole, *rest)

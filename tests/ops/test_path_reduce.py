@@ -4,12 +4,13 @@ from torch.testing import assert_close
 
 from fastxai import ops as fastxai_ops
 from fastxai.ops import native, reference
+from fastxai.ops.reference.checks import accumulation_dtype
 from tests.ops.conftest import DTYPES, SHAPES, STEPS, draw_mapped, pick
 
 
 def draw_case(draw, shape, dtype, steps, with_acc=True):
     grads = draw(steps, *shape, dtype=dtype)
-    acc = draw(*shape, dtype=reference.accumulation_dtype(dtype)) if with_acc else None
+    acc = draw(*shape, dtype=accumulation_dtype(dtype)) if with_acc else None
     return acc, grads, draw(steps, dtype=torch.float64)
 
 
@@ -30,7 +31,7 @@ def test_equals_the_formula_in_float64(ops, draw, shape, dtype, with_acc):
         total = ops.path_reduce(*case)
         assert total.is_contiguous()
         assert total.shape == shape
-        assert total.dtype == reference.accumulation_dtype(dtype)
+        assert total.dtype == accumulation_dtype(dtype)
         expected, scale = exact_sum(*case)
         unit = 2**-52 if dtype == torch.float64 else 2**-23
         # Each product and each sum rounds once: the standard bound on a sum's error.
@@ -77,7 +78,7 @@ def test_any_strides(ops, draw, dtype, layout):
         "sliced": lambda: draw(10, 4, 6, dtype=dtype)[::2],
         "offset": lambda: draw(3 + 5 * 4 * 6, dtype=dtype)[3:].view(5, 4, 6),
     }[layout]()
-    accumulation = reference.accumulation_dtype(dtype)
+    accumulation = accumulation_dtype(dtype)
     acc = draw(6, 4, dtype=accumulation).t()
     weights = draw(10, dtype=torch.float64)[::2]
     total = ops.path_reduce(acc, grads, weights)
