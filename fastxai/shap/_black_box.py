@@ -8,8 +8,6 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..core.checks import check_limit
 from ..interop.models import RowFunction
@@ -17,10 +15,11 @@ from ..interop.tables import Taken, as_array, checked_names
 from ._background import Background
 from ._explanation import Explanation
 from ._game import CoalitionGame
+from ._selection import Rule, select
 from .links import link_of
 
-# Values [n, players, *C] of a game for rows, from game, which play, [n, players], rows [n, M].
-Method = Callable[[CoalitionGame, Tensor, Tensor], Tensor]
+# A method, by the number of features that vary at most: its class, and its options.
+Method = Callable[[int], tuple[Any, dict[str, Any]]]
 
 
 class BlackBox:
@@ -61,22 +60,30 @@ class BlackBox:
         expected = self.game.expected
         return expected.numpy().copy() if expected.dim() else float(expected)
 
-    def values(self, X: Any, method: Method) -> tuple[np.ndarray, Taken]:  # [n, players, *C]
-        """The values of rows by a method."""
+    def values(self, X: Any, method: Method, rule: Rule = None) -> np.ndarray:
+        """The values of rows by a method, [n, players, *C]; of one row without n."""
+        found, _, taken = self._found(X, method, rule, False)
+        return found[0] if taken.is_single else found
+
+    def _found(
+        self, X: Any, method: Method, rule: Rule, detailed: bool
+    ) -> tuple[np.ndarray, np.ndarray | None, Taken]:
         taken = self.background.table.take(X, "X")
         x = taken.numbers
-        game = self.game.with_table(taken.table)
-        varies = self.background.varies(x)
+        varies = self.background.varies(x)  # [n, players]
         shape = (len(x), self.background.players, *self.game.expected.shape)
         if not bool(varies.any()):
-            return np.zeros(shape), taken
-        found = method(game, varies, x)
-        return np.array(found.detach().cpu().numpy(), dtype=np.float64).reshape(shape), taken
+            return np.zeros(shape), None, taken
+        kind, options = method(int(varies.sum(1).max()))
+        found, errors = self.game.values(kind, x, taken.table, detailed, **options)
+        if rule is not None:
+            found, errors = select(found, varies, rule, options["n_samples"] - 2), None
+        return found.numpy(), None if errors is None else errors.numpy(), taken
 
-    def explanation(self, X: Any, method: Method) -> Explanation:
+    def explanation(self, X: Any, method: Method, rule: Rule = None) -> Explanation:
         """The same with what it is about."""
         started = time.perf_counter()
-        values, taken = self.values(X, method)
+        values, errors, taken = self._found(X, method, rule, True)
         base = np.broadcast_to(self.game.expected.numpy(), (len(values), *values.shape[2:])).copy()
         data = as_array(X)
         single = taken.is_single
@@ -86,6 +93,7 @@ class BlackBox:
             data,
             feature_names=self.names(taken),
             output_names=self.output_names,
+            standard_errors=errors if errors is None or not single else errors[0],
             compute_time=time.perf_counter() - started,
             axes=("row", "feature", *["output"] * (values.ndim - 2))[single:],
         )
@@ -96,16 +104,6 @@ class BlackBox:
         if own is not None and len(own) == self.background.players:
             return list(own)
         return self.feature_names or self._unnamed
-
-
-def attributed(values: Tensor, present: Tensor) -> Tensor:  # [n, *C, P] -> [n, P, *C]
-    """Values with the outputs last."""
-    return values.movedim(-1, 1) if values.dim() > present.dim() else values
-
-
-def starting(varies: Tensor) -> Tensor:  # [n, P] bool -> [n, P] float32
-    """Where those play that vary; the others are as absent, and so have no say."""
-    return varies.to(torch.float32)
 
 
 def shows(silent: Any) -> bool:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from ..attr.shapley import ShapleyValues, ShapleyValueSampling
 from ..core.checks import check, check_count, warn
 from ..interop.tables import is_frame, is_sparse
 from ._background import Background, DenseData, sample
-from ._black_box import BlackBox, Method, attributed, shows, starting
+from ._black_box import BlackBox, Method, shows
 from ._explanation import Explanation
-from ._game import CoalitionGame, draw_seed
+from ._game import draw_seed
 from .links import identity
 
 _MOST_ROWS = 100  # of a background that comes without a masker
@@ -92,22 +90,15 @@ class ExactExplainer(_MaskerExplainer):
         """
         fine = interactions is not True and interactions == 1
         check(fine, "interactions", "1, as interactions are not found here", interactions)
-        return self._box.explanation(X, partial(self._values, most=max_evals, silent=silent))
 
-    @staticmethod
-    def _values(
-        game: CoalitionGame, varies: Tensor, x: Tensor, *, most: int | str, silent: bool
-    ) -> Tensor:
-        players = int(varies.sum(1).max())
-        if most != "auto":
-            limit = check_count(most, "max_evals", below=None)
-            expected = "at least 2^{} = {:,}, all coalitions of the features that vary"
-            check(1 << players <= limit, "max_evals", expected, limit, players, 1 << players)
-        present = starting(varies)
-        values = ShapleyValues(game, affine_prefix=False).attribute(
-            present, 0, additional_forward_args=x, show_progress=shows(silent)
-        )
-        return attributed(values, present)
+        def method(players: int) -> tuple[Any, dict[str, Any]]:
+            if max_evals != "auto":
+                limit = check_count(max_evals, "max_evals", below=None)
+                expected = "at least 2^{} = {:,}, all coalitions of the features that vary"
+                check(1 << players <= limit, "max_evals", expected, limit, players, 1 << players)
+            return ShapleyValues, {"show_progress": shows(silent)}
+
+        return self._box.explanation(X, method)
 
 
 class PermutationExplainer(_MaskerExplainer):
@@ -167,8 +158,7 @@ class PermutationExplainer(_MaskerExplainer):
     def shap_values(self, X: Any, npermutations: int = 10, silent: bool = False) -> np.ndarray:
         """The values of rows, [n, M] or [n, M, C], from so many orders and their reverses."""
         count = check_count(npermutations, "npermutations")
-        values, taken = self._box.values(X, _by_orders(lambda m: count, self._seed, silent))
-        return values[0] if taken.is_single else values
+        return self._box.values(X, _by_orders(lambda m: count, self._seed, silent))
 
 
 class SamplingExplainer:
@@ -224,8 +214,7 @@ class SamplingExplainer:
         Returns:
             As for :class:`KernelExplainer`.
         """
-        values, taken = self._box.values(X, self._method(nsamples, silent))
-        return values[0] if taken.is_single else values
+        return self._box.values(X, self._method(nsamples, silent))
 
     def _method(self, nsamples: int | str, silent: bool) -> Method:
         given = None if nsamples == "auto" else check_count(nsamples, "nsamples")
@@ -241,19 +230,14 @@ class SamplingExplainer:
 def _by_orders(pairs: Any, seed: int | None, silent: bool) -> Method:
     """Values from so many orders and their reverses, by the number of players."""
 
-    def values(game: CoalitionGame, varies: Tensor, x: Tensor) -> Tensor:
-        present = starting(varies)
-        found = ShapleyValueSampling(game, affine_prefix=False).attribute(
-            present,
-            0,
-            additional_forward_args=x,
-            n_samples=2 * pairs(int(varies.sum(1).max())),
-            show_progress=shows(silent),
-            seed=draw_seed(seed),
-        )
-        return attributed(found, present)
+    def method(players: int) -> tuple[Any, dict[str, Any]]:
+        return ShapleyValueSampling, {
+            "n_samples": 2 * pairs(players),
+            "seed": draw_seed(seed),
+            "show_progress": shows(silent),
+        }
 
-    return values
+    return method
 
 
 def _rows_of(masker: Any) -> Any:
