@@ -8,11 +8,14 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..core.checks import check_limit
+from ..core.coalition_bits import all_coalitions
 from ..interop.models import RowFunction
 from ..interop.tables import Taken, as_array, checked_names
 from ._background import Background
+from ._coalitions import pairs
 from ._explanation import Explanation
 from ._game import CoalitionGame
 from ._selection import Rule, select
@@ -80,13 +83,40 @@ class BlackBox:
             found, errors = select(found, varies, rule, options["n_samples"] - 2), None
         return found.numpy(), None if errors is None else errors.numpy(), taken
 
+    def of_pairs(self, X: Any, method: Method) -> Explanation:
+        """The same for pairs of features, from all coalitions; the method only says if it may."""
+        started = time.perf_counter()
+        taken = self.background.table.take(X, "X")
+        varies = self.background.varies(taken.numbers)  # [n, P]
+        who = varies.any(0).nonzero()[:, 0]
+        n, players, outputs = *varies.shape, self.game.expected.shape
+        found = torch.zeros(n, players, players, outputs.numel(), dtype=torch.float64)
+        if len(who):
+            method(len(who))
+            bits = all_coalitions(len(who))
+            worths = self.game.worths(taken.numbers, taken.table, bits, who)
+            found[:, who[:, None], who] = pairs(worths, len(who))
+        # Those that do not differ are in no pair: what is left there is rounding.
+        found *= (varies[:, :, None] & varies[:, None])[..., None]
+        values = found.reshape(*found.shape[:3], *outputs).numpy()
+        return self._explained(X, taken, values, None, started)
+
     def explanation(self, X: Any, method: Method, rule: Rule = None) -> Explanation:
         """The same with what it is about."""
         started = time.perf_counter()
         values, errors, taken = self._found(X, method, rule, True)
-        base = np.broadcast_to(self.game.expected.numpy(), (len(values), *values.shape[2:])).copy()
+        return self._explained(X, taken, values, errors, started)
+
+    def _explained(
+        self, X: Any, taken: Taken, values: np.ndarray, errors: np.ndarray | None, started: float
+    ) -> Explanation:
+        base = np.broadcast_to(
+            self.game.expected.numpy(), (len(values), *self.game.expected.shape)
+        ).copy()
         data = as_array(X)
         single = taken.is_single
+        outputs = self.game.expected.dim()
+        features = values.ndim - 1 - outputs
         return Explanation(
             values[0] if single else values,
             base[0] if single else base,
@@ -95,7 +125,7 @@ class BlackBox:
             output_names=self.output_names,
             standard_errors=errors if errors is None or not single else errors[0],
             compute_time=time.perf_counter() - started,
-            axes=("row", "feature", *["output"] * (values.ndim - 2))[single:],
+            axes=("row", *["feature"] * features, *["output"] * outputs)[single:],
         )
 
     def names(self, taken: Taken) -> list[str]:

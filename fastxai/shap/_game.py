@@ -9,9 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..attr._worth import Worth
 from ..core import engine
+from ..core.coalition_bits import pack, unpack
+from ..core.engine.coalition_rows import CoalitionRows
 from ..core.engine.independence import RowByRow
-from ..core.engine.model import Model
+from ..core.engine.model import Model, Prefix
 from ..core.engine.rows import InputRows
 from ..interop.models import RowFunction, eval_mode
 from ..interop.tables import Table
@@ -83,6 +86,35 @@ class CoalitionGame:
             found = method.explain(x.to(**place), **options)
         errors = found.standard_errors
         return self._by_player(found.values), None if errors is None else self._by_player(errors)
+
+    def worths(
+        self, x: Tensor, table: Table, bits: Tensor, who: Tensor
+    ) -> Tensor:  # [n, M] -> [N, n, C]
+        """What coalitions of some of the groups are worth for rows.
+
+        Args:
+            x: the rows to explain.
+            table: how they came.
+            bits: coalitions of the groups ``who``, [N, W].
+            who: groups, [m] int64; all others are as in the background, or do not differ from it.
+        """
+        background, function = self._background, self._function.with_table(table)
+        number = torch.full((background.players,), len(who), dtype=torch.int32)
+        number[who] = torch.arange(len(who), dtype=torch.int32)
+        mask = number[background.groups][None]  # [1, M]
+        bits = pack(torch.nn.functional.pad(unpack(bits, len(who)), (0, 1)))  # nobody is absent
+        rows = CoalitionRows((x,), (background.rows[None],), bits, (mask,), len(who) + 1)
+        called = _Linked(function, self._link) if self._by_row else function
+        shares = self._shares.reshape(len(self._shares), -1)
+        worth = Worth(len(background.rows), shares.expand(-1, self.expected.numel()))
+        found = torch.zeros(len(bits), len(x), self.expected.numel(), dtype=torch.float64)
+
+        def add(values: Tensor, repeats: slice, examples: slice) -> None:
+            y, which = worth.mean(values.reshape(*values.shape[:2], -1), repeats)
+            found[which, examples] += y
+
+        engine.stream(Model(called, len(x), prefix=Prefix(wanted=False)), rows, add)
+        return found if self._by_row else linked(self._link, found)
 
     def _by_player(self, values: Tensor) -> Tensor:  # [n, *C, M] -> [n, P, *C]
         values = values.detach().to("cpu", torch.float64)

@@ -85,11 +85,14 @@ class ExactExplainer(_MaskerExplainer):
         Args:
             X: rows [n, M], or one row [M], in any form.
             max_evals: the most coalitions of a row; an error if it has more.
-            interactions: 1: there are none here.
+            interactions: 1 for a value of each feature; 2 or True for one of each pair of them,
+                [n, M, M] or [n, M, M, C], with a feature's own effect on the diagonal, by the
+                Shapley-Taylor index. All add up to what the values of features do.
             silent: True for no progress bar.
         """
-        fine = interactions is not True and interactions == 1
-        check(fine, "interactions", "1, as interactions are not found here", interactions)
+        of_pairs = interactions is True or interactions == 2
+        fine = of_pairs or interactions is False or interactions == 1
+        check(fine, "interactions", "1 or 2", interactions)
 
         def method(players: int) -> tuple[Any, dict[str, Any]]:
             if max_evals != "auto":
@@ -98,6 +101,8 @@ class ExactExplainer(_MaskerExplainer):
                 check(1 << players <= limit, "max_evals", expected, limit, players, 1 << players)
             return ShapleyValues, {"show_progress": shows(silent)}
 
+        if of_pairs:
+            return self._box.of_pairs(X, method)
         return self._box.explanation(X, method)
 
 
