@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..core.checks import check_limit
-from ..core.coalition_bits import all_coalitions
+from ..core.coalition_bits import all_coalitions, pack, unpack
 from ..interop.models import RowFunction
 from ..interop.tables import Taken, as_array, checked_names
 from ._background import Background
-from ._coalitions import pairs
+from ._coalitions import coalitions_of, pairs
 from ._explanation import Explanation
 from ._game import CoalitionGame
-from ._selection import Rule, select
+from ._selection import Rule, kept_by_criterion, select
 from .links import link_of
 
 # A method, by the number of features that vary at most: its class, and its options.
@@ -80,7 +81,18 @@ class BlackBox:
         kind, options = method(int(varies.sum(1).max()))
         found, errors = self.game.values(kind, x, taken.table, detailed, **options)
         if rule is not None:
-            found, errors = select(found, varies, rule, options["n_samples"] - 2), None
+            count = options["n_samples"] - 2
+
+            def by_criterion(rows: Tensor, own: Tensor) -> Tensor:
+                bits, weights = coalitions_of(len(own), count, options["seed"])
+                present = unpack(bits, len(own))
+                nobody = torch.zeros(1, len(own), dtype=torch.bool)
+                every = pack(torch.cat([present, nobody, ~nobody]))
+                v = self.game.worths(x[rows], taken.table, every, own)
+                gains = v[:-2] - v[-2]
+                return kept_by_criterion(gains, v[-1] - v[-2], present, weights, str(rule))
+
+            found, errors = select(found, varies, rule, count, by_criterion), None
         return found.numpy(), None if errors is None else errors.numpy(), taken
 
     def of_pairs(self, X: Any, method: Method) -> Explanation:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.coalition_bits import all_coalitions, subset_sizes
+from ..core.estimate.designs import shapley_design
 
 
 def pairs(v: Tensor, players: int) -> Tensor:  # [2^m, n, C] -> [n, m, m, C]
@@ -33,3 +34,15 @@ def pairs(v: Tensor, players: int) -> Tensor:  # [2^m, n, C] -> [n, m, m, C]
             found[:, i, j] = torch.einsum("s,snc->nc", share[sizes[without]], change)
             found[:, j, i] = found[:, i, j]
     return found
+
+
+def coalitions_of(players: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Coalitions without nobody and all, [N, W], and how much each weighs, [N]: all if they fit."""
+    if players < 63 and (1 << players) - 2 <= count:
+        bits = all_coalitions(players)[1:-1]
+        sizes = subset_sizes(bits)
+        share = [1 / (s * (players - s) * math.comb(players, s)) for s in range(1, players)]
+        return bits, torch.tensor(share, dtype=torch.float64)[sizes - 1]
+    plan = shapley_design(players, count + 2, seed)
+    inside = (subset_sizes(plan.bits) > 0) & (subset_sizes(plan.bits) < players)
+    return plan.bits[inside], plan.weights[inside]

@@ -86,7 +86,9 @@ class KernelExplainer:
             nsamples: coalitions to evaluate for each row, beside nobody and everybody; "auto" for
                 2,048 and two for each feature. From 2^M − 2 on the result is exact.
             l1_reg: False or 0 for all features; "num_features(r)" for those of r steps of lars; a
-                number for those that a lasso of this penalty keeps.
+                number for those that a lasso of this penalty keeps; "aic" or "bic" for those of the
+                penalty that this criterion chooses, which evaluates coalitions once more and needs
+                scikit-learn.
             silent: True for no progress bar.
             gc_collect: ignored, as nothing is left to collect.
 
