@@ -112,7 +112,8 @@ def _check_weights(given: Any, rows: int) -> Tensor | None:  # [K] or [K, C] flo
     total = weights.sum(0, keepdim=True)
     fine = bool((weights >= 0).all() & (total > 0).all() & total.isfinite().all())
     check(fine, name, "finite numbers of at least 0, not all of them 0", given.tolist())
-    return weights / total
+    shares: Tensor = weights / total
+    return shares
 
 
 def _check_link(link: Any) -> Link | None:

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.checks import check_limit
+from ..core.checks import check, check_limit
 from ..core.coalition_bits import all_coalitions, pack, unpack
 from ..interop.models import RowFunction
 from ..interop.tables import Taken, as_array, checked_names
 from ._background import Background
-from ._coalitions import coalitions_of, pairs
+from ._coalitions import coalitions_of, contexts, pairs
 from ._explanation import Explanation
 from ._game import CoalitionGame
 from ._selection import Rule, kept_by_criterion, select
@@ -112,6 +112,27 @@ class BlackBox:
         found *= (varies[:, :, None] & varies[:, None])[..., None]
         values = found.reshape(*found.shape[:3], *outputs).numpy()
         return self._explained(X, taken, values, None, started)
+
+    def along(self, X: Any, tree: Tensor, most: int | None) -> Explanation:
+        """Owen values along a tree of features: means over what clusters each may find present."""
+        started = time.perf_counter()
+        taken = self.background.table.take(X, "X")
+        players = self.background.players
+        own = contexts(tree)
+        numbers = sorted({n for i, each in enumerate(own) for c in each for n in (c, c | 1 << i)})
+        if most is not None:
+            check(len(numbers) <= most, "max_evals", "at least {}", most, len(numbers))
+        present = torch.tensor([[bool(n >> i & 1) for i in range(players)] for n in numbers])
+        v = self.game.worths(taken.numbers, taken.table, pack(present), torch.arange(players))
+        place = {number: k for k, number in enumerate(numbers)}
+        gains = [
+            v[[place[c | 1 << i] for c in each]].mean(0) - v[[place[c] for c in each]].mean(0)
+            for i, each in enumerate(own)
+        ]
+        values = torch.stack(gains, 1)  # [n, M, C]
+        values *= self.background.varies(taken.numbers)[..., None]
+        shaped = values.reshape(*values.shape[:2], *self.game.expected.shape).numpy()
+        return self._explained(X, taken, shaped, None, started)
 
     def explanation(self, X: Any, method: Method, rule: Rule = None) -> Explanation:
         """The same with what it is about."""

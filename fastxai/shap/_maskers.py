@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..attr.shapley import ShapleyValues, ShapleyValueSampling
 from ..core.checks import check, check_count, warn
@@ -15,6 +16,7 @@ from ._black_box import BlackBox, Method, shows
 from ._explanation import Explanation
 from ._game import draw_seed
 from .links import identity
+from .maskers import Independent
 
 _MOST_ROWS = 100  # of a background that comes without a masker
 
@@ -37,6 +39,8 @@ class _MaskerExplainer:
             model, background, link, feature_names, output_names, batch_size, linearize_link
         )
         self.model, self.masker, self.link = model, masker, self._box.link
+        tree = getattr(masker, "clustering", None)
+        self._tree = None if tree is None else torch.as_tensor(np.asarray(tree)).double()
         self.expected_value = self._box.expected_value
 
 
@@ -47,8 +51,9 @@ class ExactExplainer(_MaskerExplainer):
 
     Args:
         model: as for :class:`KernelExplainer`.
-        masker: the background, in any form; or shap's ``maskers.Independent`` of one. Of more than
-            100 rows, 100 are taken by :func:`sample`, and a warning tells.
+        masker: the background, in any form; or ``maskers.Independent`` of one, here or in shap. Of
+            more than 100 rows, 100 are taken by :func:`sample`, and a warning tells. With
+            ``maskers.Partition`` the values are Owen values along its tree of features.
         link: "identity", "logit" or a link.
         linearize_link: whether outputs are linked row by row of the background, weighted such that
             their mean is the link of the mean: a logistic regression then stays additive.
@@ -101,6 +106,10 @@ class ExactExplainer(_MaskerExplainer):
                 check(1 << players <= limit, "max_evals", expected, limit, players, 1 << players)
             return ShapleyValues, {"show_progress": shows(silent)}
 
+        if self._tree is not None:
+            check(not of_pairs, "interactions", "1 with a tree of features", interactions)
+            most = None if max_evals == "auto" else check_count(max_evals, "max_evals", below=None)
+            return self._box.along(X, self._tree, most)
         if of_pairs:
             return self._box.of_pairs(X, method)
         return self._box.explanation(X, method)
@@ -139,6 +148,8 @@ class PermutationExplainer(_MaskerExplainer):
             model, masker, link, linearize_link, feature_names, output_names, batch_size
         )
         self._seed = seed
+        expected = "one without a tree; ExactExplainer has Owen values"
+        check(self._tree is None, "masker", expected, "a tree")
 
     def __call__(self, X: Any, max_evals: int | str = 500, silent: bool = False) -> Explanation:
         """Explains rows.
@@ -249,10 +260,13 @@ def _rows_of(masker: Any) -> Any:
     """The background that is meant by a masker."""
     if isinstance(masker, DenseData):
         return masker
+    if isinstance(masker, Independent):
+        return masker.data
     module = type(masker).__module__
     if module.startswith("shap.maskers"):
         name = type(masker).__name__
-        check(name == "Independent", "masker", "rows, or shap.maskers.Independent", name)
+        expected = "rows, or shap.maskers.Independent or Partition"
+        check(name in ("Independent", "Partition"), "masker", expected, name)
         if getattr(masker, "output_dataframe", False):
             return _frame_of(masker)
         return masker.data

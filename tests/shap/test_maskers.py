@@ -131,8 +131,7 @@ def test_bad_arguments():
     orders = fastxai.shap.PermutationExplainer(game, BACKGROUND)
     for call, match in (
         (lambda: exact(X, max_evals=31), r"max_evals: expected at least 2\^5 = 32.*31"),
-        (lambda: exact(X, interactions=2), "interactions"),
-        (lambda: exact(X, interactions=True), "interactions"),
+        (lambda: exact(X, interactions=3), "interactions"),
         (lambda: orders(X, max_evals=10), "max_evals: expected at least 11.*10"),
         (lambda: orders.shap_values(X, npermutations=0), "npermutations"),
         (lambda: fastxai.shap.SamplingExplainer(probabilities, BACKGROUND, link="logit"), "link"),
@@ -196,3 +195,26 @@ def test_pairs_by_hand_where_some_columns_never_differ():
     expected[:, 4, 4] = x[:, 4] - means[4]
     np.testing.assert_allclose(found, expected, atol=1e-12)
     assert (found[:, 1] == 0).all() and (found[0, 3] == 0).all()
+
+
+@OF_FORM
+def test_owen_values_along_a_tree_are_shaps(f, link):
+    theirs, ours = links(link)
+    peers = shap.maskers.Partition(BACKGROUND)
+    own = fastxai.shap.maskers.Partition(BACKGROUND)
+    np.testing.assert_allclose(own.clustering, peers.clustering, atol=1e-9)
+    expected = shap.ExactExplainer(f, peers, link=theirs, linearize_link=False)(X).values
+    for masker in (own, peers):
+        found = fastxai.shap.Explainer(f, masker, ours, linearize_link=False)(X, silent=True)
+        np.testing.assert_allclose(found.values.reshape(expected.shape), expected, atol=1e-10)
+    with pytest.raises(fastxai.ArgumentError, match="masker: expected one without a tree"):
+        fastxai.shap.PermutationExplainer(f, own)
+
+
+def test_bad_trees_are_named():
+    for tree in (np.zeros((3, 4)), np.zeros((4, 4))):
+        with pytest.raises(fastxai.ArgumentError, match="clustering: expected"):
+            fastxai.shap.maskers.Partition(BACKGROUND, clustering=tree)
+    with pytest.raises(fastxai.ArgumentError, match="max_evals: expected at least"):
+        masker = fastxai.shap.maskers.Partition(BACKGROUND)
+        fastxai.shap.ExactExplainer(game, masker)(X, 3)
