@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -64,11 +65,12 @@ class Partition(Independent):
 
 def _clustered(data: Any, metric: str) -> np.ndarray:
     try:
-        from scipy.cluster.hierarchy import complete
-        from scipy.spatial.distance import pdist
+        hierarchy = import_module("scipy.cluster.hierarchy")
+        distance = import_module("scipy.spatial.distance")
     except ImportError as error:
         raise ImportError("Partition needs scipy: pip install scipy") from error
     rows = np.asarray(data.to_numpy() if is_frame(data) else data, dtype=np.float64)
     filled = np.where(np.isnan(rows), np.nanmean(rows, 0), rows)
     # Where a column is constant it is not correlated with any.
-    return np.asarray(complete(np.nan_to_num(pdist(filled.T + 1e-8, metric=metric), nan=1.0)))
+    apart = np.nan_to_num(distance.pdist(filled.T + 1e-8, metric=metric), nan=1.0)
+    return np.asarray(hierarchy.complete(apart))
