@@ -22,7 +22,7 @@ def version_or_none(package: str) -> str | None:
 def pytest_benchmark_update_machine_info(
     config: pytest.Config, machine_info: dict[str, object]
 ) -> None:
-    packages = ("torch", "captum", "numpy")
+    packages = ("torch", "captum", "shap", "numpy")
     machine_info["packages"] = {
         "fastxai": fastxai.__version__,
         **{package: version_or_none(package) for package in packages},

@@ -44,7 +44,10 @@ _ATTRIBUTING = {
     *("attribute", "_query", "_find", "_values", "of_gradient"),
     *("_outputs_at_inputs", "_values_of", "_stream", "_outputs"),
 }
-_QUESTION = ("inputs", "baselines", "target", "additional_forward_args", "background")
+_QUESTION = (
+    *("inputs", "baselines", "target", "additional_forward_args"),
+    *("background", "background_weights", "link"),
+)
 
 
 def captum_compatible(attribute: F) -> F:

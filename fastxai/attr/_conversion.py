@@ -15,7 +15,10 @@ from ..interop.models import class_names
 from ._explanation import Explanation, as_arrays
 
 # What comes in several forms.
-_FORMS = ("inputs", "baselines", "background", "feature_mask", "additional_forward_args")
+_FORMS = (
+    *("inputs", "baselines", "background", "background_weights"),
+    *("feature_mask", "additional_forward_args"),
+)
 _BROUGHT = {*_FORMS, "target"}
 
 

@@ -20,6 +20,7 @@ from ..core.estimate.kriging import Kriging, leaves_residuals
 from ..core.estimate.shapley_regression import ShapleyRegression
 from ._coalitions import coalition_rows
 from ._perturbation import PerturbationAttribution
+from ._worth import Worth
 
 _NUMBERS_KEPT = 1 << 20  # coalitions × groups of a design to keep; their bits are 128 KiB
 # Further names of designs: of those that grow with the samples, and of those for kriging.
@@ -47,17 +48,21 @@ class Game:
         method: PerturbationAttribution,
         groups: FeatureGroups,
         full: Tensor,  # [P, *C]
+        worth: Worth,
         limit: int | None,
         fits: Fits,
         keeps: bool,
         with_errors: bool,
     ):
+        self._worth = worth
         self._method, self._groups, self._limit = method, groups, limit
         self._fits, self._with_errors = fits, with_errors
         self.tier = "fast"  # of the last estimate
         self._full = full.reshape(columns_of(full)).to(torch.float64)  # [P, C]
         self._empty = torch.zeros_like(self._full)
         self._moment = self._full.new_zeros(groups.count, *self._full.shape)  # [M, P, C]
+        # A link is of the mean over all of a background, which may come in several blocks.
+        keeps = keeps or worth.link is not None
         self._known = _Known(groups.count, self._full) if keeps else None
 
     @property
@@ -75,11 +80,11 @@ class Game:
         elif self._known is not None:
             bits = self._known.others(bits)
         rows = coalition_rows(request, self._groups.of(problems), bits)
-        k, weights = rows.repeat_multiple, weights.to(rows.device)
+        weights = weights.to(rows.device)
         new = torch.zeros(len(bits) if self._known else 0, *self._full[problems].shape).double()
 
         def add(values: Tensor, repeats: slice, examples: slice) -> None:
-            y, which = _mean_over_background(values.reshape(*values.shape[:2], -1), repeats, k)
+            y, which = self._worth.mean(values.reshape(*values.shape[:2], -1), repeats)
             if self._known is not None:
                 new[which, examples] += y.cpu()
             else:
@@ -89,8 +94,10 @@ class Game:
                 self._empty[examples] += y[0]
 
         self._method._stream(request, rows, add, self._limit, progress)
+        if is_first:
+            self._empty = self._worth.linked(self._empty)
         if self._known is not None:
-            self._known.add(bits, new, problems)
+            self._known.add(bits, self._worth.linked(new), problems)
 
     def estimate(
         self, request: Request, n: int, problems: Tensor
@@ -188,20 +195,3 @@ _kept_kriging = lru_cache(maxsize=4)(_new_kriging)
 def columns_of(outputs: Tensor) -> tuple[int, int]:
     """[P, *C] as [P, C]."""
     return outputs.shape[0], outputs.shape[1:].numel()
-
-
-def _mean_over_background(
-    values: Tensor,  # [r, b, C], repeat n * K + k is coalition n over background row k
-    repeats: slice,
-    k: int,
-) -> tuple[Tensor, slice]:
-    """What these repeats give of the mean over K, [n, b, C], for a slice of the coalitions."""
-    if k == 1:
-        return values, repeats
-    if repeats.start % k == 0 and repeats.stop % k == 0:
-        sums = values.unflatten(0, (-1, k)).sum(1, dtype=torch.float64)
-        return sums.div_(k), slice(repeats.start // k, repeats.stop // k)
-    first, last = repeats.start // k, (repeats.stop - 1) // k + 1
-    coalition = torch.arange(repeats.start, repeats.stop, device=values.device) // k - first
-    sums = torch.zeros(last - first, *values.shape[1:], dtype=torch.float64, device=values.device)
-    return sums.index_add_(0, coalition, values.to(torch.float64) / k), slice(first, last)

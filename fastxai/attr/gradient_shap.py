@@ -188,6 +188,26 @@ class GradientShap(GradientAttribution):
         totals = engine.gradient_sum(request.model, rows, add if noted is None else note_and_add)
         return tuple(total.div_(rows.repeats) for total in totals)
 
+    def _mean_and_variance(
+        self, request: Request, rows: NoisyRows
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The mean over samples of (x̃ − b) · gradient, and that mean's variance."""
+        count, n = len(rows.inputs), rows.repeats
+
+        def add(sums: list[Tensor], found: engine.Gradients) -> list[Tensor]:
+            block = found.repeats, found.examples
+            ends, starts = rows.ends().block(*block), rows.starts().block(*block)
+            triples = zip(found.each, ends, starts, strict=True)
+            products = [(a - b).reshape(g.shape).double() * g for g, a, b in triples]
+            new = [p.sum(0) for p in products] + [p.square().sum(0) for p in products]
+            return [one + other for one, other in zip(sums, new, strict=True)] if sums else new
+
+        totals = engine.gradient_sum(request.model, rows, add)
+        means = tuple(total / n for total in totals[:count])
+        squares = (total / n for total in totals[count:])
+        spread = (s - m.square() for s, m in zip(squares, means, strict=True))
+        return means, tuple(s.clamp(min=0) / max(1, n - 1) for s in spread)
+
     def has_convergence_delta(self) -> bool:
         return True
 
@@ -236,6 +256,21 @@ def _rows(request: Request, n_samples: int, stdevs: Any, seed: int | None) -> No
         check_count(n_samples, "n_samples"),
         check_seed(seed),
     )
+
+
+def mean_and_variance(
+    model: Callable[..., Any],
+    inputs: tuple[Tensor, ...],  # each [B, *F_i]
+    baselines: tuple[Tensor, ...],  # each [K, *F_i]
+    target: Any,
+    n_samples: int,
+    stdevs: Any,
+    seed: int,
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:  # each [B, *F_i]
+    """What :class:`GradientShap` attributes, and its variance as if samples were independent."""
+    method = GradientShap(model)
+    request = method._query(inputs, baselines, target)
+    return method._mean_and_variance(request, _rows(request, n_samples, stdevs, seed))
 
 
 def _outputs(request: Request, rows: NoisyRows) -> Tensor:

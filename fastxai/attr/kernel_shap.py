@@ -58,6 +58,7 @@ from ._shapley_game import (
     kriging_of,
     regression_of,
 )
+from ._worth import with_background, worth_of
 
 _FIRST_SAMPLES, _MOST_SAMPLES = 5, 100  # for each group, if the errors decide how many
 
@@ -96,6 +97,8 @@ class KernelShap(PerturbationAttribution):
         show_progress: bool = False,
         *,
         background: Any = None,
+        background_weights: Any = None,
+        link: Any = "identity",
         design: str | None = None,
         tier: str | None = None,
         tolerance: float = 0.01,
@@ -116,6 +119,8 @@ class KernelShap(PerturbationAttribution):
         return_input_shape: Literal[False],
         show_progress: bool = False,
         background: Any = None,
+        background_weights: Any = None,
+        link: Any = "identity",
         design: str | None = None,
         tier: str | None = None,
         tolerance: float = 0.01,
@@ -136,6 +141,8 @@ class KernelShap(PerturbationAttribution):
         show_progress: bool = False,
         *,
         background: Any = None,
+        background_weights: Any = None,
+        link: Any = "identity",
         design: str | None = None,
         tier: str | None = None,
         tolerance: float = 0.01,
@@ -162,6 +169,11 @@ class KernelShap(PerturbationAttribution):
             background: several rows [K, *F_i], or a tuple of them for a tuple of inputs, in place
                 of ``baselines``: v(z) is the mean of the outputs over all K, which takes K model
                 rows for each coalition.
+            background_weights: how much each row of the background counts in that mean, numbers of
+                at least 0, [K], or [K, C] for each of C outputs; None for all alike.
+            link: in which unit the values add up: "identity", that of the outputs; "logit", for
+                probabilities, of log-odds; or a function of arrays. It is taken of the mean over
+                the background: v(z) = link(Σ_k w_k f(row_k)). The result is then in float64.
             design: which coalitions are taken: "enumeration", all; "hadamard", groups by themselves
                 or in couples and balanced halves of them, best for few samples; "leverage", random
                 ones of every size, best for many; "mixed", of both, best for kriging. None for the
@@ -191,7 +203,15 @@ class KernelShap(PerturbationAttribution):
                 exist for this number of groups and samples.
             IndexError: the target is out of range.
         """
-        request = self._query(inputs, baselines, target, additional_forward_args, background)
+        request = self._query(
+            inputs,
+            baselines,
+            target,
+            additional_forward_args,
+            background,
+            background_weights,
+            link,
+        )
         found = self._find(
             request,
             detailed=False,
@@ -219,16 +239,12 @@ class KernelShap(PerturbationAttribution):
         target: Any = None,
         additional_forward_args: Any = None,
         background: Any = None,
+        background_weights: Any = None,
+        link: Any = "identity",
         **named: Any,
     ) -> Request:
         request = super()._query(inputs, baselines, target, additional_forward_args, **named)
-        if background is None:
-            return request
-        check(baselines is None, "background", "no baselines beside it", "both")
-        background = check_background(background, request.inputs)
-        return replace(
-            request, inputs=request.inputs.in_dtypes_of(background), background=background
-        )
+        return with_background(request, baselines, background, background_weights, link)
 
     def _find(
         self,
@@ -266,6 +282,7 @@ class KernelShap(PerturbationAttribution):
         to_come = budget.most * _background_rows(request)
         divided = varies is not None or budget.is_open
         full = self._outputs_at_inputs(request, limit, to_come, divided)  # [P, *C]
+        full = worth_of(request).linked(full)
         check_groups_for_batch(request, groups)
         title = self._title(show_progress)
         sample = partial(self._sample, asked)
@@ -331,7 +348,7 @@ class KernelShap(PerturbationAttribution):
         with_errors = asked.detailed or budget.is_open
         fits = Fits(regression, partial(kriging_of, asked.seed, m, design), tier_of)
         keeps = with_errors or krigs
-        game = Game(self, groups, full, asked.limit, fits, keeps, with_errors)
+        game = Game(self, groups, full, worth_of(request), asked.limit, fits, keeps, with_errors)
         found = in_rounds(game, request, full, budget, first, progress, population_size)
         return Sampled(
             found.values, found.samples, found.errors, found.reached, game.empty, game.tier
@@ -368,7 +385,11 @@ class KernelShap(PerturbationAttribution):
         tier: str | None,
         seed: int | None,
         standard_errors: bool = True,
+        background_weights: Any = None,
+        link: Any = "identity",
     ) -> Program:
+        check(background_weights is None, "background_weights", "None in a package", "some")
+        check(link == "identity", "link", "'identity' in a package", link)
         groups = groups_for_all(feature_mask, inputs, return_input_shape)
         n_samples = check_count(n_samples, "n_samples", at_least=2)
         expected = "None, fast or shared, as a package factorises nothing"

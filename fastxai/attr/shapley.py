@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import ops
 from ..core import coalition_bits
-from ..core.checks import Form, check, check_limit, check_seed
+from ..core.checks import Form, TensorOrTuple, check, check_limit, check_seed
 from ..core.engine.groups import FeatureGroups, check_feature_mask
 from ..core.engine.inputs import packed
 from ..core.engine.outputs import result_dtype
@@ -27,6 +27,7 @@ from ._explanation import Result
 from ._perturbation import PerturbationAttribution
 from ._players import counted, groups_that_vary, most_players
 from ._rounds import Sampled, by_players, in_rounds
+from ._worth import stream_worths, with_background, worth_of
 
 _MOST_PLAYERS = 25  # whose coalitions fit in memory, and in anyone's patience
 _FIRST_ORDERS = 50  # 25 pairs: standard errors of fewer are too rough to stop by
@@ -55,6 +56,10 @@ class ShapleyValues(PerturbationAttribution):
         feature_mask: Any = None,
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
+        *,
+        background: Any = None,
+        background_weights: Any = None,
+        link: Any = "identity",
     ) -> Form:
         """Attributes the chosen output to the groups of features.
 
@@ -68,6 +73,10 @@ class ShapleyValues(PerturbationAttribution):
             perturbations_per_eval: at most so many coalitions (times B rows) in one call of the
                 model; None to choose for speed.
             show_progress: whether to show a tqdm bar on stderr.
+            background: several rows that stand for absent features, in place of ``baselines``, as
+                for :class:`KernelShap`.
+            background_weights: how much each of them counts, as for :class:`KernelShap`.
+            link: in which unit the values add up, as for :class:`KernelShap`.
 
         Returns:
             Attributions in the form of the inputs, float64 for outputs in float64, otherwise
@@ -78,7 +87,8 @@ class ShapleyValues(PerturbationAttribution):
             ArgumentError: an argument is not as above, or an output is NaN.
             IndexError: the target is out of range.
         """
-        request = self._query(inputs, baselines, target, additional_forward_args)
+        question = baselines, target, additional_forward_args, background, background_weights, link
+        request = self._query(inputs, *question)
         found = self._of_all_coalitions(
             request,
             detailed=False,
@@ -87,6 +97,20 @@ class ShapleyValues(PerturbationAttribution):
             show_progress=show_progress,
         )
         return packed(found.values, inputs)
+
+    def _query(
+        self,
+        inputs: TensorOrTuple,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        background: Any = None,
+        background_weights: Any = None,
+        link: Any = "identity",
+        **named: Any,
+    ) -> Request:
+        request = super()._query(inputs, baselines, target, additional_forward_args, **named)
+        return with_background(request, baselines, background, background_weights, link)
 
     def _find(self, request: Request, detailed: bool, *options: Any, **named: Any) -> Result:
         return self._of_all_coalitions(request, detailed, *options, **named)
@@ -105,7 +129,10 @@ class ShapleyValues(PerturbationAttribution):
         _check_few_enough(most)
         limit = check_limit(perturbations_per_eval, request.inputs.batch)
 
-        outputs = self._outputs_at_inputs(request, limit, 1 << most, varies is not None)
+        worth = worth_of(request)
+        to_come = worth.rows << most
+        outputs = self._outputs_at_inputs(request, limit, to_come, varies is not None)
+        outputs = worth.linked(outputs)
         check_groups_for_batch(request, groups)
         sampled = by_players(
             request,
@@ -113,7 +140,7 @@ class ShapleyValues(PerturbationAttribution):
             varies,
             outputs,
             partial(self._enumerate, limit),
-            lambda m: 1 << m,
+            lambda m: worth.rows << m,
             self._title(show_progress),
         )
         players = counted(request, varies, len(outputs), groups.count) if detailed else None
@@ -141,17 +168,18 @@ class ShapleyValues(PerturbationAttribution):
         total = (inside + outside)[sizes].to(device)  # [2^M]
         absent = outside[sizes].to(device)  # [2^M]
         phi = torch.zeros(m, *_columns(outputs), dtype=torch.float64, device=device)
-        empty = phi.new_empty(_columns(outputs))
+        empty = phi.new_zeros(_columns(outputs))
 
-        def add(values: Tensor, repeats: slice, examples: slice) -> None:
-            y = values.reshape(*values.shape[:2], -1)  # [n, b, C]
-            joined = ops.coalition_rhs(rows.bits[repeats], m, total[repeats], y.flatten(1))
-            left = absent[repeats] @ y.to(torch.float64).flatten(1)
+        worth = worth_of(request)
+
+        def add(y: Tensor, which: slice, examples: slice) -> None:  # [n, b, C]
+            joined = ops.coalition_rhs(rows.bits[which], m, total[which], y.flatten(1))
+            left = absent[which] @ y.to(torch.float64).flatten(1)
             phi[:, examples] += (joined - left).unflatten(1, y.shape[1:])
-            if repeats.start == 0:  # the first coalition is the empty one
-                empty[examples] = y[0].to(torch.float64)
+            if which.start == 0:  # the first coalition is the empty one
+                empty[examples] += y[0].to(torch.float64)
 
-        self._stream(request, rows, add, limit, progress)
+        stream_worths(self, request, rows, worth, add, limit, progress)
         return Sampled(phi, torch.full((len(outputs),), 1 << m), empty=empty)
 
 
@@ -179,6 +207,9 @@ class ShapleyValueSampling(ShapleyValues):
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
         *,
+        background: Any = None,
+        background_weights: Any = None,
+        link: Any = "identity",
         tolerance: float = 0.01,
         max_samples: int | None = None,
         seed: int | None = None,
@@ -196,6 +227,10 @@ class ShapleyValueSampling(ShapleyValues):
             perturbations_per_eval: at most so many coalitions (times B rows) in one call of the
                 model; None to choose for speed.
             show_progress: whether to show a tqdm bar on stderr.
+            background: several rows that stand for absent features, in place of ``baselines``, as
+                for :class:`KernelShap`.
+            background_weights: how much each of them counts, as for :class:`KernelShap`.
+            link: in which unit the values add up, as for :class:`KernelShap`.
             tolerance: with "auto", the largest standard error to end with, as a share of the range
                 of the example's values and zero.
             max_samples: with "auto", how many orders to take at most; None for 1000. If they are
@@ -209,7 +244,8 @@ class ShapleyValueSampling(ShapleyValues):
             ArgumentError: an argument is not as above, or an output is NaN.
             IndexError: the target is out of range.
         """
-        request = self._query(inputs, baselines, target, additional_forward_args)
+        question = baselines, target, additional_forward_args, background, background_weights, link
+        request = self._query(inputs, *question)
         found = self._find(
             request,
             detailed=False,
@@ -242,14 +278,15 @@ class ShapleyValueSampling(ShapleyValues):
 
         varies = groups_that_vary(request, groups)
 
-        rows = lambda m: budget.most * (m - 1)  # noqa: E731
-        to_come = budget.most * groups.count
+        worth = worth_of(request)
+        rows = lambda m: budget.most * (m - 1) * worth.rows  # noqa: E731
+        to_come = budget.most * groups.count * worth.rows
         divided = varies is not None or budget.is_open
-        full = self._outputs_at_inputs(request, limit, to_come, divided)
+        full = worth.linked(self._outputs_at_inputs(request, limit, to_come, divided))
         check_groups_for_batch(request, groups)
 
         def sample(request: Request, groups: FeatureGroups, full: Tensor, progress: Bar) -> Sampled:
-            empty = self._at_baselines(request, limit)
+            empty = self._of_nobody(request, groups, full, limit)
             orders = _Orders(self, groups, full, empty, limit, seed, detailed or budget.is_open)
             sampled = in_rounds(orders, request, full, budget, _FIRST_ORDERS, progress)
             return replace(sampled, empty=empty.to(torch.float64).reshape(_columns(empty)))
@@ -258,6 +295,21 @@ class ShapleyValueSampling(ShapleyValues):
         sampled = by_players(request, groups, varies, full, sample, rows, title, budget.tolerance)
         players = counted(request, varies, len(full), groups.count) if detailed else None
         return _found(groups, sampled, full, players)
+
+    def _of_nobody(
+        self, request: Request, groups: FeatureGroups, full: Tensor, limit: int | None
+    ) -> Tensor:  # like full
+        """v(∅)."""
+        if request.background is None:
+            return worth_of(request).linked(self._at_baselines(request, limit))
+        rows = coalition_rows(request, groups, torch.zeros(1, -(-groups.count // 64)).long())
+        empty = torch.zeros(_columns(full), dtype=torch.float64, device=rows.device)
+
+        def add(y: Tensor, which: slice, examples: slice) -> None:
+            empty[examples] += y[0]
+
+        stream_worths(self, request, rows, worth_of(request), add, limit)
+        return empty.reshape(full.shape)
 
 
 class _Orders:
@@ -292,17 +344,18 @@ class _Orders:
         gains = full.new_zeros(m, *full.shape)
         gains.index_add_(0, orders[:, -1], every)
         gains.index_add_(0, orders[:, 0], empty.expand_as(every), alpha=-1)
-        kept = full.new_empty(rows.repeats if self._spread else 0, *full.shape)
+        kept = full.new_zeros(len(rows.bits) if self._spread else 0, *full.shape)
 
-        def add(values: Tensor, repeats: slice, examples: slice) -> None:
-            y = values.to(torch.float64).reshape(*values.shape[:2], -1)  # [r, b, C]
+        def add(y: Tensor, which: slice, examples: slice) -> None:  # [n, b, C]
+            y = y.to(torch.float64)
             part = gains[:, examples]
-            part.index_add_(0, joined[repeats], y)
-            part.index_add_(0, joins[repeats], y, alpha=-1)
+            part.index_add_(0, joined[which], y)
+            part.index_add_(0, joins[which], y, alpha=-1)
             if self._spread:
-                kept[repeats, examples] = y
+                kept[which, examples] += y
 
-        self._method._stream(request, rows, add, self._limit, progress)
+        worth = worth_of(request)
+        stream_worths(self._method, request, rows, worth, add, self._limit, progress)
         self._gains[:, problems] += gains
         if self._spread:
             self._spread.add(_by_pair(orders, empty, kept, full), problems)

@@ -21,6 +21,7 @@ _PLAIN = (Tensor, int, float, bool, type(None))
 PLAIN = frozenset(_PLAIN)
 # What is brought into the form of the inputs, and what is of whole numbers.
 _LIKE_INPUTS, _MASK, _EXTRA = ("baselines", "background"), "feature_mask", "additional_forward_args"
+_WEIGHTS = "background_weights"
 
 
 def is_plain(value: Any) -> bool:
@@ -92,7 +93,7 @@ def convert(
     for name in _LIKE_INPUTS:
         if not callable(arguments.get(name)) and name in arguments:
             converted[name] = into.tensors(arguments[name], name)
-    _convert_mask(converted, into.device)
+    _convert_masks(converted, into.device)
     batch = _each(tensors)[0].shape[0] if _each(tensors) and _each(tensors)[0].dim() else 0
     extra, are_arrays = into.extra(arguments.get(_EXTRA), batch)
     if _EXTRA in arguments:
@@ -199,7 +200,7 @@ def _of_table(model: Any, arguments: Mapping[str, Any], differentiates: bool) ->
             expected = "rows to take the place of absent features, as column {!r} is not of numbers"
             check(has_rows, "baselines", expected, repr(converted["baselines"]), text)
         device, function = torch.device("cpu"), on_table(model, table)
-    _convert_mask(converted, device)
+    _convert_masks(converted, device)
     columns = None if table.names is None else list(table.names)
     to_numpy = not isinstance(inputs, Tensor)
     return Conversion(
@@ -256,8 +257,13 @@ def _main_input(model: Any, given: Mapping[str, Any]) -> str | None:
     return known[0] if known else None
 
 
-def _convert_mask(arguments: dict[str, Any], device: torch.device) -> None:
-    mask = arguments.get(_MASK)
+def _convert_masks(arguments: dict[str, Any], device: torch.device) -> None:
+    """Has tensors for a mask, and for weights, in arrays or lists."""
+    mask, weights = arguments.get(_MASK), arguments.get(_WEIGHTS)
+    if weights is not None and not isinstance(weights, Tensor):
+        array = np.asarray(weights)
+        check(array.dtype.kind in "biuf", _WEIGHTS, "numbers", array.dtype)
+        arguments[_WEIGHTS] = torch.from_numpy(array.astype(np.float64)).to(device)
     if mask is None:
         return
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..core.checks import ArgumentError, check
+from ..core.engine.independence import RowByRow
 from .tables import Table, is_frame, is_series
 
 
-class RowFunction:
+class RowFunction(RowByRow):
     """The user's model, called with what the user's data are.
 
     Args:
@@ -33,11 +34,25 @@ class RowFunction:
             dtype, device = place_of(self.module)
             default = table.dtype or torch.get_default_dtype()
             self.table = Table("tensor", table.width, None, dtype or default, device)
+        self._returns_tensor = False  # as far as is known
         self.classes = class_names(model)
 
     def with_table(self, table: Table) -> RowFunction:
         """The same for rows that came with other columns."""
         return RowFunction(self.model, table, self._batch_size)
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """The dtype and device of rows for a module, as ``Tensor.to`` takes them."""
+        return {"dtype": self.table.dtype, "device": self.table.device}
+
+    @property
+    def plain_module(self) -> nn.Module | None:
+        """The model, if it is a module that was seen to return a tensor and has no limit of rows.
+
+        Nothing then stands between it and what calls it.
+        """
+        return self.module if self._returns_tensor and self._batch_size is None else None
 
     def __call__(self, rows: Tensor) -> Tensor:  # [n, M] float64 -> [n, *C] float64
         if self._batch_size is None or len(rows) <= self._batch_size:
@@ -48,7 +63,9 @@ class RowFunction:
         if self.module is None:
             return as_outputs(self._call(self.table.back(rows)), len(rows))
         with torch.no_grad(), eval_mode(self.module):
-            return as_outputs(self._call(self.table.back(rows)), len(rows))
+            found = self._call(self.table.back(rows))
+        self._returns_tensor = isinstance(found, Tensor)
+        return as_outputs(found, len(rows))
 
 
 def callable_of(model: Any, argument: str = "model") -> Callable[..., Any]:

@@ -1,6 +1,6 @@
 """shap's explainers, with its interface, over fastxai's estimators."""
 
-from . import links
+from . import links, maskers
 from ._background import DenseData, kmeans, sample
 from ._explainer import Explainer
 from ._explanation import Explanation
@@ -20,5 +20,6 @@ __all__ = [
     "SamplingExplainer",
     "kmeans",
     "links",
+    "maskers",
     "sample",
 ]

@@ -88,6 +88,18 @@ class Background:
         return Background(table, rows, weights, groups, tuple(dense.group_names))
 
     @property
+    def is_ungrouped(self) -> bool:
+        """Whether each column is a player."""
+        return self.players == len(self.groups)
+
+    @property
+    def first_columns(self) -> Tensor:  # [players] int64
+        """A column of each group."""
+        count = len(self.groups)
+        first = self.groups.new_full((self.players,), count)
+        return first.scatter_reduce_(0, self.groups, torch.arange(count), "amin")
+
+    @property
     def players(self) -> int:
         """How many groups of columns there are."""
         return int(self.groups.max()) + 1 if len(self.groups) else 0

@@ -11,16 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.checks import check_limit
+from ..core.checks import check, check_limit
+from ..core.coalition_bits import all_coalitions, pack, unpack
 from ..interop.models import RowFunction
 from ..interop.tables import Taken, as_array, checked_names
 from ._background import Background
+from ._coalitions import coalitions_of, contexts, pairs
 from ._explanation import Explanation
 from ._game import CoalitionGame
+from ._selection import Rule, kept_by_criterion, select
 from .links import link_of
 
-# Values [n, players, *C] of a game for rows, from game, which play, [n, players], rows [n, M].
-Method = Callable[[CoalitionGame, Tensor, Tensor], Tensor]
+# A method, by the number of features that vary at most: its class, and its options.
+Method = Callable[[int], tuple[Any, dict[str, Any]]]
 
 
 class BlackBox:
@@ -61,33 +64,101 @@ class BlackBox:
         expected = self.game.expected
         return expected.numpy().copy() if expected.dim() else float(expected)
 
-    def values(self, X: Any, method: Method) -> tuple[np.ndarray, Taken]:  # [n, players, *C]
-        """The values of rows by a method."""
+    def values(self, X: Any, method: Method, rule: Rule = None) -> np.ndarray:
+        """The values of rows by a method, [n, players, *C]; of one row without n."""
+        found, _, taken = self._found(X, method, rule, False)
+        return found[0] if taken.is_single else found
+
+    def _found(
+        self, X: Any, method: Method, rule: Rule, detailed: bool
+    ) -> tuple[np.ndarray, np.ndarray | None, Taken]:
         taken = self.background.table.take(X, "X")
         x = taken.numbers
-        game = self.game.with_table(taken.table)
-        varies = self.background.varies(x)
+        varies = self.background.varies(x)  # [n, players]
         shape = (len(x), self.background.players, *self.game.expected.shape)
         if not bool(varies.any()):
-            return np.zeros(shape), taken
-        found = method(game, varies, x)
-        return np.array(found.detach().cpu().numpy(), dtype=np.float64).reshape(shape), taken
+            return np.zeros(shape), None, taken
+        kind, options = method(int(varies.sum(1).max()))
+        found, errors = self.game.values(kind, x, taken.table, detailed, **options)
+        if rule is not None:
+            count = options["n_samples"] - 2
 
-    def explanation(self, X: Any, method: Method) -> Explanation:
+            def by_criterion(rows: Tensor, own: Tensor) -> Tensor:
+                bits, weights = coalitions_of(len(own), count, options["seed"])
+                present = unpack(bits, len(own))
+                nobody = torch.zeros(1, len(own), dtype=torch.bool)
+                every = pack(torch.cat([present, nobody, ~nobody]))
+                v = self.game.worths(x[rows], taken.table, every, own)
+                gains = v[:-2] - v[-2]
+                return kept_by_criterion(gains, v[-1] - v[-2], present, weights, str(rule))
+
+            found, errors = select(found, varies, rule, count, by_criterion), None
+        return found.numpy(), None if errors is None else errors.numpy(), taken
+
+    def of_pairs(self, X: Any, method: Method) -> Explanation:
+        """The same for pairs of features, from all coalitions; the method only says if it may."""
+        started = time.perf_counter()
+        taken = self.background.table.take(X, "X")
+        varies = self.background.varies(taken.numbers)  # [n, P]
+        who = varies.any(0).nonzero()[:, 0]
+        n, players, outputs = *varies.shape, self.game.expected.shape
+        found = torch.zeros(n, players, players, outputs.numel(), dtype=torch.float64)
+        if len(who):
+            method(len(who))
+            bits = all_coalitions(len(who))
+            worths = self.game.worths(taken.numbers, taken.table, bits, who)
+            found[:, who[:, None], who] = pairs(worths, len(who))
+        # Those that do not differ are in no pair: what is left there is rounding.
+        found *= (varies[:, :, None] & varies[:, None])[..., None]
+        values = found.reshape(*found.shape[:3], *outputs).numpy()
+        return self._explained(X, taken, values, None, started)
+
+    def along(self, X: Any, tree: Tensor, most: int | None) -> Explanation:
+        """Owen values along a tree of features: means over what clusters each may find present."""
+        started = time.perf_counter()
+        taken = self.background.table.take(X, "X")
+        players = self.background.players
+        own = contexts(tree)
+        numbers = sorted({n for i, each in enumerate(own) for c in each for n in (c, c | 1 << i)})
+        if most is not None:
+            check(len(numbers) <= most, "max_evals", "at least {}", most, len(numbers))
+        present = torch.tensor([[bool(n >> i & 1) for i in range(players)] for n in numbers])
+        v = self.game.worths(taken.numbers, taken.table, pack(present), torch.arange(players))
+        place = {number: k for k, number in enumerate(numbers)}
+        gains = [
+            v[[place[c | 1 << i] for c in each]].mean(0) - v[[place[c] for c in each]].mean(0)
+            for i, each in enumerate(own)
+        ]
+        values = torch.stack(gains, 1)  # [n, M, C]
+        values *= self.background.varies(taken.numbers)[..., None]
+        shaped = values.reshape(*values.shape[:2], *self.game.expected.shape).numpy()
+        return self._explained(X, taken, shaped, None, started)
+
+    def explanation(self, X: Any, method: Method, rule: Rule = None) -> Explanation:
         """The same with what it is about."""
         started = time.perf_counter()
-        values, taken = self.values(X, method)
-        base = np.broadcast_to(self.game.expected.numpy(), (len(values), *values.shape[2:])).copy()
+        values, errors, taken = self._found(X, method, rule, True)
+        return self._explained(X, taken, values, errors, started)
+
+    def _explained(
+        self, X: Any, taken: Taken, values: np.ndarray, errors: np.ndarray | None, started: float
+    ) -> Explanation:
+        base = np.broadcast_to(
+            self.game.expected.numpy(), (len(values), *self.game.expected.shape)
+        ).copy()
         data = as_array(X)
         single = taken.is_single
+        outputs = self.game.expected.dim()
+        features = values.ndim - 1 - outputs
         return Explanation(
             values[0] if single else values,
             base[0] if single else base,
             data,
             feature_names=self.names(taken),
             output_names=self.output_names,
+            standard_errors=errors if errors is None or not single else errors[0],
             compute_time=time.perf_counter() - started,
-            axes=("row", "feature", *["output"] * (values.ndim - 2))[single:],
+            axes=("row", *["feature"] * features, *["output"] * outputs)[single:],
         )
 
     def names(self, taken: Taken) -> list[str]:
@@ -96,16 +167,6 @@ class BlackBox:
         if own is not None and len(own) == self.background.players:
             return list(own)
         return self.feature_names or self._unnamed
-
-
-def attributed(values: Tensor, present: Tensor) -> Tensor:  # [n, *C, P] -> [n, P, *C]
-    """Values with the outputs last."""
-    return values.movedim(-1, 1) if values.dim() > present.dim() else values
-
-
-def starting(varies: Tensor) -> Tensor:  # [n, P] bool -> [n, P] float32
-    """Where those play that vary; the others are as absent, and so have no say."""
-    return varies.to(torch.float32)
 
 
 def shows(silent: Any) -> bool:

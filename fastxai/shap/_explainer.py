@@ -42,7 +42,8 @@ def Explainer(  # as shap calls it
     if algorithm == "auto":
         shape = getattr(masker, "shape", None) or getattr(masker, "data", masker)
         width = shape[-1] if isinstance(shape, tuple) else len(shape[0])
-        algorithm = "exact" if width <= _FEW else "permutation"
+        has_tree = getattr(masker, "clustering", None) is not None
+        algorithm = "exact" if width <= _FEW or has_tree else "permutation"
     if algorithm == "exact":
         return ExactExplainer(
             model, masker, link, linearize_link, feature_names, output_names=output_names

@@ -24,6 +24,8 @@ class Explanation:
         feature_names: one for each of the last dimension of F.
         output_names: one for each of C; None if values have no dimension for outputs.
         compute_time: seconds.
+        standard_errors: of the values, as far as chance has a part in them; None if that is not
+            known.
         axes: what the dimensions of values are: "row", "feature", "output".
     """
 
@@ -37,6 +39,7 @@ class Explanation:
         output_names: Sequence[str] | None = None,
         compute_time: float | None = None,
         *,
+        standard_errors: Any = None,
         axes: tuple[str, ...] | None = None,
     ):
         self.values = np.asarray(values) if not np.isscalar(values) else values
@@ -44,6 +47,7 @@ class Explanation:
         self.feature_names = feature_names
         self.output_names = output_names
         self.compute_time = compute_time
+        self.standard_errors = standard_errors
         self._axes = _axes_of(self.values, output_names) if axes is None else axes
 
     @property
@@ -90,6 +94,7 @@ class Explanation:
         base_names = [a for a in ("row", "output") if a in self._axes]
         if np.ndim(self.base_values) < len(base_names):  # it is one for all rows, or outputs
             base_names = base_names[-np.ndim(self.base_values) :] if self._one_base() else ["row"]
+        errors = self.standard_errors
         data_names = [a for a in ("row", "feature") if a in self._axes]
         return Explanation(
             cut(self.values, keys),
@@ -99,6 +104,7 @@ class Explanation:
             features,
             named,
             self.compute_time,
+            standard_errors=None if errors is None else cut(errors, keys),
             axes=axes,
         )
 

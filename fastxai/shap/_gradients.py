@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attr.deep_lift import DeepLift, DeepLiftShap
-from ..attr.gradient_shap import GradientShap
+from ..attr.gradient_shap import GradientShap, mean_and_variance
 from ..attr.layer_deep_lift import LayerDeepLift, LayerDeepLiftShap
 from ..attr.layer_gradient_shap import LayerGradientShap
 from ..core import engine
@@ -263,16 +263,29 @@ class GradientExplainer(_ModuleExplainer):
             ranked_outputs: how many outputs of each row to explain; None for all.
             output_rank_order: which come first: "max", "min" or "max_abs".
             rseed: decides the samples; None takes one from numpy's global generator.
-            return_variances: False: variances are not found here.
+            return_variances: whether to return the variances of the values as well, which are those
+                of a mean of so many samples: as samples are spread evenly, it is rather less.
 
         Returns:
-            float64 [B, *F, C]; a list of these for several inputs. With ``ranked_outputs`` a pair:
-            [B, *F, k], and which outputs these are, a tensor [B, k] int64.
+            float64 [B, *F, C]; a list of these for several inputs. With ``return_variances`` they
+            are followed by a list by output of variances [B, *F], or of lists of these; with
+            ``ranked_outputs``, whose values are [B, *F, k], by which outputs these are, a tensor
+            [B, k] int64.
         """
-        check(not return_variances, "return_variances", "False, as there are none", True)
+        expected = "False for a layer, whose variances are not known"
+        check(not (return_variances and self._layer), "return_variances", expected, True)
         samples, seed = check_count(nsamples, "nsamples"), draw_seed(rseed)
 
+        variances: list[Any] = []
+
         def attribute(x: tuple[Tensor, ...], target: Any) -> Any:
+            if return_variances:
+                means, spread = mean_and_variance(
+                    self._module, x, self.data, target, samples, self._smoothing, seed
+                )
+                each = [v.cpu().double().numpy() for v in spread]
+                variances.append(each if self._several else each[0])
+                return means
             options: dict[str, Any] = {"target": target, "seed": seed, "stdevs": self._smoothing}
             if self._layer is None:
                 method: Any = GradientShap(self._module)
@@ -282,8 +295,10 @@ class GradientExplainer(_ModuleExplainer):
             return method.attribute(x, self.data, samples, **options)
 
         found, ranks = self._explain(X, attribute, ranked_outputs, output_rank_order)
-        values = self._packed(found)
-        return values if ranks is None else (values, ranks)
+        returned = [self._packed(found)]
+        returned += [variances] if return_variances else []
+        returned += [] if ranks is None else [ranks]
+        return returned[0] if len(returned) == 1 else tuple(returned)
 
 
 def _as_tuple(found: Any) -> tuple[Tensor, ...]:

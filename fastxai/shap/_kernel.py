@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from ..attr.kernel_shap import KernelShap
 from ..core.checks import check, check_count
 from ._background import Background
-from ._black_box import BlackBox, attributed, shows, starting
+from ._black_box import BlackBox, Method, shows
 from ._explanation import Explanation
-from ._game import CoalitionGame, draw_seed
-from ._selection import Rule, rule_of, select
+from ._game import draw_seed
+from ._selection import Rule, rule_of
 
 _AUTO, _AUTO_EACH = 2048, 2  # coalitions, and further ones for each player
 _ENDS = 2  # nobody and everybody are extra
@@ -70,7 +68,8 @@ class KernelExplainer:
             silent: True for no progress bar.
             nsamples: as for :meth:`shap_values`.
         """
-        return self._box.explanation(X, self._method(nsamples, l1_reg, silent))
+        rule = rule_of(l1_reg)
+        return self._box.explanation(X, self._method(nsamples, rule, silent), rule)
 
     def shap_values(
         self,
@@ -87,18 +86,19 @@ class KernelExplainer:
             nsamples: coalitions to evaluate for each row, beside nobody and everybody; "auto" for
                 2,048 and two for each feature. From 2^M − 2 on the result is exact.
             l1_reg: False or 0 for all features; "num_features(r)" for those of r steps of lars; a
-                number for those that a lasso of this penalty keeps.
+                number for those that a lasso of this penalty keeps; "aic" or "bic" for those of the
+                penalty that this criterion chooses, which evaluates coalitions once more and needs
+                scikit-learn.
             silent: True for no progress bar.
             gc_collect: ignored, as nothing is left to collect.
 
         Returns:
             float64, [n, M] for outputs [n], [n, M, C] for outputs [n, C], without n for one row.
         """
-        values, taken = self._box.values(X, self._method(nsamples, l1_reg, silent))
-        return values[0] if taken.is_single else values
-
-    def _method(self, nsamples: int | str, l1_reg: Any, silent: bool) -> Any:
         rule = rule_of(l1_reg)
+        return self._box.values(X, self._method(nsamples, rule, silent), rule)
+
+    def _method(self, nsamples: int | str, rule: Rule, silent: bool) -> Method:
         check(
             not isinstance(nsamples, str) or nsamples == "auto",
             "nsamples",
@@ -106,29 +106,14 @@ class KernelExplainer:
             repr(nsamples),
         )
         count = None if nsamples == "auto" else check_count(nsamples, "nsamples")
-        return partial(self._values, count=count, rule=rule, silent=silent)
 
-    def _values(
-        self,
-        game: CoalitionGame,
-        varies: Tensor,  # [n, P] bool
-        x: Tensor,  # [n, M]
-        *,
-        count: int | None,
-        rule: Rule,
-        silent: bool,
-    ) -> Tensor:
-        most = int(varies.sum(1).max())
-        count = _AUTO + _AUTO_EACH * most if count is None else count
-        method = KernelShap(game, affine_prefix=False)
-        present = starting(varies)
-        values = method.attribute(
-            present,
-            baselines=0,
-            additional_forward_args=x,
-            n_samples=count + _ENDS,
-            show_progress=shows(silent),
-            tier=None if rule is None else "fast",
-            seed=draw_seed(self._seed),
-        )
-        return select(attributed(values, present), varies, rule, count)
+        def method(players: int) -> tuple[Any, dict[str, Any]]:
+            asked = _AUTO + _AUTO_EACH * players if count is None else count
+            return KernelShap, {
+                "n_samples": asked + _ENDS,
+                "tier": None if rule is None else "fast",
+                "seed": draw_seed(self._seed),
+                "show_progress": shows(silent),
+            }
+
+        return method

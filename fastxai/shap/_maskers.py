@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
 
 from ..attr.shapley import ShapleyValues, ShapleyValueSampling
 from ..core.checks import check, check_count, warn
 from ..interop.tables import is_frame, is_sparse
 from ._background import Background, DenseData, sample
-from ._black_box import BlackBox, Method, attributed, shows, starting
+from ._black_box import BlackBox, Method, shows
 from ._explanation import Explanation
-from ._game import CoalitionGame, draw_seed
+from ._game import draw_seed
 from .links import identity
+from .maskers import Independent
 
 _MOST_ROWS = 100  # of a background that comes without a masker
 
@@ -39,6 +39,8 @@ class _MaskerExplainer:
             model, background, link, feature_names, output_names, batch_size, linearize_link
         )
         self.model, self.masker, self.link = model, masker, self._box.link
+        tree = getattr(masker, "clustering", None)
+        self._tree = None if tree is None else torch.as_tensor(np.asarray(tree)).double()
         self.expected_value = self._box.expected_value
 
 
@@ -49,8 +51,9 @@ class ExactExplainer(_MaskerExplainer):
 
     Args:
         model: as for :class:`KernelExplainer`.
-        masker: the background, in any form; or shap's ``maskers.Independent`` of one. Of more than
-            100 rows, 100 are taken by :func:`sample`, and a warning tells.
+        masker: the background, in any form; or ``maskers.Independent`` of one, here or in shap. Of
+            more than 100 rows, 100 are taken by :func:`sample`, and a warning tells. With
+            ``maskers.Partition`` the values are Owen values along its tree of features.
         link: "identity", "logit" or a link.
         linearize_link: whether outputs are linked row by row of the background, weighted such that
             their mean is the link of the mean: a logistic regression then stays additive.
@@ -87,27 +90,29 @@ class ExactExplainer(_MaskerExplainer):
         Args:
             X: rows [n, M], or one row [M], in any form.
             max_evals: the most coalitions of a row; an error if it has more.
-            interactions: 1: there are none here.
+            interactions: 1 for a value of each feature; 2 or True for one of each pair of them,
+                [n, M, M] or [n, M, M, C], with a feature's own effect on the diagonal, by the
+                Shapley-Taylor index. All add up to what the values of features do.
             silent: True for no progress bar.
         """
-        fine = interactions is not True and interactions == 1
-        check(fine, "interactions", "1, as interactions are not found here", interactions)
-        return self._box.explanation(X, partial(self._values, most=max_evals, silent=silent))
+        of_pairs = interactions is True or interactions == 2
+        fine = of_pairs or interactions is False or interactions == 1
+        check(fine, "interactions", "1 or 2", interactions)
 
-    @staticmethod
-    def _values(
-        game: CoalitionGame, varies: Tensor, x: Tensor, *, most: int | str, silent: bool
-    ) -> Tensor:
-        players = int(varies.sum(1).max())
-        if most != "auto":
-            limit = check_count(most, "max_evals", below=None)
-            expected = "at least 2^{} = {:,}, all coalitions of the features that vary"
-            check(1 << players <= limit, "max_evals", expected, limit, players, 1 << players)
-        present = starting(varies)
-        values = ShapleyValues(game, affine_prefix=False).attribute(
-            present, 0, additional_forward_args=x, show_progress=shows(silent)
-        )
-        return attributed(values, present)
+        def method(players: int) -> tuple[Any, dict[str, Any]]:
+            if max_evals != "auto":
+                limit = check_count(max_evals, "max_evals", below=None)
+                expected = "at least 2^{} = {:,}, all coalitions of the features that vary"
+                check(1 << players <= limit, "max_evals", expected, limit, players, 1 << players)
+            return ShapleyValues, {"show_progress": shows(silent)}
+
+        if self._tree is not None:
+            check(not of_pairs, "interactions", "1 with a tree of features", interactions)
+            most = None if max_evals == "auto" else check_count(max_evals, "max_evals", below=None)
+            return self._box.along(X, self._tree, most)
+        if of_pairs:
+            return self._box.of_pairs(X, method)
+        return self._box.explanation(X, method)
 
 
 class PermutationExplainer(_MaskerExplainer):
@@ -143,6 +148,8 @@ class PermutationExplainer(_MaskerExplainer):
             model, masker, link, linearize_link, feature_names, output_names, batch_size
         )
         self._seed = seed
+        expected = "one without a tree; ExactExplainer has Owen values"
+        check(self._tree is None, "masker", expected, "a tree")
 
     def __call__(self, X: Any, max_evals: int | str = 500, silent: bool = False) -> Explanation:
         """Explains rows.
@@ -167,8 +174,7 @@ class PermutationExplainer(_MaskerExplainer):
     def shap_values(self, X: Any, npermutations: int = 10, silent: bool = False) -> np.ndarray:
         """The values of rows, [n, M] or [n, M, C], from so many orders and their reverses."""
         count = check_count(npermutations, "npermutations")
-        values, taken = self._box.values(X, _by_orders(lambda m: count, self._seed, silent))
-        return values[0] if taken.is_single else values
+        return self._box.values(X, _by_orders(lambda m: count, self._seed, silent))
 
 
 class SamplingExplainer:
@@ -224,8 +230,7 @@ class SamplingExplainer:
         Returns:
             As for :class:`KernelExplainer`.
         """
-        values, taken = self._box.values(X, self._method(nsamples, silent))
-        return values[0] if taken.is_single else values
+        return self._box.values(X, self._method(nsamples, silent))
 
     def _method(self, nsamples: int | str, silent: bool) -> Method:
         given = None if nsamples == "auto" else check_count(nsamples, "nsamples")
@@ -241,29 +246,27 @@ class SamplingExplainer:
 def _by_orders(pairs: Any, seed: int | None, silent: bool) -> Method:
     """Values from so many orders and their reverses, by the number of players."""
 
-    def values(game: CoalitionGame, varies: Tensor, x: Tensor) -> Tensor:
-        present = starting(varies)
-        found = ShapleyValueSampling(game, affine_prefix=False).attribute(
-            present,
-            0,
-            additional_forward_args=x,
-            n_samples=2 * pairs(int(varies.sum(1).max())),
-            show_progress=shows(silent),
-            seed=draw_seed(seed),
-        )
-        return attributed(found, present)
+    def method(players: int) -> tuple[Any, dict[str, Any]]:
+        return ShapleyValueSampling, {
+            "n_samples": 2 * pairs(players),
+            "seed": draw_seed(seed),
+            "show_progress": shows(silent),
+        }
 
-    return values
+    return method
 
 
 def _rows_of(masker: Any) -> Any:
     """The background that is meant by a masker."""
     if isinstance(masker, DenseData):
         return masker
+    if isinstance(masker, Independent):
+        return masker.data
     module = type(masker).__module__
     if module.startswith("shap.maskers"):
         name = type(masker).__name__
-        check(name == "Independent", "masker", "rows, or shap.maskers.Independent", name)
+        expected = "rows, or shap.maskers.Independent or Partition"
+        check(name in ("Independent", "Partition"), "masker", expected, name)
         if getattr(masker, "output_dataframe", False):
             return _frame_of(masker)
         return masker.data

@@ -8,6 +8,8 @@ values. Both are all that a lasso needs to know.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -16,9 +18,12 @@ from torch import Tensor
 from ..core.checks import ArgumentError, check_number, warn
 from ..core.estimate.lasso import lasso
 
-Rule = int | float | None  # at most so many features; a penalty; or all of them
+# At most so many features; a penalty; "aic" or "bic"; or all of them.
+Rule = int | float | str | None
+# Which of the players ``own`` of some rows the criterion keeps, [r, m, C] bool.
+ByCriterion = Callable[[Tensor, Tensor], Tensor]
 
-_EXPECTED = "False, 0, 'num_features(10)' or a penalty"
+_EXPECTED = "False, 0, 'num_features(10)', 'aic', 'bic' or a penalty"
 
 
 def rule_of(l1_reg: Any) -> Rule:
@@ -29,6 +34,10 @@ def rule_of(l1_reg: Any) -> Rule:
         found = re.fullmatch(r"num_features\(\s*(\d+)\s*\)", l1_reg)
         if l1_reg == "auto":
             return None
+        if l1_reg in ("aic", "bic"):
+            if find_spec("sklearn") is None:
+                raise ImportError(f"l1_reg={l1_reg!r} needs scikit-learn: pip install scikit-learn")
+            return l1_reg
         if found is None or int(found[1]) == 0:
             raise ArgumentError(f"l1_reg: expected {_EXPECTED}, got {l1_reg!r}")
         return int(found[1])
@@ -40,6 +49,7 @@ def select(
     varies: Tensor,  # [n, M] bool
     rule: Rule,
     coalitions: int,
+    by_criterion: ByCriterion,
 ) -> Tensor:
     """The values of the features that are kept; they add up to what all did.
 
@@ -48,11 +58,12 @@ def select(
         varies: which of them have any.
         rule: which are kept.
         coalitions: how many were asked for: a penalty is for their mean, as sklearn's.
+        by_criterion: finds those that are kept by "aic" or "bic".
     """
     if rule is None:
         return phi
     if phi.dim() == 2:
-        return select(phi[..., None], varies, rule, coalitions)[..., 0]
+        return select(phi[..., None], varies, rule, coalitions, by_criterion)[..., 0]
     found = torch.zeros_like(phi)
     for players in varies.unique(dim=0):  # rows with the same players are one problem
         rows = (varies == players).all(1).nonzero()[:, 0]
@@ -61,7 +72,8 @@ def select(
             found[rows] = phi[rows]
             continue
         part = phi[rows][:, own]  # [r, m, C]
-        kept = _kept(part, rule, coalitions)
+        named = isinstance(rule, str)
+        kept = by_criterion(rows, own) if named else _kept(part, rule, coalitions)
         total, count = part.sum(1, keepdim=True), kept.sum(1, keepdim=True)
         if bool((count == 0).any()):
             warn("l1_reg: no feature is worth the penalty; all get an equal share of the sum")
@@ -79,6 +91,34 @@ def _gram(m: int) -> Tensor:  # [m, m] float64
     gram = torch.full((m, m), float(both), dtype=torch.float64)
     gram.fill_diagonal_(float(own))
     return gram / (1 / (sizes * (m - sizes))).sum()
+
+
+def kept_by_criterion(
+    gains: Tensor,  # [N, r, C]: what coalitions are worth less what nobody is
+    full: Tensor,  # [r, C]: and all
+    present: Tensor,  # [N, m] bool
+    weights: Tensor,  # [N]
+    criterion: str,
+) -> Tensor:  # [r, m, C] bool
+    """The features that scikit-learn's lasso keeps by an information criterion, as in shap.
+
+    Each coalition is there twice: as what joined nobody, and as what left all.
+    """
+    from sklearn.linear_model import LassoLarsIC
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    z, size = present.double(), present.sum(1)
+    m = present.shape[1]
+    root = torch.cat([weights * (m - size), weights * size]).sqrt()
+    rows = (torch.cat([z, z - 1]) * root[:, None]).numpy()
+    kept = torch.zeros(full.shape[0], m, full.shape[1], dtype=torch.bool)
+    for r in range(full.shape[0]):
+        for c in range(full.shape[1]):
+            y = torch.cat([gains[:, r, c], gains[:, r, c] - full[r, c]]) * root
+            fit = make_pipeline(StandardScaler(with_mean=False), LassoLarsIC(criterion=criterion))
+            kept[r, :, c] = torch.from_numpy(fit.fit(rows, y.numpy())[1].coef_ != 0)
+    return kept
 
 
 def _kept(phi: Tensor, rule: Rule, coalitions: int) -> Tensor:  # [r, m, C], and so bool

@@ -177,3 +177,34 @@ def test_bad_arguments(kind):
     ):
         with pytest.raises(fastxai.ArgumentError, match=match):
             call()
+
+
+def test_variances_are_those_of_the_mean():
+    module, x, data = network().double(), rows(2, 4).double(), rows(3, 4, seed=2).double()
+    explainer = fastxai.shap.GradientExplainer(module, data)
+    n = 5000
+    values, variances = explainer.shap_values(x, n, rseed=0, return_variances=True)
+    np.testing.assert_allclose(values, explainer.shap_values(x, n, rseed=0), atol=1e-12)
+    assert len(variances) == 3 and variances[0].shape == (2, 4)
+    draw = np.random.default_rng(0)
+    point, which = torch.from_numpy(draw.random((n, 1, 1))), draw.integers(3, size=n)
+    apart = x - data[which][:, None]
+    path = (data[which][:, None] + point * apart).requires_grad_()
+    for c in range(3):
+        (gradient,) = torch.autograd.grad(module(path)[..., c].sum(), path)
+        expected = (gradient * apart).detach().numpy().var(0) / n
+        np.testing.assert_allclose(variances[c], expected, rtol=0.15)
+    several = explainer.shap_values(x, 50, 2, rseed=0, return_variances=True)
+    assert len(several) == 3 and len(several[1]) == 2 and several[2].shape == (2, 2)
+
+
+def test_variances_of_several_inputs():
+    x = [rows(3, 4), rows(3, 1, 3, 3)]
+    data = [rows(5, 4, seed=2), rows(5, 1, 3, 3, seed=3)]
+    explainer = fastxai.shap.GradientExplainer(Two(), data)
+    _, variances = explainer.shap_values(x, 20, rseed=0, return_variances=True)
+    assert [[v.shape for v in each] for each in variances] == [[(3, 4), (3, 1, 3, 3)]] * 3
+    module = network()
+    layered = fastxai.shap.GradientExplainer((module, module[2]), data[0])
+    with pytest.raises(fastxai.ArgumentError, match="return_variances: expected False for a layer"):
+        layered.shap_values(x[0], 20, return_variances=True)

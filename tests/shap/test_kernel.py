@@ -59,7 +59,7 @@ def test_a_game_of_all_coalitions_is_shaps(f, link, rows):
 
 
 @pytest.mark.parametrize("f,link", FORMS, ids=lambda v: getattr(v, "__name__", v))
-@pytest.mark.parametrize("l1_reg", ["num_features(2)", "num_features(4)", 0.01])
+@pytest.mark.parametrize("l1_reg", ["num_features(2)", "num_features(4)", 0.01, "aic", "bic"])
 def test_the_features_kept_are_shaps(f, link, l1_reg):
     theirs, ours = both(f, BACKGROUND, link=link)
     expected = theirs.shap_values(X, l1_reg=l1_reg, silent=True)
@@ -398,3 +398,13 @@ def test_a_logistic_regression_by_its_links():
         ours = fastxai.shap.KernelExplainer(model.predict_proba, BACKGROUND[:1], link=link)
         values = ours.shap_values(X, silent=True)[..., 1]
         np.testing.assert_allclose(values, model.coef_[0] * (X - BACKGROUND[0]), atol=1e-9)
+
+
+def test_a_criterion_keeps_few_of_many_features():
+    weights = np.zeros(16)
+    weights[[2, 9]] = 1, -2
+    x, background = RNG.normal(size=(2, 16)), RNG.normal(size=(3, 16))
+    ours = fastxai.shap.KernelExplainer(lambda z: z @ weights, background, seed=0)
+    values = ours.shap_values(x, nsamples=200, l1_reg="bic", silent=True)
+    np.testing.assert_allclose(values, weights * (x - background.mean(0)), atol=1e-9)
+    assert (values != 0).sum() == 4

@@ -131,8 +131,7 @@ def test_bad_arguments():
     orders = fastxai.shap.PermutationExplainer(game, BACKGROUND)
     for call, match in (
         (lambda: exact(X, max_evals=31), r"max_evals: expected at least 2\^5 = 32.*31"),
-        (lambda: exact(X, interactions=2), "interactions"),
-        (lambda: exact(X, interactions=True), "interactions"),
+        (lambda: exact(X, interactions=3), "interactions"),
         (lambda: orders(X, max_evals=10), "max_evals: expected at least 11.*10"),
         (lambda: orders.shap_values(X, npermutations=0), "npermutations"),
         (lambda: fastxai.shap.SamplingExplainer(probabilities, BACKGROUND, link="logit"), "link"),
@@ -159,3 +158,62 @@ def test_the_explainer_that_shap_would_choose():
     ):
         with pytest.raises(fastxai.ArgumentError, match=match):
             make(game, **{"masker": BACKGROUND, **options})
+
+
+@OF_FORM
+def test_pairs_of_features_are_shaps(f, link):
+    theirs, ours = links(link)
+    masker = shap.maskers.Independent(BACKGROUND)
+    expected = shap.ExactExplainer(f, masker, link=theirs, linearize_link=False)(
+        X, interactions=2
+    ).values
+    explainer = fastxai.shap.ExactExplainer(f, BACKGROUND, ours, False)
+    for interactions in (2, True):
+        found = explainer(X, interactions=interactions, silent=True)
+        outputs = () if f is game else (np.asarray(f(X)).shape[1],)
+        assert found.values.shape == (4, 5, 5, *outputs)
+        np.testing.assert_allclose(found.values, expected.reshape(found.values.shape), atol=1e-10)
+    alone = explainer(X, silent=True)
+    np.testing.assert_allclose(found.values.sum((1, 2)), alone.values.sum(1), atol=1e-10)
+    one = found[1, "Feature 2"]
+    np.testing.assert_array_equal(one.values, found.values[1, 2])
+
+
+def test_pairs_by_hand_where_some_columns_never_differ():
+    x, background = X[:2].copy(), BACKGROUND[:3].copy()
+    background[:, 1] = x[:, 1] = 7
+    background[:, 3] = x[0, 3]
+    f = lambda z: z[:, 0] * z[:, 2] + 3 * z[:, 3] * z[:, 1] + z[:, 4]  # noqa: E731
+    found = fastxai.shap.ExactExplainer(f, background)(x, interactions=2, silent=True).values
+    means = background.mean(0)
+    expected = np.zeros((2, 5, 5))
+    expected[:, 0, 0] = ((x[:, 0, None] - background[:, 0]) * background[:, 2]).mean(1)
+    expected[:, 2, 2] = ((x[:, 2, None] - background[:, 2]) * background[:, 0]).mean(1)
+    products = (x[:, 0, None] - background[:, 0]) * (x[:, 2, None] - background[:, 2])
+    expected[:, 0, 2] = expected[:, 2, 0] = products.mean(1) / 2
+    expected[:, 3, 3] = 21 * (x[:, 3] - means[3])
+    expected[:, 4, 4] = x[:, 4] - means[4]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert (found[:, 1] == 0).all() and (found[0, 3] == 0).all()
+
+
+@OF_FORM
+def test_owen_values_along_a_tree_are_shaps(f, link):
+    theirs, ours = links(link)
+    peers = shap.maskers.Partition(BACKGROUND)
+    own = fastxai.shap.maskers.Partition(BACKGROUND, clustering=peers.clustering)
+    expected = shap.ExactExplainer(f, peers, link=theirs, linearize_link=False)(X).values
+    for masker in (own, peers):
+        found = fastxai.shap.Explainer(f, masker, ours, linearize_link=False)(X, silent=True)
+        np.testing.assert_allclose(found.values.reshape(expected.shape), expected, atol=1e-10)
+    with pytest.raises(fastxai.ArgumentError, match="masker: expected one without a tree"):
+        fastxai.shap.PermutationExplainer(f, own)
+
+
+def test_bad_trees_are_named():
+    for tree in (np.zeros((3, 4)), np.zeros((4, 4))):
+        with pytest.raises(fastxai.ArgumentError, match="clustering: expected"):
+            fastxai.shap.maskers.Partition(BACKGROUND, clustering=tree)
+    with pytest.raises(fastxai.ArgumentError, match="max_evals: expected at least"):
+        masker = fastxai.shap.maskers.Partition(BACKGROUND)
+        fastxai.shap.ExactExplainer(game, masker)(X, 3)

@@ -98,7 +98,7 @@ class CoalitionRows:
 class OrderRows(CoalitionRows):
     """Coalitions that grow by one player at a time, along orders of the players.
 
-    Repeat n · (M - 1) + j is the first j + 1 players of order n.
+    Coalition n · (M - 1) + j is the first j + 1 players of order n.
     """
 
     kind = "growing coalitions"
@@ -106,14 +106,14 @@ class OrderRows(CoalitionRows):
     def __init__(
         self,
         inputs: tuple[Tensor, ...],  # each [B, *F_i]
-        baselines: tuple[Tensor, ...],  # each [B, 1, *F_i] or [1, 1, *F_i]
+        baselines: tuple[Tensor, ...],  # each [B, K, *F_i] or [1, K, *F_i]
         bits: Tensor,  # [n (M - 1), W] int64
         masks: tuple[Tensor, ...],  # each [B, *F_i] or [1, *F_i] int32: the player of each feature
         orders: Tensor,  # [n, M] int64
     ):
         super().__init__(inputs, baselines, bits, masks, orders.shape[1])
         self.orders = orders.to(self.device)
-        if self.players > _MOST_MIXED:
+        if self.players > _MOST_MIXED and self.repeat_multiple == 1:
             self.mixed = 1
 
     def mixing(self, repeats: slice, examples: slice) -> Mixing:

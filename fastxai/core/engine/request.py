@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -21,6 +22,8 @@ class Request:
     baselines: tuple[Tensor, ...]  # each [B, *F_i] or [1, *F_i]
     model: Model
     background: tuple[Tensor, ...] | None = None  # each [K, *F_i], in place of the baselines
+    background_weights: Tensor | None = None  # [K] or [K, C] float64 of sum 1; None for all alike
+    link: Callable[[Tensor], Tensor] | None = None  # of mean outputs; None for the identity
     rows: Tensor | None = None  # [B] int64: which of the user's rows they are; None for all of them
     infinite: set[int] = field(default_factory=set)  # rows whose infinite outputs were warned of
 
