@@ -43,7 +43,7 @@ ONCE = (
     "parity/test_visualization.py",
 )
 # Tests of ops compare them with the reference, or have it as a parameter; the rest compile.
-FIXTURES = {"ops", "native_ops", "native_package", "native_package_with_targets"}
+FIXTURES = {"ops", "native_ops", "native_package"}
 # Where every fifth case of a parametrised test is enough in that pass.
 SLICED = ("deploy", "parity", "shap", "test_zoo.py")
 SLICED_FILES = ("attr/test_players.py", "attr/test_lime.py", "core/prefix/test_affine_rows.py")
@@ -102,17 +102,6 @@ def native_package(tmp_path_factory) -> Path:
         )
 
     return made_once(tmp_path_factory, "native.pt2", export)
-
-
-@pytest.fixture(scope="session")
-def native_package_with_targets(tmp_path_factory) -> Path:
-    """The same to the target that comes with a call."""
-
-    def export(path):
-        explainer, target = fastxai.IntegratedGradients(mlp()), torch.tensor([0, 1])
-        fastxai.export(explainer, torch.randn(2, 7), path, target=target, n_steps=8)
-
-    return made_once(tmp_path_factory, "native_with_targets.pt2", export)
 
 
 def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:
