@@ -145,6 +145,7 @@ def test_compiled(uncompiled, method, model):
     assert explain.manifest.rows_interact or model is InPairs  # whole pairs are in each copy
 
 
+@pytest.mark.thin("example")
 @pytest.mark.parametrize("example", [1, 3])
 @pytest.mark.parametrize(
     ("method", "model"),
