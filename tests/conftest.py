@@ -49,14 +49,26 @@ FIXTURES = {"ops", "native_ops", "native_package"}
 EVERY_OP = "ops"  # what is left there is about each op; elsewhere every fifth case is enough
 EXPORTING = "deploy"  # where two of three cases beyond the first few are for make test-all
 FEW = 3
+WRITTEN = {"tmp_path", "wide_package"}  # what is a file there; the others are variants of it
+# What takes long, and the first that compile what others use.
+FIRST = (
+    "native/test_ablate_one.py",
+    "deploy",
+    "test_build.py",
+    "test_readme.py",
+    "test_stress.py",
+    "test_zoo.py",
+)
 
 
-LONGEST = ("deploy", "test_build.py", "test_readme.py", "test_stress.py", "test_zoo.py")  # first
+def place(item: pytest.Item) -> int:
+    path = item.path.relative_to(HERE).as_posix()
+    return next((i for i, first in enumerate(FIRST) if path.startswith(first)), len(FIRST))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ours = [item for item in items if item.path.is_relative_to(HERE)]
-    ours.sort(key=lambda item: item.path.relative_to(HERE).parts[0] not in LONGEST)
+    ours.sort(key=place)
     items[:] = ours + [item for item in items if not item.path.is_relative_to(HERE)]
     tests: dict[tuple[Path, str], list[pytest.Item]] = {}
     for item in ours:
@@ -71,6 +83,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 or path.parts[0] in ONCE
                 or FIXTURES & set(case.fixturenames)
                 or (path.parts[0] != EVERY_OP and number % 5)
+                or (path.parts[0] == EXPORTING and not WRITTEN & set(case.fixturenames))
             ):
                 case.add_marker("once")
             if path.parts[0] == EXPORTING and number >= FEW and number % 3:
