@@ -39,41 +39,71 @@ ONCE = (
     "core/intercept/test_multipliers.py",
     "core/estimate/test_quadrature.py",
     "core/engine/test_windows.py",
+    "deploy/test_compiled.py",
     "deploy/test_cpp_inference.py",
+    "deploy/test_damaged.py",
     "deploy/test_package.py",
     "deploy/test_serve.py",
     "deploy/test_serve_batching.py",
     "parity/test_visualization.py",
 )
 # Tests of ops compare them with the reference, or have it as a parameter; the rest compile.
-FIXTURES = {"ops", "native_ops", "native_package", "native_package_with_targets"}
-# Where every fifth case of a parametrised test is enough in that pass.
-SLICED = ("deploy", "parity", "shap", "test_zoo.py")
-SLICED_FILES = ("attr/test_players.py", "attr/test_lime.py", "core/prefix/test_affine_rows.py")
+FIXTURES = {"ops", "native_ops", "native_package"}
+EVERY_OP = "ops"  # what is left there is about each op; elsewhere every fifth case is enough
 EXPORTING = "deploy"  # where two of three cases beyond the first few are for make test-all
 FEW = 3
+WRITTEN = {"tmp_path", "wide_package"}  # what is a file there; the others are variants of it
+# What takes long, and the first that compile what others use.
+FIRST = (
+    "native/test_ablate_one.py",
+    "deploy",
+    "test_build.py",
+    "test_readme.py",
+    "test_stress.py",
+    "test_zoo.py",
+)
 
 
-LONGEST = ("deploy", "test_build.py", "test_readme.py", "test_stress.py")  # begin with these
+def place(item: pytest.Item) -> int:
+    path = item.path.relative_to(HERE).as_posix()
+    return next((i for i, first in enumerate(FIRST) if path.startswith(first)), len(FIRST))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ours = [item for item in items if item.path.is_relative_to(HERE)]
-    ours.sort(key=lambda item: item.path.relative_to(HERE).parts[0] not in LONGEST)
+    ours.sort(key=place)
     items[:] = ours + [item for item in items if not item.path.is_relative_to(HERE)]
-    cases: dict[tuple[Path, str], int] = {}  # so far, of each test
+    tests: dict[tuple[Path, str], list[pytest.Item]] = {}
     for item in ours:
-        path = item.path.relative_to(HERE)
-        case = cases[key] = cases.get(key := (path, item.originalname), -1) + 1
-        if (
-            path.as_posix() in ONCE
-            or path.parts[0] in ONCE
-            or FIXTURES & set(item.fixturenames)
-            or ((path.parts[0] in SLICED or path.as_posix() in SLICED_FILES) and case % 5)
-        ):
-            item.add_marker("once")
-        if path.parts[0] == EXPORTING and case >= FEW and case % 3:
-            item.add_marker("slow")
+        tests.setdefault((item.path.relative_to(HERE), item.originalname), []).append(item)
+    for (path, _), cases in tests.items():
+        if mark := cases[0].get_closest_marker("thin"):
+            thin(cases, *mark.args)
+        often = [case for case in cases if not case.get_closest_marker("slow")]
+        for number, case in enumerate(often):
+            if (
+                path.as_posix() in ONCE
+                or path.parts[0] in ONCE
+                or FIXTURES & set(case.fixturenames)
+                or (path.parts[0] != EVERY_OP and number % 5)
+                or (path.parts[0] == EXPORTING and not WRITTEN & set(case.fixturenames))
+            ):
+                case.add_marker("once")
+            if path.parts[0] == EXPORTING and number >= FEW and number % 3:
+                case.add_marker("slow")
+
+
+def thin(cases: list[pytest.Item], argument: str) -> None:
+    """With each choice of the other arguments one value of this is often, in turn."""
+    columns = {
+        name: tuple(case.callspec.indices[name] for case in cases)
+        for name in cases[0].callspec.indices
+    }
+    mine = columns[argument]
+    others = set(columns.values()) - {mine}  # as names that are given together have one
+    for case, index, *rest in zip(cases, mine, *others, strict=True):
+        if index != sum(rest) % (max(mine) + 1):
+            case.add_marker("slow")
 
 
 @pytest.fixture
@@ -105,17 +135,6 @@ def native_package(tmp_path_factory) -> Path:
         )
 
     return made_once(tmp_path_factory, "native.pt2", export)
-
-
-@pytest.fixture(scope="session")
-def native_package_with_targets(tmp_path_factory) -> Path:
-    """The same to the target that comes with a call."""
-
-    def export(path):
-        explainer, target = fastxai.IntegratedGradients(mlp()), torch.tensor([0, 1])
-        fastxai.export(explainer, torch.randn(2, 7), path, target=target, n_steps=8)
-
-    return made_once(tmp_path_factory, "native_with_targets.pt2", export)
 
 
 def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:

@@ -26,14 +26,14 @@ AUTO = {"n_samples": "auto", "tolerance": 0.2, "max_samples": 120, "seed": 0}
 
 
 @pytest.fixture(scope="module")
-def packages(tmp_path_factory, native_package_with_targets):
+def packages(tmp_path_factory, native_package):
     """A folder with a program of torch's and one of native code."""
     folder, x, target = tmp_path_factory.mktemp("packages"), torch.zeros(2, 7), torch.tensor([0, 1])
     shap, background = attr.GradientShap(mlp()), torch.randn(3, 7)
     fastxai.export(
         shap, x, folder / "program.pt2", format="torch", target=target, baselines=background
     )
-    shutil.copy(native_package_with_targets, folder / "native.pt2")
+    shutil.copy(native_package, folder / "native.pt2")
     return folder
 
 
@@ -81,7 +81,7 @@ class Shared:
             (flat, attr.KernelShap(flat).explain, AUTO),
             (flat, attr.Lime(flat, attr.Ridge()).attribute, AUTO),
             (flat, program, {"seed": 0}),
-            (flat, native, {}),
+            (flat, lambda x, target: native(x), {}),
         ]
         self.questions = [(*kinds[model], ask, arguments) for model, ask, arguments in asked]
 

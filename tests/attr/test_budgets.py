@@ -193,6 +193,7 @@ GAMES = {
 }
 
 
+@pytest.mark.thin("tolerance")
 @pytest.mark.parametrize("tolerance", [0.01, 0.03, 0.1])
 @pytest.mark.parametrize("game", GAMES)
 def test_stopping_does_not_spoil_coverage(method, name, game, tolerance):

@@ -142,6 +142,7 @@ def test_a_row_in_its_place_whatever_the_others_are(name):
     assert not torch.isclose(ask(name, x.flip(0), target.flip(0)).flip(0), together).all()
 
 
+@pytest.mark.thin("size")
 @pytest.mark.parametrize("size", [2, 5, 50])
 @pytest.mark.parametrize("name", ALL)
 def test_blocks_of_any_size(name, size, monkeypatch):

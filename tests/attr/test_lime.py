@@ -109,6 +109,7 @@ def assert_same(ours, theirs, **tolerance):
     torch.testing.assert_close(ours, theirs, **tolerance)
 
 
+@pytest.mark.thin("surrogate")
 @pytest.mark.parametrize(
     ("surrogate", "kernel"),
     [
@@ -258,6 +259,7 @@ def of_all_coalitions(model, fit, kernel, x: Tensor, baseline: Tensor) -> Tensor
     return fit_rows(fit, z, weights, model(rows)[:, None])[None, :, 0]
 
 
+@pytest.mark.thin("surrogate")
 @pytest.mark.parametrize("game", GAMES)
 @pytest.mark.parametrize("surrogate", [LeastSquares(), Ridge(1.0), Lasso(1e-3)])
 @pytest.mark.parametrize(
@@ -286,6 +288,7 @@ def coins(inputs, num_interp_features, **kwargs):
         yield torch.randint(2, (1, num_interp_features), generator=generator)
 
 
+@pytest.mark.thin("samples")
 @pytest.mark.parametrize("surrogate", [None, LeastSquares()])
 @pytest.mark.parametrize("samples", [2, 5, 10])  # for each feature
 def test_far_nearer_to_all_coalitions_than_with_independent_coins(surrogate, samples):
@@ -500,6 +503,7 @@ class Recorded:
         return self.form(linear_model.Ridge(alpha=1.0).fit(x, y, weights).coef_)
 
 
+@pytest.mark.thin("form")
 @pytest.mark.parametrize(
     "form", [torch.from_numpy, np.asarray, list, lambda b: torch.from_numpy(b)[None]]
 )

@@ -238,6 +238,7 @@ def test_empty_and_strided_batches(make):
     torch.testing.assert_close(found, tunnel.attribute(x.contiguous(), target=0, seed=1))
 
 
+@pytest.mark.thin("make")
 @pytest.mark.usefixtures("independent_rows")
 @pytest.mark.parametrize("nt_type", TYPES)
 @pytest.mark.parametrize("make", [Saliency, IntegratedGradients])

@@ -344,6 +344,7 @@ WHOLE = {
 }
 
 
+@pytest.mark.thin("model")
 @pytest.mark.parametrize(
     ("model", "limit"),
     [("one number", None), ("three", 1), ("as many as rows", None), ("as many as rows", 1)],

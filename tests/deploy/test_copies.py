@@ -23,7 +23,7 @@ from fastxai.core.program import copies
 from fastxai.deploy import compiled
 from fastxai.ops import native, reference
 
-from .test_gradient_methods import randn
+from .test_gradient_methods import exported, randn, traced
 
 
 class LessMean(nn.Module):
@@ -145,6 +145,7 @@ def test_compiled(uncompiled, method, model):
     assert explain.manifest.rows_interact or model is InPairs  # whole pairs are in each copy
 
 
+@pytest.mark.thin("example")
 @pytest.mark.parametrize("example", [1, 3])
 @pytest.mark.parametrize(
     ("method", "model"),
@@ -155,9 +156,10 @@ def test_any_number_of_rows(tmp_path, method, model, example):
     torch.manual_seed(0)
     kind, arguments = METHODS[method]
     explainer = kind(model().eval())
-    path = tmp_path / "a.pt2"
-    fastxai.export(explainer, torch.zeros(example, 4), path, format="torch", target=1, **arguments)
-    explain = fastxai.load(path)
+    if example == 1:
+        explain = exported(tmp_path, explainer, torch.zeros(1, 4), target=1, **arguments)
+    else:
+        explain = traced(explainer, torch.zeros(example, 4), target=1, **arguments)
     assert explain.manifest.rows_interact
     for rows in (1, 2, 5):
         x = randn(rows, [(4,)])

@@ -13,6 +13,7 @@ from fastxai.deploy import PackageError, fingerprint, manifest
 from fastxai.ops import native, reference
 
 from ..models import Exact, TwoInputs, mlp, one_number
+from .test_gradient_methods import traced
 
 X = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
 
@@ -266,12 +267,11 @@ def test_results_have_no_graph(written):
         ),
     ],
 )
-def test_rows_in_any_company(tmp_path, explainer, arguments, depends_on):
+def test_rows_in_any_company(explainer, arguments, depends_on):
     """A row's attributions are as alone, or as in that place; see attr/test_determinism.py."""
     x, target = torch.randn(6, 4).double(), torch.arange(6) % 3
-    path = tmp_path / "a.pt2"
-    fastxai.export(explainer, x, path, format="torch", target=target, **arguments)
-    package, seed = fastxai.load(path), {"seed": 3} if depends_on == "place" else {}
+    package = traced(explainer, x, target=target, **arguments)
+    seed = {"seed": 3} if depends_on == "place" else {}
 
     def ask(rows):
         return package(x[rows], target[rows], **seed).attributions

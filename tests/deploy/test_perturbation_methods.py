@@ -9,7 +9,7 @@ from fastxai.attr import Lasso, LeastSquares, Ridge, get_exp_kernel_similarity_f
 from fastxai.ops import native, reference
 
 from ..models import Encoder, ResidualCNN, Segmenter, TwoInputs, mlp
-from .test_gradient_methods import CLOSE, assert_says_the_same, exported, randn
+from .test_gradient_methods import CLOSE, assert_says_the_same, exported, randn, traced
 
 MODELS = {
     "mlp": (mlp, [(7,)], None, (3,)),
@@ -68,10 +68,10 @@ def test_equals_the_eager_method(tmp_path, model, method):
 
 @pytest.mark.filterwarnings("ignore:n_samples")  # 6 are too few
 @pytest.mark.parametrize("n_samples", [6, 24, 128])
-def test_every_design_of_kernel_shap(tmp_path, n_samples):
+def test_every_design_of_kernel_shap(n_samples):
     explainer, x = KernelShap(mlp().double()), randn(4, [(7,)]).double()
     options = {"target": 2, "n_samples": n_samples, "seed": 5, "baselines": 0.3}
-    found = exported(tmp_path, explainer, x, **options)(x)
+    found = traced(explainer, x, **options)(x)
     expected, close = explainer.explain(x, **options), {"rtol": 1e-9, "atol": 1e-11}
     torch.testing.assert_close(found.attributions, expected.values, **close)
     errors = found.standard_errors  # NaN of 6 samples, of 128, which are all, zero
@@ -84,10 +84,10 @@ def test_every_design_of_kernel_shap(tmp_path, n_samples):
 
 @pytest.mark.filterwarnings("ignore:n_samples")
 @pytest.mark.parametrize(("n_samples", "tier"), [(9, "fast"), (50, "shared"), (128, "fast")])
-def test_kernel_shap_by_shared_kriging(tmp_path, n_samples, tier):
+def test_kernel_shap_by_shared_kriging(n_samples, tier):
     explainer, x = KernelShap(mlp().double()), randn(4, [(7,)]).double()
     options = {"target": 2, "n_samples": n_samples, "seed": 5, "tier": "shared"}
-    package = exported(tmp_path, explainer, x, **options)
+    package = traced(explainer, x, **options)
     for rows in (x[:1], torch.cat([x, 2 * x])):
         found, expected = package(rows), explainer.explain(rows, **options)
         assert expected.tier == tier
@@ -96,11 +96,11 @@ def test_kernel_shap_by_shared_kriging(tmp_path, n_samples, tier):
         torch.testing.assert_close(found.standard_errors, expected.standard_errors, **close)
 
 
-def test_kernel_shap_over_a_background(tmp_path):
+def test_kernel_shap_over_a_background():
     explainer, x = KernelShap(mlp()), randn(3, [(7,)])
     options = {"target": 1, "background": torch.rand(4, 7), "n_samples": 30, "seed": 0}
     found, expected = (
-        exported(tmp_path, explainer, x, **options)(x),
+        traced(explainer, x, **options)(x),
         explainer.explain(x, **options),
     )
     torch.testing.assert_close(found.attributions, expected.values, **CLOSE)
@@ -116,16 +116,16 @@ def test_kernel_shap_over_a_background(tmp_path):
         (Lasso(0.0), "euclidean", 2.0),
     ],
 )
-def test_every_fit_of_lime(tmp_path, fit, distance_mode, width):
+def test_every_fit_of_lime(fit, distance_mode, width):
     kernel = get_exp_kernel_similarity_function(distance_mode, width)
     explainer, x = Lime(mlp().double(), fit, kernel), randn(3, [(7,)]).double()
     options = {"target": 1, "baselines": torch.rand(1, 7).double(), "n_samples": 33, "seed": 1}
     lasso = isinstance(fit, Lasso) and fit.alpha > 0
     if lasso and native.backend() is reference:
         with pytest.raises(ArgumentError, match="interpretable_model: expected a Ridge"):
-            exported(tmp_path, explainer, x, **options)
+            traced(explainer, x, **options)
         return
-    package = exported(tmp_path, explainer, x, standard_errors=True, **options)
+    package = traced(explainer, x, standard_errors=True, **options)
     assert package.manifest.needs_library == lasso
     rows = x[:2] * 1.5
     found, expected = package(rows), explainer.explain(rows, **options)
@@ -138,7 +138,7 @@ def test_every_fit_of_lime(tmp_path, fit, distance_mode, width):
         assert (found.attributions == 0).any() and (found.attributions != 0).any()
 
 
-def test_all_outputs_without_a_target(tmp_path):
+def test_all_outputs_without_a_target():
     x = randn(3, [(2, 4)])
     for explainer, arguments in (
         (FeatureAblation(Segmenter()), {}),
@@ -147,30 +147,28 @@ def test_all_outputs_without_a_target(tmp_path):
         (Lime(Segmenter(), Ridge()), {"n_samples": 40, "seed": 1}),
     ):
         sampled = {"standard_errors": True} if "n_samples" in arguments else {}
-        package = exported(tmp_path, explainer, x, **sampled, **arguments)
+        package = traced(explainer, x, **sampled, **arguments)
         for rows in (x[:1], torch.cat([x, x])):
             found, expected = package(rows), explainer.explain(rows, **arguments)
             torch.testing.assert_close(found.attributions, expected.values, **CLOSE)
             torch.testing.assert_close(found.standard_errors, expected.standard_errors, **CLOSE)
 
 
-def test_one_number_for_each_group(tmp_path):
+def test_one_number_for_each_group():
     shapes, mask = MODELS["two inputs"][1:3]
     inputs = randn(3, shapes)
     for explainer in (KernelShap(TwoInputs()), Lime(TwoInputs(), Ridge())):
         options = {"n_samples": 30, "seed": 2, "feature_mask": mask, "return_input_shape": False}
-        package = exported(
-            tmp_path, explainer, inputs, target="argmax", standard_errors=True, **options
-        )
+        package = traced(explainer, inputs, target="argmax", standard_errors=True, **options)
         found = package(inputs)
         expected = explainer.explain(inputs, target=found.outputs.argmax(1), **options)
         torch.testing.assert_close(found.attributions, expected.values, **CLOSE)
         torch.testing.assert_close(found.standard_errors, expected.standard_errors, **CLOSE)
 
 
-def test_kernel_shap_without_standard_errors(tmp_path):
+def test_kernel_shap_without_standard_errors():
     explainer, options = KernelShap(mlp()), {"target": 1, "n_samples": 30, "seed": 0}
-    package = exported(tmp_path, explainer, randn(3, [(7,)]), standard_errors=False, **options)
+    package = traced(explainer, randn(3, [(7,)]), standard_errors=False, **options)
     found = package(randn(2, [(7,)]))
     assert found.standard_errors is None and len(package.manifest.results) == 2
     expected = explainer.attribute(randn(2, [(7,)]), **options)
@@ -252,10 +250,10 @@ class Logarithm(torch.nn.Module):
         return x.log().sum(1, keepdim=True)
 
 
-def test_an_output_that_is_nan(tmp_path):
+def test_an_output_that_is_nan():
     x = torch.rand(3, 4) + 0.5
     explainer = FeatureAblation(Logarithm().eval())
-    package = exported(tmp_path, explainer, x, baselines=1.0)
+    package = traced(explainer, x, baselines=1.0)
     bad = x.clone()
     bad[1, 2] = -1
     for call in (package, lambda x: explainer.attribute(x, 1.0)):

@@ -16,6 +16,7 @@ from fastxai.core.prefix.mixing import CoefficientMixing, OneDeltaMixing
 from fastxai.core.program import program as programs
 
 from .test_gradient_methods import CLOSE, needs_library, pairs, randn
+from .test_gradient_methods import traced as traced_for
 from .test_perturbation_methods import MODELS
 
 COALITIONS = {"n_samples": 40, "seed": 3}
@@ -40,6 +41,10 @@ def exported(tmp_path, explainer, inputs, **arguments):
     path = tmp_path / "package.pt2"
     fastxai.export(explainer, inputs, path, **{"format": "torch", "target": 1, **arguments})
     return fastxai.load(path)
+
+
+def traced(explainer, inputs, **arguments):
+    return traced_for(explainer, inputs, **{"target": 1, **arguments})
 
 
 def multiplications(function, *inputs):
@@ -70,7 +75,7 @@ def double(count, shapes):
         ("IntegratedGradients", "two inputs"),
     ],
 )
-def test_equals_the_eager_method(tmp_path, for_any_gain, method, model):
+def test_equals_the_eager_method(for_any_gain, method, model):
     build, shapes, mask, window = MODELS[model]
     kind, arguments = METHODS[method]
     explainer = kind(build().double())
@@ -80,7 +85,7 @@ def test_equals_the_eager_method(tmp_path, for_any_gain, method, model):
         arguments = arguments | {"feature_mask": mask}
     if method == "over a background":
         arguments = arguments | {"background": double(3, shapes)}
-    package = exported(tmp_path, explainer, double(3, shapes), target="argmax", **arguments)
+    package = traced(explainer, double(3, shapes), target="argmax", **arguments)
     close = {"rtol": 1e-9, "atol": 1e-11}
     for count in (1, 5):
         inputs = double(count, shapes)
@@ -188,11 +193,11 @@ def hooked():
         often=[(KernelShap, Views), (KernelShap, hooked), (IntegratedGradients, Detached)],
     ),
 )
-def test_a_model_that_sees_its_rows(tmp_path, kind, build):
+def test_a_model_that_sees_its_rows(kind, build):
     arguments = OF_TEN if kind is KernelShap else {}
     x, model = randn(3, [(400,)]), build().eval()
-    package = exported(tmp_path, kind(model), x, **arguments)
-    plain = exported(tmp_path, kind(model, affine_prefix=False), x, **arguments)
+    package = traced(kind(model), x, **arguments)
+    plain = traced(kind(model, affine_prefix=False), x, **arguments)
     assert multiplications(package, x) == multiplications(plain, x)
     assert torch.equal(package(x).attributions, plain(x).attributions)
     expected = kind(model).attribute(x, target=1, **arguments)
@@ -203,11 +208,11 @@ def test_a_model_that_sees_its_rows(tmp_path, kind, build):
     ("kind", "arguments"),
     [(KernelShap, {"n_samples": 60, "seed": 0}), (FeatureAblation, {"feature_mask": MASK[:, :9]})],
 )
-def test_what_does_not_pay_is_left(tmp_path, kind, arguments):
+def test_what_does_not_pay_is_left(kind, arguments):
     x = randn(3, [(9,)])
     model = nn.Sequential(nn.Linear(9, 64), nn.ReLU(), nn.Linear(64, 3)).eval()
-    package = exported(tmp_path, kind(model), x, **arguments)
-    plain = exported(tmp_path, kind(model, affine_prefix=False), x, **arguments)
+    package = traced(kind(model), x, **arguments)
+    plain = traced(kind(model, affine_prefix=False), x, **arguments)
     assert multiplications(package, x) == multiplications(plain, x)
 
 

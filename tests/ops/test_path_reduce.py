@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -26,7 +28,7 @@ def exact_sum(acc, grads, weights):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_equals_the_formula_in_float64(ops, draw, shape, dtype, with_acc):
-    for steps in STEPS:
+    for steps in STEPS if math.prod(shape) < 100_000 else (1, 7):
         case = draw_case(draw, shape, dtype, steps, with_acc)
         total = ops.path_reduce(*case)
         assert total.is_contiguous()

@@ -111,12 +111,14 @@ def in_a_new_process(code, **env):
     )
 
 
+@pytest.mark.library  # both ways, each in a new process
 @pytest.mark.parametrize("env", [{}, {"FASTXAI_NATIVE": "0"}])
 def test_the_first_call_of_all_is_compiled(env):
     done = in_a_new_process(FIRST_CALL, **env)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.library
 def test_a_library_that_does_not_load_says_so(tmp_path):
     path = tmp_path / "_C.so"
     path.write_bytes(b"no library")

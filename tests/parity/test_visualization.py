@@ -143,6 +143,7 @@ def test_several_images(image, attr, use_pyplot):
     assert ax is one.axes[0]
 
 
+@pytest.mark.thin("outlier_perc")
 @pytest.mark.parametrize("outlier_perc", [0, 2, 30.5])
 @pytest.mark.parametrize("sign", SIGNS)
 @pytest.mark.parametrize("method", SERIES_METHODS)

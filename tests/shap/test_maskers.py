@@ -18,6 +18,7 @@ def links(name):
     return getattr(shap.links, name), getattr(fastxai.shap.links, name)
 
 
+@pytest.mark.thin("rows")
 @OF_FORM
 @pytest.mark.parametrize("linearize", [True, False])
 @pytest.mark.parametrize("rows", [7, 1])

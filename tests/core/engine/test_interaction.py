@@ -347,6 +347,7 @@ class Grouped(nn.Module):
         return self.last(torch.cat([part - part.mean(0) for part in h]))
 
 
+@pytest.mark.thin("rows")
 @pytest.mark.parametrize("size", [2, 7, 30])
 @pytest.mark.parametrize("rows", [4200, 5000])
 def test_groups_are_not_cut(size, rows):

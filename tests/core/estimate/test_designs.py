@@ -387,6 +387,7 @@ def test_bernoulli_pairs(players):
     assert sampling.bernoulli_pairs(players, 0, 5).shape == (0, -(-players // 64))
 
 
+@pytest.mark.thin("name")
 @pytest.mark.library
 @pytest.mark.parametrize("players", [5, 6, 7, 8, 12, 17, 31, 32, 33, 64, 65, 130])
 @pytest.mark.parametrize("name", ["hadamard", "mixed"])

@@ -313,6 +313,7 @@ def large_teams(players: int, seed: int) -> Game:
     return oracles.unanimity(players, teams, normal(40, seed=seed))
 
 
+@pytest.mark.thin("per_player")
 @pytest.mark.library
 @pytest.mark.parametrize(
     ("family", "shared", "accurate"),
