@@ -4,11 +4,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from fastxai.ops.reference import draws
 from torch.testing import assert_close
 
 from fastxai import ops as fastxai_ops
 from fastxai.ops import native, reference
+from fastxai.ops.reference import draws
 from tests.native.test_philox import KNOWN_ANSWERS
 
 SEEDS = [0, 1, -1, 2**63 - 1, -(2**63), 123_456_789_012_345]
