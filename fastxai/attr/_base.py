@@ -29,6 +29,7 @@ from ..core.engine.rows import InputRows
 from ..core.flags import check_flags, flags_checked, flags_of
 from ..core.program.program import Program
 from ..interop.calls import select_output
+from ..interop.conversion import PLAIN
 from ..interop.models import callable_of, class_names
 from ._conversion import is_to_convert, with_arrays, with_tensors
 from ._explanation import Explanation, Result, convergence_delta, kept, only_one
@@ -67,7 +68,9 @@ def captum_compatible(attribute: F) -> F:
                 check_flags(flags, (self, *args), kwargs)
                 break
         conversion = None
-        if is_to_convert(self, args, kwargs):
+        # Most calls have nothing but tensors and numbers, and are not looked at further.
+        odd = [value for value in (*args, *kwargs.values()) if type(value) not in PLAIN]
+        if (odd or not callable(self.forward_func)) and is_to_convert(self, args, kwargs):
             self, conversion = with_tensors(self, args, kwargs)
             args, kwargs = (), conversion.arguments
         found = attribute(self, *args, **kwargs)

@@ -149,7 +149,7 @@ def _data(data: Any, parts: Sequence[Tensor], shapes: Sequence[Any]) -> list[Ten
         return None
     given = list(data) if isinstance(data, tuple) else [data]
     wanted = [(len(p), *s) for p, s in zip(parts, shapes, strict=True)]
-    on_cpu = [d.detach().cpu() if isinstance(d, Tensor) else d for d in given]
+    on_cpu = [d.detach().cpu().double() if isinstance(d, Tensor) else d for d in given]
     return on_cpu if [tuple(d.shape) for d in given] == wanted else None
 
 

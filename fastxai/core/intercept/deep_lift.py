@@ -111,8 +111,8 @@ class Lifted:
     def _at_baselines_twice(self, baselines: tuple[Tensor, ...], extra: Any) -> Any:
         """The outputs at the baselines, each twice in a call: if rows interact, they are others."""
         with torch.no_grad():
-            twice = (b.repeat_interleave(2, 0) for b in baselines)
-            return tensor_of(self.at_baselines(*twice, *extra))
+            twice = self.at_baselines(*(b.repeat_interleave(2, 0) for b in baselines), *extra)
+            return twice if isinstance(twice, Tensor) else tensor_of(twice)
 
     def _run(
         self, inputs: tuple[Tensor, ...], baselines: tuple[Tensor, ...], extra: Any, each: int

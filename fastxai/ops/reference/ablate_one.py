@@ -1,7 +1,5 @@
 """Rows in which one group of features is replaced."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

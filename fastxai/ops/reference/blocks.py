@@ -1,7 +1,5 @@
 """Blocks of rows that bound the memory, and the features of groups."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

@@ -1,7 +1,5 @@
 """What ops refuse, in the words of the compiled library."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

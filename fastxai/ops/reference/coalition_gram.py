@@ -1,7 +1,5 @@
 """The weighted Gram matrix of coalitions."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

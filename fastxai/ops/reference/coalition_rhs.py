@@ -1,7 +1,5 @@
 """Weighted sums of the values of coalitions."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Random coalitions of given sizes."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Random numbers as the kernels draw them."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

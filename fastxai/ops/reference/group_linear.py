@@ -1,7 +1,5 @@
 """A linear layer of rows that are zero but in one group of features."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

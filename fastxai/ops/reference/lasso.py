@@ -1,7 +1,5 @@
 """Least squares with an L1 penalty."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

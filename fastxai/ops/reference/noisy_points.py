@@ -1,7 +1,5 @@
 """Noisy inputs, and random points on the paths to them."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

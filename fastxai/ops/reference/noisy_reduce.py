@@ -1,7 +1,5 @@
 """Gradients at noisy points times the lengths of their paths."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

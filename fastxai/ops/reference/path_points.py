@@ -1,7 +1,5 @@
 """Points on the straight paths from baselines to inputs."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Weighted sums of gradients along paths."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Rows that keep the players of a coalition."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

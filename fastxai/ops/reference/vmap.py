@@ -1,7 +1,5 @@
 """What torch.vmap needs."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
