@@ -1,7 +1,7 @@
 """Compiled high-performance attribution for PyTorch models, with Captum's interface."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import metrics, plot
 from ._version import __version__ as __version__
@@ -37,12 +37,8 @@ from .attr import (
 )
 from .core.checks import ArgumentError
 from .core.engine.plan import Plan
+from .deploy import export, load
 from .ops.native import LibraryLoadError, build_info
-
-if TYPE_CHECKING:
-    from .deploy.export import export
-    from .deploy.package import load
-
 
 __all__ = [
     "ArgumentError",
@@ -83,20 +79,14 @@ __all__ = [
     "plot",
 ]
 
-_OF_DEPLOY = ("export", "load")
-_ROOMS = ("deploy", "shap")
+_ROOMS = ("shap",)
 
 
 def __getattr__(name: str) -> Any:
-    """Imports ``fastxai.deploy`` or ``shap`` when it is first used, as most programs never do."""
-    if name == "shap":
-        return import_module(".shap", __name__)
-    if name != "deploy" and name not in _OF_DEPLOY:
+    """Imports ``fastxai.shap`` when it is first used, as most programs never do."""
+    if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    package = import_module(".deploy", __name__)  # which becomes an attribute here
-    for function in _OF_DEPLOY:
-        globals()[function] = getattr(package, function)
-    return globals()[name]
+    return import_module(f".{name}", __name__)
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,5 @@
 """``import fastxai`` is light, and what is loaded later looks as if it were there."""
 
-import pickle
 import subprocess
 import sys
 
@@ -11,7 +10,6 @@ import fastxai
 # Unless torch itself imports them when it is imported.
 HEAVY = [
     "captum",
-    "fastxai.deploy",
     "matplotlib",
     "networkx",
     "pandas",
@@ -64,31 +62,9 @@ print(sorted(set({HEAVY}) & (sys.modules.keys() - before)))
     assert told(code) == "[]\n"
 
 
-@pytest.mark.parametrize("name", ["deploy", "export", "load"])
-def test_deploy_is_loaded_when_it_is_used(name):
-    code = f"""
-import sys, fastxai
-assert {name!r} in dir(fastxai) and "fastxai.deploy" not in sys.modules
-found = fastxai.{name}
-from fastxai import {name}
-assert found is {name} and found is getattr(fastxai, {name!r})
-assert fastxai.deploy is sys.modules["fastxai.deploy"]
-assert fastxai.load is fastxai.deploy.load and fastxai.export is fastxai.deploy.export
-from fastxai import *
-assert callable(export) and callable(load)
-"""
-    told(code)
-
-
 def test_everything_public_is_listed_and_there():
     assert set(fastxai.__all__) <= set(dir(fastxai))
     assert all(getattr(fastxai, name) is not None for name in fastxai.__all__)
     with pytest.raises(AttributeError, match="module 'fastxai' has no attribute 'exports'"):
         _ = fastxai.exports
     assert not hasattr(fastxai, "exports")
-
-
-@pytest.mark.parametrize("name", ["export", "load"])
-def test_functions_loaded_later_are_pickled_by_name(name):
-    function = getattr(fastxai, name)
-    assert pickle.loads(pickle.dumps(function)) is function
