@@ -23,7 +23,7 @@ from ..core.engine.inputs import (
 )
 from ..core.engine.model import Model, Prefix
 from ..core.engine.outputs import one_output_per_row
-from ..core.engine.plan import Plan, together
+from ..core.engine.plan import Plan, merged_runs
 from ..core.engine.request import Request, check_no_nan
 from ..core.engine.rows import InputRows
 from ..core.flags import check_flags, flags_checked, flags_of
@@ -223,7 +223,7 @@ class Attribution:
         options = self._options(*args, **kwargs)
         request = self._query(**{name: options.pop(name) for name in _QUESTION if name in options})
         self._find(request, detailed=False, **options)
-        runs = together(request.model.runs)
+        runs = merged_runs(request.model.runs)
         each = engine.multiplications(request.model, request.inputs.tensors)
         return Plan(self.get_name(), runs, each)
 

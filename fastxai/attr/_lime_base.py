@@ -155,7 +155,9 @@ class LimeBase(PerturbationAttribution):
         n = check_count(n_samples, "n_samples")
         limit = check_limit(perturbations_per_eval, request.inputs.batch)
         with self._progress(show_progress, n * request.inputs.batch) as advance:
-            samples = self._evaluate(request, self.perturb_func, kwargs, n, limit, advance)
+            samples = self._evaluate(
+                request, self.perturb_func, kwargs=kwargs, n=n, limit=limit, advance=advance
+            )
         answers = samples.values[0].numel()
         batch = request.inputs.batch
         check(

@@ -156,7 +156,7 @@ def in_rounds(
             continue
         rounding = _rounding(outputs[open_ones]).to(off.device)
         rounds.tell(relative_errors(found, off, rounding))
-        if budget.is_open:
+        if budget.is_adaptive:
             progress.tell(f"error {rounds.worst:.2%}, wanted {budget.tolerance:.2%}")
     assert values is not None
     return Sampled(values, rounds.samples, errors, None if errors is None else rounds.reached)

@@ -126,11 +126,11 @@ class FeatureAblation(PerturbationAttribution):
         outputs, drops = self._drops(
             request,
             varies,
-            groups.count,
-            lambda part: _one_off(part, part.count(groups.count), part.mask_pieces(groups)),
-            perturbations_per_eval,
-            show_progress,
-            groups,
+            count=groups.count,
+            rows=lambda part: _one_off(part, part.count(groups.count), part.mask_pieces(groups)),
+            perturbations_per_eval=perturbations_per_eval,
+            show_progress=show_progress,
+            groups=groups,
         )
         players = counted(request, varies, len(outputs), groups.count) if detailed else None
         if ragged is not None:
@@ -268,10 +268,10 @@ class Occlusion(FeatureAblation):
         outputs, drops = self._drops(
             request,
             varies,
-            count,
-            lambda part: _one_off(part, part.count(count), part.window_pieces(windows)),
-            perturbations_per_eval,
-            show_progress,
+            count=count,
+            rows=lambda part: _one_off(part, part.count(count), part.window_pieces(windows)),
+            perturbations_per_eval=perturbations_per_eval,
+            show_progress=show_progress,
         )
         each = drops.to(result_dtype(outputs)).split([w.count for w in windows], dim=-1)
         values = tuple(w.spread(drop) for w, drop in zip(windows, each, strict=True))
@@ -418,11 +418,11 @@ class FeaturePermutation(FeatureAblation):
         outputs, drops = self._drops(
             request,
             None,
-            groups.count,
-            lambda part: rows,
-            perturbations_per_eval,
-            show_progress,
-            groups,
+            count=groups.count,
+            rows=lambda part: rows,
+            perturbations_per_eval=perturbations_per_eval,
+            show_progress=show_progress,
+            groups=groups,
         )
         return Result(flatten_outputs(groups.spread(drops), outputs), outputs)
 

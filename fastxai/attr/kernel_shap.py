@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, Literal, overload
 
@@ -27,7 +27,6 @@ from ..core.engine.progress import Bar
 from ..core.engine.request import Request
 from ..core.engine.shortcut import most_multiplications
 from ..core.estimate import designs
-from ..core.estimate.budget import Budget, check_budget
 from ..core.estimate.kriging import Kriging, leaves_residuals
 from ..core.estimate.shapley_regression import ShapleyRegression
 from ..core.estimate.tiers import best_tier, check_tier
@@ -44,6 +43,7 @@ from ._coalition_program import (
 )
 from ._coalitions import arranged, check_groups_for_batch
 from ._explanation import Result
+from ._kernel_shap_options import Options, count_coalitions
 from ._kernel_shap_program import Fit, Regression, kernel_shap, pairs_of, solution_of
 from ._perturbation import PerturbationAttribution
 from ._players import counted, groups_that_vary
@@ -60,7 +60,7 @@ from ._shapley_game import (
 )
 from ._worth import with_background, worth_of
 
-_FIRST_SAMPLES, _MOST_SAMPLES = 5, 100  # for each group, if the errors decide how many
+_FIRST_SAMPLES = 5  # for each group, if the errors decide how many
 
 
 class KernelShap(PerturbationAttribution):
@@ -206,11 +206,11 @@ class KernelShap(PerturbationAttribution):
         request = self._query(
             inputs,
             baselines,
-            target,
-            additional_forward_args,
-            background,
-            background_weights,
-            link,
+            target=target,
+            additional_forward_args=additional_forward_args,
+            background=background,
+            background_weights=background_weights,
+            link=link,
         )
         found = self._find(
             request,
@@ -269,9 +269,17 @@ class KernelShap(PerturbationAttribution):
         regression = lru_cache(maxsize=1)(partial(regression_of, seed))
         limit, tier = check_limit(perturbations_per_eval), check_tier(tier)
         amount = (n_samples, tolerance, max_samples)
-        asked = _Asked(regression, seed, amount, limit, design, tier, detailed)
+        asked = Options(
+            regression,
+            seed,
+            amount=amount,
+            limit=limit,
+            design=design,
+            tier=tier,
+            detailed=detailed,
+        )
         budget = asked.budget(groups.count)
-        if budget.is_open:
+        if budget.is_adaptive:
             check(design is None, "design", "None with samples by tolerance", repr(design))
         if design is not None:
             check(isinstance(design, str), "design", "the name of a design", type(design).__name__)
@@ -280,13 +288,22 @@ class KernelShap(PerturbationAttribution):
 
         rows = lambda m: asked.rows(m) * _background_rows(request)  # noqa: E731
         to_come = budget.most * _background_rows(request)
-        divided = varies is not None or budget.is_open
+        divided = varies is not None or budget.is_adaptive
         full = self._outputs_at_inputs(request, limit, to_come, divided)  # [P, *C]
         full = worth_of(request).linked(full)
         check_groups_for_batch(request, groups)
         title = self._title(show_progress)
         sample = partial(self._sample, asked)
-        sampled = by_players(request, groups, varies, full, sample, rows, title, budget.tolerance)
+        sampled = by_players(
+            request,
+            groups,
+            varies=varies,
+            outputs=full,
+            sample=sample,
+            rows=rows,
+            title=title,
+            tolerance=budget.tolerance,
+        )
         if asked.too_few:
             _warn_too_few(max(asked.too_few), budget.most)
 
@@ -300,18 +317,18 @@ class KernelShap(PerturbationAttribution):
         return Result(
             arrange(sampled.values),
             full,
-            sampled.empty.reshape(full.shape),
-            delta.reshape(full.shape).to(full.device),
-            arrange(sampled.errors),
-            sampled.samples,
-            counted(request, varies, len(full), groups.count),
-            sampled.reached,
-            sampled.tier,
+            baseline_outputs=sampled.empty.reshape(full.shape),
+            convergence_delta=delta.reshape(full.shape).to(full.device),
+            standard_errors=arrange(sampled.errors),
+            samples=sampled.samples,
+            players=counted(request, varies, len(full), groups.count),
+            reached=sampled.reached,
+            tier=sampled.tier,
         )
 
     def _sample(
         self,
-        asked: _Asked,
+        asked: Options,
         request: Request,
         groups: FeatureGroups,
         full: Tensor,  # [P, *C]
@@ -320,38 +337,60 @@ class KernelShap(PerturbationAttribution):
         m, budget, population_size = (
             groups.count,
             asked.budget(groups.count),
-            _coalitions(groups.count),
+            count_coalitions(groups.count),
         )
         if population_size is not None and population_size < budget.most:
             budget = replace(budget, most=population_size)
         first = budget.most
-        if budget.is_open:
+        if budget.is_adaptive:
             first = min(first, max(2 * m + 6, _FIRST_SAMPLES * m + m % 2))
         tier_of = self._tier_of(request, m, full, asked.tier)
         # A design that grows is for one tier: one that is worth its work also for most samples.
         most = (
             budget.most
             if population_size is None
-            else min(budget.most, population_size - budget.is_open)
+            else min(budget.most, population_size - budget.is_adaptive)
         )
         krigs = tier_of(most) != "fast"
         if not krigs:
             tier_of = _fast
         design = asked.design_for(m, first)
-        if budget.is_open:
+        if budget.is_adaptive:
             design = GROWING_MIXED if krigs else GROWING
         elif design is None and krigs:
             design = FOR_KRIGING
         regression = partial(asked.regression, m, design)
         if not regression(first)[1].determined:
             asked.too_few.append(m)
-        with_errors = asked.detailed or budget.is_open
+        with_errors = asked.detailed or budget.is_adaptive
         fits = Fits(regression, partial(kriging_of, asked.seed, m, design), tier_of)
         keeps = with_errors or krigs
-        game = Game(self, groups, full, worth_of(request), asked.limit, fits, keeps, with_errors)
-        found = in_rounds(game, request, full, budget, first, progress, population_size)
+        game = Game(
+            self,
+            groups,
+            full=full,
+            worth=worth_of(request),
+            limit=asked.limit,
+            fits=fits,
+            keeps=keeps,
+            with_errors=with_errors,
+        )
+        found = in_rounds(
+            game,
+            request,
+            outputs=full,
+            budget=budget,
+            first=first,
+            progress=progress,
+            population_size=population_size,
+        )
         return Sampled(
-            found.values, found.samples, found.errors, found.reached, game.empty, game.tier
+            found.values,
+            found.samples,
+            errors=found.errors,
+            reached=found.reached,
+            empty=game.empty,
+            tier=game.tier,
         )
 
     def _tier_of(
@@ -363,7 +402,14 @@ class KernelShap(PerturbationAttribution):
         outputs, backgrounds = full.shape[1:].numel(), _background_rows(request)
 
         def best(n: int, work: float) -> str:
-            return best_tier(players, n, outputs, n * backgrounds, work, full.device)
+            return best_tier(
+                players,
+                n,
+                outputs=outputs,
+                rows=n * backgrounds,
+                work_a_row=work,
+                device=full.device,
+            )
 
         def tier_of(n: int) -> str:
             # At most so much work is quickly known, and all there is to know of a small module.
@@ -422,50 +468,12 @@ class KernelShap(PerturbationAttribution):
         )
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What was asked for, whoever plays."""
-
-    regression: Callable[[int, str | None, int], tuple[designs.Design, ShapleyRegression]]
-    seed: int
-    amount: tuple[Any, Any, Any]  # n_samples, tolerance, max_samples
-    limit: int | None
-    design: str | None
-    tier: str | None
-    detailed: bool
-    too_few: list[int] = field(default_factory=list)  # players whose values are not determined
-
-    def budget(self, players: int) -> Budget:
-        return check_budget(*self.amount, _MOST_SAMPLES * players, at_least=2)
-
-    def rows(self, players: int) -> int:
-        """Coalitions for the model at most: they are pairs, and the full one is the input."""
-        budget, population_size = self.budget(players), _coalitions(players)
-        most = budget.most if population_size is None else min(budget.most, population_size)
-        return most - 1 if budget.is_open else most // 2 * 2 - 1
-
-    def design_for(self, players: int, n_samples: int) -> str | None:
-        """The design, which all groups have but some alone need not have; None for the best."""
-        if self.design is None:
-            return None
-        try:
-            self.regression(players, self.design, n_samples)
-        except ArgumentError:
-            return None
-        return self.design
-
-
 def _warn_too_few(players: int, n_samples: int) -> None:
     warn(
         f"n_samples: {n_samples} coalitions do not determine the values of {players} groups; the "
         f"least values that add up are returned. Take at least {2 * players + 6}, better "
         f"{5 * players}"
     )
-
-
-def _coalitions(players: int) -> int | None:
-    """How many there are, if they are few enough to count."""
-    return 1 << players if players < 63 else None
 
 
 def _fast(n_samples: int) -> str:

@@ -20,7 +20,7 @@ from ..core.estimate.budget import check_budget
 from ..core.estimate.hadamard import foldover_hadamard
 from ..core.estimate.linear_fits import Lasso, LinearFit, fit_rows, is_wide
 from ..core.estimate.local_regression import LocalRegression
-from ..core.estimate.similarity import ExpKernel, cosine_distance, in_float64, products, squares
+from ..core.estimate.similarity import ExpKernel
 from ..core.program.program import Program
 from ..core.spans import part
 from ..ops import native, reference
@@ -30,6 +30,7 @@ from ._coalitions import arranged, check_groups_for_batch, coalition_rows
 from ._explanation import Result
 from ._lime_base import LimeBase, _Samples, at_coalition, by_problem, fair_coins
 from ._lime_program import lime
+from ._lime_weights import weigher
 from ._players import counted, groups_that_vary
 from ._rounds import Sampled, by_players, in_rounds
 
@@ -226,7 +227,7 @@ class Lime(LimeBase):
             seed = check_seed(seed)
         is_linear = isinstance(self.interpretable_model, LinearFit)
         check(
-            not budget.is_open
+            not budget.is_adaptive
             or (is_known and is_linear and not is_wide(budget.most, groups.count)),
             "n_samples",
             "a number: standard errors are not known for functions of your own, nor for that many "
@@ -237,7 +238,7 @@ class Lime(LimeBase):
         varies = groups_that_vary(request, groups) if is_known and is_linear else None
 
         rows = lambda m: check_budget(*amount, _MOST_SAMPLES * m).most  # noqa: E731
-        divided = varies is not None or budget.is_open or not is_known
+        divided = varies is not None or budget.is_adaptive or not is_known
         outputs = self._outputs_at_inputs(request, limit, budget.most, divided)  # [B, *C]
         check_groups_for_batch(request, groups)
         start = by_problem(outputs[None], request)[0]  # [P, C]
@@ -249,18 +250,38 @@ class Lime(LimeBase):
             budget = check_budget(*amount, _MOST_SAMPLES * m)
             if is_known and is_linear and not is_wide(budget.most, m):
                 assert seed is not None
-                near = _Near(self, groups, start, limit, seed, keeps=detailed or budget.is_open)
-                return in_rounds(near, request, start, budget, _FIRST_SAMPLES * m, progress)
+                near = _Near(self, groups, start, limit, seed, keeps=detailed or budget.is_adaptive)
+                return in_rounds(
+                    near,
+                    request,
+                    outputs=start,
+                    budget=budget,
+                    first=_FIRST_SAMPLES * m,
+                    progress=progress,
+                )
             n = budget.most
             bits = foldover_hadamard(m, n, check_seed(seed)) if drawn else None
             if is_known and bits is not None:
-                found = self._fit_coalitions(request, groups, bits, start, limit, progress)
+                found = self._fit_coalitions(
+                    request, groups, bits=bits, start=start, limit=limit, progress=progress
+                )
             else:
-                found = self._fit_samples(request, groups, bits, n, start, limit, progress)
+                found = self._fit_samples(
+                    request, groups, bits=bits, n=n, start=start, limit=limit, progress=progress
+                )
             return Sampled(found, torch.full((len(start),), n))
 
         title = self._title(show_progress)
-        sampled = by_players(request, groups, varies, start, sample, rows, title, budget.tolerance)
+        sampled = by_players(
+            request,
+            groups,
+            varies=varies,
+            outputs=start,
+            sample=sample,
+            rows=rows,
+            title=title,
+            tolerance=budget.tolerance,
+        )
 
         def arrange(values: Tensor | None) -> Any:  # [M, P, C]
             if values is None:
@@ -291,7 +312,7 @@ class Lime(LimeBase):
         """The coefficients, from values that are all kept."""
         start = start.to(groups.masks[0].device, torch.float64)
         local = LocalRegression(
-            bits, groups.count, _weigher(self.similarity_func, request, groups), start
+            bits, groups.count, weigher(self.similarity_func, request, groups), start
         )
         kept = start.new_empty(len(bits), *start.shape)
 
@@ -340,7 +361,9 @@ class Lime(LimeBase):
                 "feature_mask": request.inputs.pack(masks),
                 "num_interp_features": int(ids[-1]) + 1,
             }
-            samples = self._evaluate(one, perturb, kwargs, n, limit, progress)
+            samples = self._evaluate(
+                one, perturb, kwargs=kwargs, n=n, limit=limit, advance=progress
+            )
             found[:, p] = self._coefficients(samples)[ids]
         return found
 
@@ -417,7 +440,7 @@ class _Near:
     def ask(self, request: Request, taken: slice, problems: Tensor, progress: Bar) -> None:
         m, groups = self.groups_for_all.count, self.groups_for_all.of(problems)
         bits = foldover_hadamard(m, taken.stop, self._seed)
-        weigh = _weigher(self._lime.similarity_func, request, groups)
+        weigh = weigher(self._lime.similarity_func, request, groups)
         self._fit = LocalRegression(bits, m, weigh, self._start[problems], request.rows)
         new = self._start.new_empty(0)
         if self._kept is not None:
@@ -452,45 +475,6 @@ class _Near:
             return found.transpose(0, 1), None
         errors = self._fit.standard_errors(model, found, self._kept[:, problems])
         return found.transpose(0, 1), errors.transpose(0, 1)
-
-
-def _weigher(
-    kernel: ExpKernel, request: Request, groups: FeatureGroups
-) -> Callable[[Tensor, slice], Tensor]:
-    """How much coalitions z [n, M] weigh for each of these problems p: (z, p) -> [n, p].
-
-    A row is the input in some groups and the baseline in the others: its distance from the input
-    follows from sums over each group.
-    """
-
-    def sums(product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:  # [P, M] float64
-        total = request.inputs.tensors[0].new_zeros(
-            request.inputs.batch, groups.count, dtype=torch.float64
-        )
-        for x, b, mask in zip(request.inputs.tensors, request.baselines, groups.masks, strict=True):
-            values = product(in_float64(x), in_float64(b)).expand(x.shape)
-            rows = (len(x), x.shape[1:].numel())
-            players = mask.long().reshape(len(mask), rows[1]).expand(rows)
-            total.scatter_add_(1, players, values.reshape(rows))
-        return total.sum(0, keepdim=True) if request.model.whole_batch else total
-
-    if kernel.distance_mode == "euclidean":
-        apart = sums(lambda x, b: squares(x - b))
-        return lambda z, p: kernel.of_distance(((1 - z) @ apart[p].T).sqrt())
-
-    xx, bb = sums(lambda x, b: squares(x)), sums(lambda x, b: squares(b))
-    xb = sums(products)
-
-    def weigh(z: Tensor, p: slice) -> Tensor:
-        product = z @ (xx - xb)[p].T + xb[p].sum(1)
-        square = z @ (xx - bb)[p].T + bb[p].sum(1)
-        return kernel.of_distance(cosine_distance(product, xx[p].sum(1), square))
-
-    return weigh
-
-
-# Terms of squared distances and inner products. Complex numbers are points of the plane; NaN, as
-# models take it for missing, is left out.
 
 
 def _shifted_ids(groups: FeatureGroups, device: torch.device) -> Tensor:  # [M] int64

@@ -184,7 +184,14 @@ class NoiseTunnel(Attribution, Generic[Method]):
         """
         check_flags(self._flags, (), kwargs)
         check_choice(nt_type, "nt_type", TYPES)
-        samples = Samples(inputs, nt_samples, stdevs, draw_baseline_from_distrib, seed, kwargs)
+        samples = Samples(
+            inputs,
+            nt_samples,
+            stdevs=stdevs,
+            draw_baseline_from_distrib=draw_baseline_from_distrib,
+            seed=seed,
+            arguments=kwargs,
+        )
         limit = check_limit(nt_samples_batch_size, argument="nt_samples_batch_size")
         with torch.inference_mode(False), torch.no_grad():
             if isinstance(self.attribution_method, OfGradient) and samples.batch > 0:

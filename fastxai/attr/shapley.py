@@ -137,11 +137,11 @@ class ShapleyValues(PerturbationAttribution):
         sampled = by_players(
             request,
             groups,
-            varies,
-            outputs,
-            partial(self._enumerate, limit),
-            lambda m: worth.rows << m,
-            self._title(show_progress),
+            varies=varies,
+            outputs=outputs,
+            sample=partial(self._enumerate, limit),
+            rows=lambda m: worth.rows << m,
+            title=self._title(show_progress),
         )
         players = counted(request, varies, len(outputs), groups.count) if detailed else None
         return _found(groups, sampled, outputs, players)
@@ -179,7 +179,9 @@ class ShapleyValues(PerturbationAttribution):
             if which.start == 0:  # the first coalition is the empty one
                 empty[examples] += y[0].to(torch.float64)
 
-        stream_worths(self, request, rows, worth, add, limit, progress)
+        stream_worths(
+            self, request, rows=rows, worth=worth, add=add, limit=limit, progress=progress
+        )
         return Sampled(phi, torch.full((len(outputs),), 1 << m), empty=empty)
 
 
@@ -281,18 +283,37 @@ class ShapleyValueSampling(ShapleyValues):
         worth = worth_of(request)
         rows = lambda m: budget.most * (m - 1) * worth.rows  # noqa: E731
         to_come = budget.most * groups.count * worth.rows
-        divided = varies is not None or budget.is_open
+        divided = varies is not None or budget.is_adaptive
         full = worth.linked(self._outputs_at_inputs(request, limit, to_come, divided))
         check_groups_for_batch(request, groups)
 
         def sample(request: Request, groups: FeatureGroups, full: Tensor, progress: Bar) -> Sampled:
             empty = self._of_nobody(request, groups, full, limit)
-            orders = _Orders(self, groups, full, empty, limit, seed, detailed or budget.is_open)
-            sampled = in_rounds(orders, request, full, budget, _FIRST_ORDERS, progress)
+            orders = _Orders(
+                self,
+                groups,
+                full=full,
+                empty=empty,
+                limit=limit,
+                seed=seed,
+                wants_errors=detailed or budget.is_adaptive,
+            )
+            sampled = in_rounds(
+                orders, request, outputs=full, budget=budget, first=_FIRST_ORDERS, progress=progress
+            )
             return replace(sampled, empty=empty.to(torch.float64).reshape(_columns(empty)))
 
         title = self._title(show_progress)
-        sampled = by_players(request, groups, varies, full, sample, rows, title, budget.tolerance)
+        sampled = by_players(
+            request,
+            groups,
+            varies=varies,
+            outputs=full,
+            sample=sample,
+            rows=rows,
+            title=title,
+            tolerance=budget.tolerance,
+        )
         players = counted(request, varies, len(full), groups.count) if detailed else None
         return _found(groups, sampled, full, players)
 
@@ -308,7 +329,7 @@ class ShapleyValueSampling(ShapleyValues):
         def add(y: Tensor, which: slice, examples: slice) -> None:
             empty[examples] += y[0]
 
-        stream_worths(self, request, rows, worth_of(request), add, limit)
+        stream_worths(self, request, rows=rows, worth=worth_of(request), add=add, limit=limit)
         return empty.reshape(full.shape)
 
 
@@ -355,7 +376,15 @@ class _Orders:
                 kept[which, examples] += y
 
         worth = worth_of(request)
-        stream_worths(self._method, request, rows, worth, add, self._limit, progress)
+        stream_worths(
+            self._method,
+            request,
+            rows=rows,
+            worth=worth,
+            add=add,
+            limit=self._limit,
+            progress=progress,
+        )
         self._gains[:, problems] += gains
         if self._spread:
             self._spread.add(_by_pair(orders, empty, kept, full), problems)
@@ -444,12 +473,12 @@ def _found(
     return Result(
         values,
         full,
-        empty.to(full.dtype),
-        sampled.values.sum(0).reshape(full.shape) - difference,
-        None if errors is None else _at_features(groups, errors, full),
-        None if errors is None else sampled.samples,
-        players,
-        sampled.reached,
+        baseline_outputs=empty.to(full.dtype),
+        convergence_delta=sampled.values.sum(0).reshape(full.shape) - difference,
+        standard_errors=None if errors is None else _at_features(groups, errors, full),
+        samples=None if errors is None else sampled.samples,
+        players=players,
+        reached=sampled.reached,
     )
 
 

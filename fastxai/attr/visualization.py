@@ -240,7 +240,9 @@ def visualize_image_attr(
     ax.set_yticklabels([])
     ax.grid(visible=False)
     look = {"cmap": colours, "vmin": norm.vmin, "vmax": norm.vmax}
-    heat_map = _draw_image(ax, image, norm_attr, method, alpha_overlay, look)
+    heat_map = _draw_image(
+        ax, image, norm_attr=norm_attr, method=method, alpha=alpha_overlay, look=look
+    )
     if show_colorbar:
         bar = _room_below(ax, 0.1)
         if heat_map is None:
@@ -394,7 +396,15 @@ def visualize_timeseries_attr(
     else:
         for ax, values, series in zip(axes, norm_attr, data, strict=False):
             if method == "colored_graph":
-                _draw_coloured(ax, x, series, values, colours, norm, pyplot_kwargs)
+                _draw_coloured(
+                    ax,
+                    x,
+                    series=series,
+                    values=values,
+                    colours=colours,
+                    norm=norm,
+                    look=pyplot_kwargs,
+                )
             else:
                 ax.plot(x, series, **pyplot_kwargs)
                 _colour_behind(ax, x, colours(norm(values)), alpha_overlay)

@@ -106,9 +106,9 @@ class Blocks:
         """Whether a limit leaves room for the inputs beside a block, to see if rows interact."""
         model, limit = self._model, self._limit
         # How functions of the user's own perturb is not to depend on it.
-        is_open = model.is_unsettled and model.alone is not None and not self._rows.together
-        is_open = is_open and self._rows.repeats > 1
-        return is_open and limit is not None and limit >= 2 * self._rows.batch
+        is_adaptive = model.is_unsettled and model.alone is not None and not self._rows.together
+        is_adaptive = is_adaptive and self._rows.repeats > 1
+        return is_adaptive and limit is not None and limit >= 2 * self._rows.batch
 
     @property
     def takes_inputs(self) -> bool:

@@ -108,7 +108,7 @@ def values(
             out = result.new_empty(rows.repeats, batch, *result.shape[2:])
         out[repeats, slice(None) if model.whole_batch else examples] = result
 
-    stream(model, rows, keep, limit, progress, to_come)
+    stream(model, rows, visit=keep, limit=limit, progress=progress, to_come=to_come)
     if out is None:
         return torch.empty(rows.repeats, 0, device=rows.device)
     if to_come and model.is_unsettled:
@@ -160,7 +160,14 @@ def stream(
             return _followed(asked, model, block, repeats * b, learn)
 
         if b == rows.batch and blocks.are_stacked(r):
-            outputs = stacked(model, block, r, ask, blocks.takes_inputs, limit is None)
+            outputs = stacked(
+                model,
+                block,
+                repeats=r,
+                ask=ask,
+                beside_inputs=blocks.takes_inputs,
+                has_room=limit is None,
+            )
             if outputs is None and rows.together:  # what the user's functions made is used
                 return copy_by_copy(block, r, learn)
             return None if outputs is None else shaped(outputs, r, b)

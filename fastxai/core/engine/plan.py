@@ -55,7 +55,7 @@ def _counted(names: list[str]) -> Iterator[str]:
         yield name if n == 1 else f"{n} {name}"
 
 
-def together(runs: list[Run]) -> tuple[Run, ...]:
+def merged_runs(runs: list[Run]) -> tuple[Run, ...]:
     """Runs that did the same as one, in the order in which they came."""
     found: dict[object, Run] = {}
     for run in runs:

@@ -28,7 +28,7 @@ class Budget:
     tolerance: float | None = None  # None: take all of them
 
     @property
-    def is_open(self) -> bool:
+    def is_adaptive(self) -> bool:
         """Whether it depends on the answers how many samples are taken."""
         return self.tolerance is not None
 
@@ -138,7 +138,7 @@ class Rounds:
         return torch.where(needed <= 1, 0, steps).long()
 
     def _samples_of(self, number: int) -> int:
-        if not self._budget.is_open:
+        if not self._budget.is_adaptive:
             return self._budget.most
         n = 2 * math.ceil(max(_FEWEST, self._first) * 2 ** (number / _DOUBLING) / 2)  # in pairs
         whole = self._there_are

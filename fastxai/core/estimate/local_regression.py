@@ -87,10 +87,10 @@ class LocalRegression:
                 found[problems, :, c] = self._variance(
                     problems,
                     normal,
-                    mean,
-                    fit.sensitivity(normal, b),
-                    b,
-                    values[:, problems, c].to(torch.float64) - level[:, c],
+                    mean=mean,
+                    sensitivity=fit.sensitivity(normal, b),
+                    coefficients=b,
+                    values=values[:, problems, c].to(torch.float64) - level[:, c],
                 ).sqrt()
         return found
 

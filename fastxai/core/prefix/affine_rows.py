@@ -171,7 +171,9 @@ class AffineRows(Tensor):
         if step.deltas is not None:
             deltas = deltas.then(key, step.deltas, inputs)
         view_of, origin = (self, self._view_of_origin(step)) if step.view else (None, None)
-        found = self.make(base, deltas, self.mixing, self.calls, view_of, origin)
+        found = self.make(
+            base, deltas, mixing=self.mixing, calls=self.calls, view_of=view_of, origin=origin
+        )
         self.calls.followed.append(name)
         work = base.value[:1].numel() * step.per_output
         in_groups = isinstance(self.deltas.value, Sparse) and not step.spreads

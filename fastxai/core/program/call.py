@@ -173,13 +173,13 @@ class Call:
         return TracedRequest(
             self.function,
             inputs,
-            baselines,
-            forward_args,
-            of_rows,
-            target,
-            seed,
-            self.prefix,
-            self.apart,
+            baselines=baselines,
+            forward_args=forward_args,
+            of_rows=of_rows,
+            target=target,
+            seed=seed,
+            prefix=self.prefix,
+            apart=self.apart,
         )
 
     def check_outputs(self) -> Tensor:

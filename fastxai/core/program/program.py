@@ -180,7 +180,14 @@ class Replaced:
             start, end = (other, x[None]) if few else (x[None], other)
             apart = (end - start).flatten(0, 1)  # [K * B, *F]
             values = apart.flatten(1)[:, positions[0]]
-            deltas = Sparse(values, positions, offsets, x.shape[1:], few, _group_linear)
+            deltas = Sparse(
+                values,
+                positions,
+                offsets=offsets,
+                shape=x.shape[1:],
+                few=few,
+                product=_group_linear,
+            )
             if start.shape[0] > 1:
                 start = start.expand(-1, *x.shape)
             base, origin = Memo(start.flatten(0, 1)), partial(_nth, made, i)
