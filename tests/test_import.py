@@ -40,6 +40,10 @@ fastxai.DeepLift(model).attribute(x, target=1)
 fastxai.KernelShap(model).explain(x, target=1, n_samples=6)
 fastxai.Lime(model).attribute(x, target=1, n_samples=6)
 fastxai.FeatureAblation(model).attribute(x, target=1)
+own = lambda rows: torch.nn.functional.gelu(rows @ torch.ones(3, 4)).cumsum(1)
+fastxai.KernelShap(own).explain(x, target=1, n_samples=6)
+fastxai.IntegratedGradients(own).explain(x, target=1)
+fastxai.KernelShap(lambda rows: rows.sum(1)).explain(numpy.ones((2, 3)), n_samples=6)
 """
 
 

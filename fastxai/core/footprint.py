@@ -1,4 +1,4 @@
-"""What a row costs the model: the bytes that are written for it."""
+"""What a row costs the model: the bytes that are written for it, and multiplications."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,53 @@ class RowCost:
     is_opaque: bool  # whether the output comes from code that does not call torch's operations
 
 
-class Footprint(TorchDispatchMode):
+class Watching(TorchDispatchMode):
+    """A mode that sees operations and changes nothing."""
+
+    # torch's own __enter__ and __exit__ keep flags for the whole process, which threads would
+    # overwrite for each other.
+
+    def __enter__(self) -> Self:
+        _python_dispatch._push_mode(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _python_dispatch._pop_mode()
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        return True  # compiled code is to run as it does in any other call
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # which would import it, for some seconds
+
+
+class Multiplications(Watching):
+    """Counts the multiplications of matrix products, convolutions and attention.
+
+    As torch's FlopCounterMode, which imports the compiler.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        count = flop_registry.get(func._overloadpacket)
+        if count is None:
+            with self:  # of what comes in one piece, as it does in inference mode
+                result = func.decompose(*args, **kwargs)
+            return func(*args, **kwargs) if result is NotImplemented else result
+        result = func(*args, **kwargs)
+        self.count += count(*args, **kwargs, out_val=result) // 2
+        return result
+
+
+class Footprint(Watching):
     """Follows rows through the operations of one call of the model and adds up what is written.
 
     What comes from the rows is known by its storage: that of the rows themselves, and that of every
@@ -44,20 +92,6 @@ class Footprint(TorchDispatchMode):
     def cost(self, output: Tensor, rows: int) -> RowCost:
         """What one of so many rows cost, in a call that gave this output."""
         return RowCost(self._bytes_written // rows, not self._has_reached(output))
-
-    # torch's own __enter__ and __exit__ keep flags for the whole process, which threads would
-    # overwrite for each other.
-
-    def __enter__(self) -> Footprint:
-        _python_dispatch._push_mode(self)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        _python_dispatch._pop_mode()
-
-    @classmethod
-    def ignore_compile_internals(cls) -> bool:
-        return True  # compiled code is to run as it does in any other call
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -104,7 +138,7 @@ def is_watched() -> bool:
     if torch._C._len_torch_dispatch_stack() == 0:
         return False
     modes = _python_dispatch._get_current_dispatch_mode_stack()
-    return not all(isinstance(mode, Footprint) for mode in modes)
+    return not all(isinstance(mode, Watching) for mode in modes)
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from fastxai.attr import FeatureAblation, IntegratedGradients, KernelShap, Occlusion
 from fastxai.core.engine import blocks
-from fastxai.core.footprint import Footprint, RowCost, is_watched
+from fastxai.core.footprint import Footprint, Multiplications, RowCost, is_watched
 
 from ..models import EmbeddingModel, Logged, ResidualCNN, TextModel
 
@@ -286,3 +286,26 @@ def test_operations_with_one_weight_count_their_results_alone():
     assert cost(lambda x: nn.functional.linear(x, weight, bias), torch.randn(5, 7)) == RowCost(
         4 * 6, False
     )
+
+
+COUNTED = {
+    "products": lambda x: (x @ x.T).softmax(1) @ x,
+    "a layer": torch.nn.Linear(6, 5),
+    "convolutions": lambda x: torch.nn.functional.conv1d(x[None], torch.ones(3, len(x), 2)),
+    "attention": lambda x: torch.nn.functional.scaled_dot_product_attention(
+        x[None], x[None], x[None]
+    ),
+    "none": lambda x: x.exp().cumsum(0),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+@pytest.mark.parametrize("grad_mode", [torch.no_grad, torch.inference_mode])
+def test_multiplications_are_those_that_torch_counts(name, grad_mode):
+    x = torch.randn(8, 6)
+    with grad_mode(), torch.utils.flop_counter.FlopCounterMode(display=False) as theirs:
+        COUNTED[name](x)
+    with grad_mode(), Multiplications() as ours:
+        COUNTED[name](x)
+    assert ours.count == theirs.get_total_flops() // 2
+    assert (ours.count > 0) == (name != "none")

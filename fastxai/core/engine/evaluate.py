@@ -12,11 +12,10 @@ from functools import partial
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
-from torch.utils.flop_counter import FlopCounterMode
 
 from ... import ops
 from ..checks import ArgumentError
-from ..footprint import Footprint
+from ..footprint import Footprint, Multiplications
 from ..spans import length, part
 from .blocks import Blocks, is_out_of_memory
 from .interaction import settle, settle_cut, stacked
@@ -390,12 +389,12 @@ def multiplications(model: Model, inputs: tuple[Tensor, ...]) -> int:  # each [B
     """
     one = slice(0, 1)
     rows = tuple(x[one].clone() for x in inputs)  # the model may write to them
-    with torch.no_grad(), model.statistics_kept(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), model.statistics_kept(), Multiplications() as counter:
         try:
             model(rows, 1, one)
         except Exception:
             return 0
-    return int(counter.get_total_flops()) // 2
+    return int(counter.count)
 
 
 def _is_refused(
