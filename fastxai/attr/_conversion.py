@@ -81,7 +81,7 @@ def _target(plain: Any, model: Any, target: Any, arguments: dict[str, Any]) -> A
     names = class_names(model)
     if names is None:
         raise ArgumentError(
-            f"target: expected integers or {ARGMAX!r}, as the model has no names of classes, "
+            f"target: expected an int or {ARGMAX!r}, as the model has no names of classes, "
             f"got {next(t for t in each if isinstance(t, str))!r}"
         )
     known = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")

@@ -94,7 +94,8 @@ def convert(
         if not callable(arguments.get(name)) and name in arguments:
             converted[name] = into.tensors(arguments[name], name)
     _convert_masks(converted, into.device)
-    batch = _each(tensors)[0].shape[0] if _each(tensors) and _each(tensors)[0].dim() else 0
+    first = next(iter(_each(tensors)), None)
+    batch = first.shape[0] if isinstance(first, Tensor) and first.dim() else 0
     extra, are_arrays = into.extra(arguments.get(_EXTRA), batch)
     if _EXTRA in arguments:
         converted[_EXTRA] = extra

@@ -74,8 +74,8 @@ def callable_of(model: Any, argument: str = "model") -> Callable[..., Any]:
     for function in (model, *(getattr(model, n, None) for n in ("predict_proba", "predict"))):
         if callable(function):
             return function
-    expected = "a function, a torch module, or an estimator with predict_proba or predict"
-    raise ArgumentError(f"{argument}: expected {expected}, got {type(model).__name__}")
+    expected = "a module or callable, or an estimator with predict_proba or predict"
+    raise ArgumentError(f"{argument}: expected {expected}, got {repr(model)[:80]}")
 
 
 def class_names(model: Any) -> list[str] | None:
