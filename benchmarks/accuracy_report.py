@@ -21,8 +21,12 @@ TARGET = 1e-3  # error to come to
 OURS, SHARED, FAST, LEVERAGE = (
     f"fastxai {name}" for name in ("accurate", "shared", "fast", "leverage")
 )
+FRONT, AS_IT_COMES = "fastxai.shap", "shap as it comes"
 # Who is compared with whom.
-PAIRS = [(OURS, LEVERAGE), (OURS, "shap"), (OURS, "Captum"), (SHARED, LEVERAGE), (FAST, LEVERAGE)]
+PAIRS = [
+    *((OURS, LEVERAGE), (OURS, "shap"), (OURS, "Captum"), (SHARED, LEVERAGE), (FAST, LEVERAGE)),
+    *((FRONT, "shap"), (FRONT, AS_IT_COMES)),
+]
 NOISY = "interactions of up to 3, noise"
 COLORS = {
     OURS: "#b2182b",
@@ -64,7 +68,7 @@ def report(run: dict[str, Any]) -> str:
 
 
 def _shares(of: Of) -> str:
-    rows = [["evaluations for each player", *(f"{a[8:]} / {_short(b)}" for a, b in PAIRS)]]
+    rows = [["evaluations for each player", *(f"{_short(a)} / {_short(b)}" for a, b in PAIRS)]]
     for budget in (3, 5, 8, 10, 20):
         cells = []
         for pair in PAIRS:
@@ -79,7 +83,7 @@ def _shares(of: Of) -> str:
 
 
 def _medians(of: Of, budget: int) -> str:
-    who = [OURS, SHARED, FAST, LEVERAGE, "shap", "Captum"]
+    who = [OURS, SHARED, FAST, LEVERAGE, FRONT, "shap", AS_IT_COMES, "Captum"]
     rows = [["", "players", *who]]
     for family in [*FAMILIES, *HARD]:
         errors = [f"{of(family, budget, name, 'median'):.1e}".replace("e-0", "e-") for name in who]

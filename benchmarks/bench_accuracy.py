@@ -27,7 +27,7 @@ from games import FAMILIES, HARD, photo_squares, with_long_regression
 from interleave import Competitor, interleave
 from torch import Tensor
 
-import fastxai
+import fastxai.shap
 from tests.oracles import Game
 
 BUDGETS = (3, 5, 8, 10, 20)  # evaluations for each player
@@ -59,17 +59,19 @@ def ours(game: Game, samples: int, seed: int, tier: str, design: str | None = No
     return found.values[0], found.standard_errors[0]
 
 
-def shap(game: Game, samples: int, seed: int) -> Estimate:
+def shap(game: Game, samples: int, seed: int, explainers: Any = None, **arguments: Any) -> Estimate:
+    """A KernelExplainer: shap's, if explainers are not told, or that of :mod:`fastxai.shap`."""
     from shap import KernelExplainer
 
     def model(x: np.ndarray) -> np.ndarray:
         return game.value(torch.from_numpy(x) > 0.5).numpy()
 
     np.random.seed(seed)  # noqa: NPY002
-    explainer = KernelExplainer(model, np.zeros((1, game.players)))
+    kind = explainers.KernelExplainer if explainers else KernelExplainer
+    explainer = kind(model, np.zeros((1, game.players)))
     # It evaluates the empty and the full coalition besides.
     row = np.ones(game.players)
-    phi = explainer.shap_values(row, nsamples=samples - 2, l1_reg=False, silent=True)
+    phi = explainer.shap_values(row, nsamples=samples - 2, silent=True, **arguments)
     return torch.from_numpy(phi), None
 
 
@@ -90,10 +92,13 @@ COMPETITORS: dict[str, tuple[Callable[[Game, int, int], Estimate], int]] = {
     "fastxai shared": (partial(ours, tier="shared"), 3),
     "fastxai fast": (partial(ours, tier="fast"), 3),
     "fastxai leverage": (partial(ours, tier="fast", design="leverage"), 3),
-    "shap": (shap, 1),
+    "fastxai.shap": (partial(shap, explainers=fastxai.shap), 1),
+    "shap": (partial(shap, l1_reg=False), 1),
+    "shap as it comes": (shap, 1),  # which keeps ten features
     "Captum": (captum, 1),
 }
-IN_CURVES = [name for name in COMPETITORS if name != "fastxai shared"]
+NOT_IN_CURVES = {"fastxai shared", "fastxai.shap", "shap as it comes"}
+IN_CURVES = [name for name in COMPETITORS if name not in NOT_IN_CURVES]
 
 
 def measure(family: str, rows: int) -> list[dict[str, Any]]:
