@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.checks import check, check_limit
+from ..core.checks import check_limit
 from ..core.coalition_bits import all_coalitions, pack, unpack
 from ..interop.models import RowFunction
 from ..interop.tables import Taken, as_array, checked_names
 from ._background import Background
-from ._coalitions import coalitions_of, contexts, pairs
+from ._coalitions import coalitions_of, pairs
 from ._explanation import Explanation
 from ._game import CoalitionGame
 from ._selection import Rule, kept_by_criterion, select
+from ._trees import FeatureTree
 from .links import link_of
 
 # A method, by the number of features that vary at most: its class, and its options.
@@ -113,26 +114,31 @@ class BlackBox:
         values = found.reshape(*found.shape[:3], *outputs).numpy()
         return self._explained(X, taken, values, None, started)
 
-    def along(self, X: Any, tree: Tensor, most: int | None) -> Explanation:
-        """Owen values along a tree of features: means over what clusters each may find present."""
+    def along(self, X: Any, tree: FeatureTree, most: int | None) -> Explanation:
+        """Owen values along a tree of features."""
         started = time.perf_counter()
         taken = self.background.table.take(X, "X")
-        players = self.background.players
-        own = contexts(tree)
-        numbers = sorted({n for i, each in enumerate(own) for c in each for n in (c, c | 1 << i)})
-        if most is not None:
-            check(len(numbers) <= most, "max_evals", "at least {}", most, len(numbers))
-        present = torch.tensor([[bool(n >> i & 1) for i in range(players)] for n in numbers])
-        v = self.game.worths(taken.numbers, taken.table, pack(present), torch.arange(players))
-        place = {number: k for k, number in enumerate(numbers)}
-        gains = [
-            v[[place[c | 1 << i] for c in each]].mean(0) - v[[place[c] for c in each]].mean(0)
-            for i, each in enumerate(own)
-        ]
-        values = torch.stack(gains, 1)  # [n, M, C]
-        values *= self.background.varies(taken.numbers)[..., None]
-        shaped = values.reshape(*values.shape[:2], *self.game.expected.shape).numpy()
-        return self._explained(X, taken, shaped, None, started)
+        found = tree.owen(self.game, self.background, taken, most)
+        return self._explained(X, taken, self._shaped(found), None, started)
+
+    def along_orders(self, X: Any, tree: FeatureTree, method: Method) -> Explanation:
+        """The same from random orders along the tree, as many as the method would take."""
+        started = time.perf_counter()
+        taken = self.background.table.take(X, "X")
+        players = (
+            int(self.background.varies(taken.numbers).sum(1).max()) if len(taken.numbers) else 0
+        )
+        if not players:
+            nothing = torch.zeros(len(taken.numbers), tree.features, self.game.expected.numel())
+            return self._explained(X, taken, self._shaped(nothing.double()), None, started)
+        _, options = method(players)
+        pairs, seed = options["n_samples"] // 2, options["seed"]
+        found, errors = tree.by_orders(self.game, self.background, taken, pairs, seed)
+        errors_shaped = None if errors is None else self._shaped(errors)
+        return self._explained(X, taken, self._shaped(found), errors_shaped, started)
+
+    def _shaped(self, found: Tensor) -> np.ndarray:  # [n, M, C] -> [n, M, *C]
+        return found.reshape(*found.shape[:2], *self.game.expected.shape).numpy()
 
     def explanation(self, X: Any, method: Method, rule: Rule = None) -> Explanation:
         """The same with what it is about."""

@@ -1,4 +1,4 @@
-"""What single coalitions are worth, and what follows: pairs of features, values along a tree."""
+"""What single coalitions are worth, and what follows for pairs of features."""
 
 from __future__ import annotations
 
@@ -46,27 +46,3 @@ def coalitions_of(players: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
     plan = shapley_design(players, count + 2, seed)
     inside = (subset_sizes(plan.bits) > 0) & (subset_sizes(plan.bits) < players)
     return plan.bits[inside], plan.weights[inside]
-
-
-def leaves_of(tree: Tensor) -> list[list[int]]:  # [M − 1, 4]
-    """The features of each cluster of a tree as scipy writes it: first of single ones."""
-    found = [[i] for i in range(len(tree) + 1)]
-    for one, other in tree[:, :2].long().tolist():
-        found.append(found[one] + found[other])
-    return found
-
-
-def contexts(tree: Tensor) -> list[list[int]]:
-    """For each feature all coalitions that it may join along a tree, as whole numbers.
-
-    On the way down a cluster falls into two, of which each finds the other absent or present.
-    """
-    count = len(tree) + 1
-    members = [sum(1 << i for i in leaf) for leaf in leaves_of(tree)]
-    found: list[list[int]] = [[] for _ in members]
-    found[-1] = [0]
-    for cluster in reversed(range(count, len(members))):
-        one, other = tree[cluster - count, :2].long().tolist()
-        for part, beside in ((one, other), (other, one)):
-            found[part] = [c | extra for c in found[cluster] for extra in (0, members[beside])]
-    return found[:count]

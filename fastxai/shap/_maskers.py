@@ -6,7 +6,6 @@ import sys
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..attr.shapley import ShapleyValues, ShapleyValueSampling
 from ..core.checks import check, check_count, warn
@@ -15,6 +14,7 @@ from ._background import Background, DenseData, sample
 from ._black_box import BlackBox, Method, shows
 from ._explanation import Explanation
 from ._game import draw_seed
+from ._trees import FeatureTree
 from .links import identity
 from .maskers import Independent
 
@@ -40,7 +40,7 @@ class _MaskerExplainer:
         )
         self.model, self.masker, self.link = model, masker, self._box.link
         tree = getattr(masker, "clustering", None)
-        self._tree = None if tree is None else torch.as_tensor(np.asarray(tree)).double()
+        self._tree = None if tree is None else FeatureTree(tree)
         self.expected_value = self._box.expected_value
 
 
@@ -119,7 +119,8 @@ class PermutationExplainer(_MaskerExplainer):
     """Shapley values of any function from random orders of features, each with its reverse.
 
     Has shap's interface over :class:`fastxai.ShapleyValueSampling`. Values add up exactly, and one
-    order and its reverse are exact for a model with interactions of two features at most.
+    order and its reverse are exact for a model with interactions of two features at most. With
+    ``maskers.Partition`` orders keep the clusters of its tree together, and values are Owen values.
 
     Args:
         model: as for :class:`KernelExplainer`.
@@ -148,8 +149,6 @@ class PermutationExplainer(_MaskerExplainer):
             model, masker, link, linearize_link, feature_names, output_names, batch_size
         )
         self._seed = seed
-        expected = "one without a tree; ExactExplainer has Owen values"
-        check(self._tree is None, "masker", expected, "a tree")
 
     def __call__(self, X: Any, max_evals: int | str = 500, silent: bool = False) -> Explanation:
         """Explains rows.
@@ -169,12 +168,20 @@ class PermutationExplainer(_MaskerExplainer):
             check(count >= least, "max_evals", expected, count, least)
             return count // least
 
-        return self._box.explanation(X, _by_orders(pairs, self._seed, silent))
+        return self._of_orders(X, _by_orders(pairs, self._seed, silent))
 
     def shap_values(self, X: Any, npermutations: int = 10, silent: bool = False) -> np.ndarray:
         """The values of rows, [n, M] or [n, M, C], from so many orders and their reverses."""
         count = check_count(npermutations, "npermutations")
-        return self._box.values(X, _by_orders(lambda m: count, self._seed, silent))
+        method = _by_orders(lambda m: count, self._seed, silent)
+        if self._tree is not None:
+            return np.asarray(self._of_orders(X, method).values)
+        return self._box.values(X, method)
+
+    def _of_orders(self, X: Any, method: Method) -> Explanation:
+        if self._tree is not None:
+            return self._box.along_orders(X, self._tree, method)
+        return self._box.explanation(X, method)
 
 
 class SamplingExplainer:
