@@ -96,7 +96,7 @@ class BlackBox:
             found, errors = select(found, varies, rule, count, by_criterion), None
         return found.numpy(), None if errors is None else errors.numpy(), taken
 
-    def of_pairs(self, X: Any, method: Method) -> Explanation:
+    def of_pairs(self, X: Any, method: Method, main: bool = False) -> Explanation:
         """The same for pairs of features, from all coalitions; the method only says if it may."""
         started = time.perf_counter()
         taken = self.background.table.take(X, "X")
@@ -112,42 +112,60 @@ class BlackBox:
         # Those that do not differ are in no pair: what is left there is rounding.
         found *= (varies[:, :, None] & varies[:, None])[..., None]
         values = found.reshape(*found.shape[:3], *outputs).numpy()
-        return self._explained(X, taken, values, None, started)
+        return self._explained(X, taken, values, None, started, main)
 
-    def along(self, X: Any, tree: FeatureTree, most: int | None) -> Explanation:
+    def along(self, X: Any, tree: FeatureTree, most: int | None, main: bool = False) -> Explanation:
         """Owen values along a tree of features."""
         started = time.perf_counter()
         taken = self.background.table.take(X, "X")
         found = tree.owen(self.game, self.background, taken, most)
-        return self._explained(X, taken, self._shaped(found), None, started)
+        return self._explained(X, taken, self._shaped(found), None, started, main, tree)
 
-    def along_orders(self, X: Any, tree: FeatureTree, method: Method) -> Explanation:
+    def along_orders(
+        self, X: Any, tree: FeatureTree, method: Method, main: bool = False
+    ) -> Explanation:
         """The same from random orders along the tree, as many as the method would take."""
         started = time.perf_counter()
         taken = self.background.table.take(X, "X")
-        players = (
-            int(self.background.varies(taken.numbers).sum(1).max()) if len(taken.numbers) else 0
-        )
-        if not players:
-            nothing = torch.zeros(len(taken.numbers), tree.features, self.game.expected.numel())
-            return self._explained(X, taken, self._shaped(nothing.double()), None, started)
-        _, options = method(players)
+        varies = self.background.varies(taken.numbers)  # [n, M]
+        if not bool(varies.any()):
+            nothing = np.zeros((*varies.shape, *self.game.expected.shape))
+            return self._explained(X, taken, nothing, None, started, main, tree)
+        _, options = method(int(varies.sum(1).max()))
         pairs, seed = options["n_samples"] // 2, options["seed"]
-        found, errors = tree.by_orders(self.game, self.background, taken, pairs, seed)
-        errors_shaped = None if errors is None else self._shaped(errors)
-        return self._explained(X, taken, self._shaped(found), errors_shaped, started)
+        found, off = tree.by_orders(self.game, self.background, taken, pairs, seed)
+        errors = None if off is None else self._shaped(off)
+        return self._explained(X, taken, self._shaped(found), errors, started, main, tree)
+
+    def _main_effects(self, taken: Taken) -> np.ndarray:  # [n, P, *C]
+        """What each feature adds to the background's outputs when it is alone."""
+        varies = self.background.varies(taken.numbers)
+        players = varies.shape[1]
+        present = torch.cat([torch.zeros(1, players), torch.eye(players)]).bool()
+        who = torch.arange(players)
+        v = self.game.worths(taken.numbers, taken.table, pack(present), who)
+        return self._shaped((v[1:] - v[:1]).movedim(0, 1) * varies[..., None])
 
     def _shaped(self, found: Tensor) -> np.ndarray:  # [n, M, C] -> [n, M, *C]
         return found.reshape(*found.shape[:2], *self.game.expected.shape).numpy()
 
-    def explanation(self, X: Any, method: Method, rule: Rule = None) -> Explanation:
+    def explanation(
+        self, X: Any, method: Method, rule: Rule = None, main: bool = False
+    ) -> Explanation:
         """The same with what it is about."""
         started = time.perf_counter()
         values, errors, taken = self._found(X, method, rule, True)
-        return self._explained(X, taken, values, errors, started)
+        return self._explained(X, taken, values, errors, started, main)
 
     def _explained(
-        self, X: Any, taken: Taken, values: np.ndarray, errors: np.ndarray | None, started: float
+        self,
+        X: Any,
+        taken: Taken,
+        values: np.ndarray,
+        errors: np.ndarray | None,
+        started: float,
+        main: bool = False,
+        tree: FeatureTree | None = None,
     ) -> Explanation:
         base = np.broadcast_to(
             self.game.expected.numpy(), (len(values), *self.game.expected.shape)
@@ -156,12 +174,18 @@ class BlackBox:
         single = taken.is_single
         outputs = self.game.expected.dim()
         features = values.ndim - 1 - outputs
+        effects = self._main_effects(taken) if main else None
+        trees = None
+        if tree is not None:  # one a row, as shap has them
+            trees = np.broadcast_to(tree.tree, (len(values), *tree.tree.shape))
         return Explanation(
             values[0] if single else values,
             base[0] if single else base,
             data,
             feature_names=self.names(taken),
             output_names=self.output_names,
+            main_effects=effects if effects is None or not single else effects[0],
+            clustering=trees if trees is None or not single else trees[0],
             standard_errors=errors if errors is None or not single else errors[0],
             compute_time=time.perf_counter() - started,
             axes=("row", *["feature"] * features, *["output"] * outputs)[single:],

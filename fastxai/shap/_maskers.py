@@ -82,6 +82,7 @@ class ExactExplainer(_MaskerExplainer):
         X: Any,
         max_evals: int | str = 100000,
         *,
+        main_effects: bool = False,
         interactions: int | bool = 1,
         silent: bool = False,
     ) -> Explanation:
@@ -90,6 +91,8 @@ class ExactExplainer(_MaskerExplainer):
         Args:
             X: rows [n, M], or one row [M], in any form.
             max_evals: the most coalitions of a row; an error if it has more.
+            main_effects: whether the explanation is to have what each feature adds by itself to the
+                outputs for the background.
             interactions: 1 for a value of each feature; 2 or True for one of each pair of them,
                 [n, M, M] or [n, M, M, C], with a feature's own effect on the diagonal, by the
                 Shapley-Taylor index. All add up to what the values of features do.
@@ -109,10 +112,10 @@ class ExactExplainer(_MaskerExplainer):
         if self._tree is not None:
             check(not of_pairs, "interactions", "1 with a tree of features", interactions)
             most = None if max_evals == "auto" else check_count(max_evals, "max_evals", below=None)
-            return self._box.along(X, self._tree, most)
+            return self._box.along(X, self._tree, most, main_effects)
         if of_pairs:
-            return self._box.of_pairs(X, method)
-        return self._box.explanation(X, method)
+            return self._box.of_pairs(X, method, main_effects)
+        return self._box.explanation(X, method, main=main_effects)
 
 
 class PermutationExplainer(_MaskerExplainer):
@@ -150,7 +153,14 @@ class PermutationExplainer(_MaskerExplainer):
         )
         self._seed = seed
 
-    def __call__(self, X: Any, max_evals: int | str = 500, silent: bool = False) -> Explanation:
+    def __call__(
+        self,
+        X: Any,
+        max_evals: int | str = 500,
+        silent: bool = False,
+        *,
+        main_effects: bool = False,
+    ) -> Explanation:
         """Explains rows.
 
         Args:
@@ -158,6 +168,7 @@ class PermutationExplainer(_MaskerExplainer):
             max_evals: coalitions of a row: an order and its reverse take 2 M + 1 of them, M
                 counting the features that vary. "auto" for ten such pairs.
             silent: True for no progress bar.
+            main_effects: as for :class:`ExactExplainer`.
         """
 
         def pairs(players: int) -> int:
@@ -168,7 +179,7 @@ class PermutationExplainer(_MaskerExplainer):
             check(count >= least, "max_evals", expected, count, least)
             return count // least
 
-        return self._of_orders(X, _by_orders(pairs, self._seed, silent))
+        return self._of_orders(X, _by_orders(pairs, self._seed, silent), main_effects)
 
     def shap_values(self, X: Any, npermutations: int = 10, silent: bool = False) -> np.ndarray:
         """The values of rows, [n, M] or [n, M, C], from so many orders and their reverses."""
@@ -178,10 +189,10 @@ class PermutationExplainer(_MaskerExplainer):
             return np.asarray(self._of_orders(X, method).values)
         return self._box.values(X, method)
 
-    def _of_orders(self, X: Any, method: Method) -> Explanation:
+    def _of_orders(self, X: Any, method: Method, main_effects: bool = False) -> Explanation:
         if self._tree is not None:
-            return self._box.along_orders(X, self._tree, method)
-        return self._box.explanation(X, method)
+            return self._box.along_orders(X, self._tree, method, main_effects)
+        return self._box.explanation(X, method, main=main_effects)
 
 
 class SamplingExplainer:

@@ -26,7 +26,8 @@ class FeatureTree:
     """
 
     def __init__(self, tree: Any):
-        self._parts: list[list[int]] = np.asarray(tree)[:, :2].astype(np.int64).tolist()
+        self.tree = np.asarray(tree)
+        self._parts: list[list[int]] = self.tree[:, :2].astype(np.int64).tolist()
         self.features = len(self._parts) + 1
 
     @property
