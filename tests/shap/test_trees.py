@@ -83,7 +83,7 @@ def test_a_tree_that_is_given(players):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize("constant", [0.1, 0.0, 3.0])
+@pytest.mark.parametrize("constant", [123.456, 0.0, 3.0])  # the mean of the first is another
 def test_constant_columns_join_last(constant):
     rng = np.random.default_rng(5)
     background = rng.normal(size=(400, 1)) + 0.5 * rng.normal(size=(400, 5))
@@ -176,6 +176,14 @@ def test_columns_that_never_differ_take_no_part():
     exact = ours.ExactExplainer(game, masker)(x, silent=True).values
     found = ours.PermutationExplainer(game, masker, seed=1)(x, max_evals=13, silent=True).values
     assert (found[:, 3] == 0).all() and found[0, 5] == 0 and (found[1:, 5] != 0).all()
+    noise = np.random.default_rng(0)
+    noisy = lambda z: game(z) + 1e-9 * noise.normal(size=len(z))  # noqa: E731
+    for explainer in (ours.PermutationExplainer, ours.ExactExplainer):
+        off = explainer(noisy, masker)(x, silent=True).values
+        assert (off[:, 3] == 0).all() and off[0, 5] == 0
+    chained = Partition(background, clustering=chain(7))
+    off = ours.PermutationExplainer(noisy, chained)(x, max_evals=13, silent=True).values
+    assert (off[:, 3] == 0).all() and off[0, 5] == 0
     np.testing.assert_allclose(found.sum(1), exact.sum(1), atol=1e-9)
     same = ours.PermutationExplainer(game, masker)(masker.data[:0], silent=True)
     assert same.values.shape == (0, 7)
