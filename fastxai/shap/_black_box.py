@@ -16,11 +16,11 @@ from ..core.coalition_bits import all_coalitions, pack, unpack
 from ..interop.models import RowFunction
 from ..interop.tables import Taken, as_array, checked_names
 from ._background import Background
-from ._coalitions import coalitions_of, pairs
+from ._coalitions import coalitions_of, from_orders, pairs
 from ._explanation import Explanation
 from ._game import CoalitionGame
 from ._selection import Rule, kept_by_criterion, select
-from ._trees import FeatureTree
+from ._trees import FeatureTree, Worths
 from .links import link_of
 
 # A method, by the number of features that vary at most: its class, and its options.
@@ -118,24 +118,40 @@ class BlackBox:
         """Owen values along a tree of features."""
         started = time.perf_counter()
         taken = self.background.table.take(X, "X")
-        found = tree.owen(self.game, self.background, taken, most)
-        return self._explained(X, taken, self._shaped(found), None, started, main, tree)
+        values = tree.owen(self._worths(taken, torch.arange(tree.features)), most)
+        # Those that do not differ gain nothing: what is left there is rounding.
+        values *= self.background.varies(taken.numbers)[..., None]
+        return self._explained(X, taken, self._shaped(values), None, started, main, tree)
 
     def along_orders(
         self, X: Any, tree: FeatureTree, method: Method, main: bool = False
     ) -> Explanation:
-        """The same from random orders along the tree, as many as the method would take."""
+        """The same from random orders along the tree, as many as the method would take.
+
+        Where all coalitions are no more than those of the orders, the values are exact.
+        """
         started = time.perf_counter()
         taken = self.background.table.take(X, "X")
         varies = self.background.varies(taken.numbers)  # [n, M]
-        if not bool(varies.any()):
-            nothing = np.zeros((*varies.shape, *self.game.expected.shape))
-            return self._explained(X, taken, nothing, None, started, main, tree)
-        _, options = method(int(varies.sum(1).max()))
-        pairs, seed = options["n_samples"] // 2, options["seed"]
-        found, off = tree.by_orders(self.game, self.background, taken, pairs, seed)
-        errors = None if off is None else self._shaped(off)
-        return self._explained(X, taken, self._shaped(found), errors, started, main, tree)
+        who = varies.any(0).nonzero()[:, 0]
+        values = torch.zeros(*varies.shape, self.game.expected.numel(), dtype=torch.float64)
+        errors = None
+        if len(who):
+            _, options = method(int(varies.sum(1).max()))
+            pairs, seed = options["n_samples"] // 2, options["seed"]
+            if tree.coalitions <= pairs * (2 * len(who) + 1):
+                return self.along(X, tree, None, main)
+            orders = tree.orders(pairs, seed, who)
+            found, off = from_orders(self._worths(taken, who), orders)
+            values[:, who] = found * varies[:, who, None]
+            if off is not None:
+                spread = torch.zeros_like(values)
+                spread[:, who] = off * varies[:, who, None]
+                errors = self._shaped(spread)
+        return self._explained(X, taken, self._shaped(values), errors, started, main, tree)
+
+    def _worths(self, taken: Taken, who: Tensor) -> Worths:
+        return lambda bits: self.game.worths(taken.numbers, taken.table, bits, who)
 
     def _main_effects(self, taken: Taken) -> np.ndarray:  # [n, P, *C]
         """What each feature adds to the background's outputs when it is alone."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..core.checks import ArgumentError, check, check_choice
+from ._callable import is_callable_masker
 from ._gradients import DeepExplainer
 from ._maskers import ExactExplainer, PermutationExplainer
 from ._trees import FeatureTree
@@ -65,6 +66,8 @@ def Explainer(  # as shap calls it
 
 
 def _has_few(masker: Any) -> bool:
+    if is_callable_masker(masker):
+        return False  # as in shap
     tree = getattr(masker, "clustering", None)
     if tree is not None:
         own = FeatureTree(tree)

@@ -12,6 +12,7 @@ from ..core.checks import check, check_count, warn
 from ..interop.tables import is_frame, is_sparse
 from ._background import Background, DenseData, sample
 from ._black_box import BlackBox, Method, shows
+from ._callable import MaskedBox, is_callable_masker
 from ._explanation import Explanation
 from ._game import draw_seed
 from ._trees import FeatureTree
@@ -34,11 +35,18 @@ class _MaskerExplainer:
         output_names: Any,
         batch_size: int | None,
     ):
+        self.model, self.masker, self._tree = model, masker, None
+        self._masked: MaskedBox | None = None
+        if is_callable_masker(masker):
+            options = feature_names, output_names, batch_size
+            self._masked = MaskedBox(model, masker, link, *options)
+            self.link, self.expected_value = self._masked.link, None  # each row has its own
+            return
         background = Background.of(_rows_of(masker), warns=False)
         self._box = BlackBox(
             model, background, link, feature_names, output_names, batch_size, linearize_link
         )
-        self.model, self.masker, self.link = model, masker, self._box.link
+        self.link = self._box.link
         tree = getattr(masker, "clustering", None)
         self._tree = None if tree is None else FeatureTree(tree)
         self.expected_value = self._box.expected_value
@@ -53,10 +61,14 @@ class ExactExplainer(_MaskerExplainer):
         model: as for :class:`KernelExplainer`.
         masker: the background, in any form; or ``maskers.Independent`` of one, here or in shap. Of
             more than 100 rows, 100 are taken by :func:`sample`, and a warning tells. With
-            ``maskers.Partition`` the values are Owen values along its tree of features.
+            ``maskers.Partition`` the values are Owen values along its tree of features. Or a
+            function ``masker(mask, x)`` of a mask [m], False where a feature is absent, and a row,
+            that returns rows for the model, [K, F], over which outputs are averaged; its ``shape``
+            is (K, m), or a function of x that tells.
         link: "identity", "logit" or a link.
         linearize_link: whether outputs are linked row by row of the background, weighted such that
-            their mean is the link of the mean: a logistic regression then stays additive.
+            their mean is the link of the mean: a logistic regression then stays additive. A
+            function as masker has no such rows: there it is the link of the mean.
         feature_names: one for each feature.
         output_names: one for each output.
         batch_size: at most so many rows in a call of the model; None to choose for speed.
@@ -109,6 +121,9 @@ class ExactExplainer(_MaskerExplainer):
                 check(1 << players <= limit, "max_evals", expected, limit, players, 1 << players)
             return ShapleyValues, {"show_progress": shows(silent)}
 
+        if self._masked is not None:
+            check(not main_effects, "main_effects", "False with a function as masker", True)
+            return self._masked.exactly(X, method, of_pairs)
         if self._tree is not None:
             check(not of_pairs, "interactions", "1 with a tree of features", interactions)
             most = None if max_evals == "auto" else check_count(max_evals, "max_evals", below=None)
@@ -185,11 +200,14 @@ class PermutationExplainer(_MaskerExplainer):
         """The values of rows, [n, M] or [n, M, C], from so many orders and their reverses."""
         count = check_count(npermutations, "npermutations")
         method = _by_orders(lambda m: count, self._seed, silent)
-        if self._tree is not None:
+        if self._tree is not None or self._masked is not None:
             return np.asarray(self._of_orders(X, method).values)
         return self._box.values(X, method)
 
     def _of_orders(self, X: Any, method: Method, main_effects: bool = False) -> Explanation:
+        if self._masked is not None:
+            check(not main_effects, "main_effects", "False with a function as masker", True)
+            return self._masked.by_orders(X, method)
         if self._tree is not None:
             return self._box.along_orders(X, self._tree, method, main_effects)
         return self._box.explanation(X, method, main=main_effects)

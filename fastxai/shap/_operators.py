@@ -88,10 +88,15 @@ class Operators(metaclass=Chains):
     _axes: tuple[str, ...]
 
     def __len__(self) -> int:
+        if np.ndim(self.values) == 0:
+            raise TypeError("a single value has no length")
         return int(np.shape(self.values)[0])
 
     def __iter__(self) -> Iterator[Self]:
         return (self[i] for i in range(len(self)))
+
+    def __float__(self) -> float:
+        return float(self.values)
 
     def __getitem__(self, key: Any) -> Self:
         raise NotImplementedError

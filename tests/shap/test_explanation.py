@@ -254,6 +254,11 @@ def test_all_fields_in_shaps_order_are_sliced_and_handed_over():
     assert list(handed.instance_names) == more["instance_names"]
     pairs = Explanation(RNG.normal(size=(6, 4, 4)), np.ones(6), main_effects=beside["main_effects"])
     np.testing.assert_array_equal(pairs[1:3, 2].main_effects, beside["main_effects"][1:3, 2])
+    effects = RNG.normal(size=(6, 4, 3))
+    pairs = Explanation(
+        RNG.normal(size=(6, 4, 4, 3)), np.ones((6, 3)), output_names=CLASSES, main_effects=effects
+    )
+    np.testing.assert_array_equal(pairs[1:3, 2, :, 1].main_effects, effects[1:3, 2, 1])
 
 
 def test_data_frames_are_arrays():

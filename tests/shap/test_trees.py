@@ -6,6 +6,7 @@ import pytest
 import scipy.cluster.hierarchy
 import scipy.sparse
 import shap
+import torch
 
 import fastxai
 import fastxai.shap
@@ -146,7 +147,7 @@ def test_orders_along_a_tree_come_near_owen_values(f):
 def test_orders_along_a_tree_are_those_of_the_tree():
     tree = FeatureTree(even_tree(6))
     together = [c for c in clusters(even_tree(6)) if len(c) > 1]
-    orders = tree.orders(200, 0)
+    orders = tree.orders(200, 0, torch.arange(6))
     assert (orders.sort(1).values == np.arange(6)).all()
     assert (orders[1::2] == orders[::2].flip(1)).all()
     for cluster in together:
