@@ -21,6 +21,9 @@ class Blur:
     def __init__(self, form=np.array):
         self._rows, self._form = np.empty((2, 5)), form  # written over at every call
 
+    def mask_shapes(self, x):  # which shap asks for
+        return [(3,)]
+
     def __call__(self, mask, x):
         assert mask.dtype == bool and mask.shape == (3,)
         wide = mask[[0, 0, 1, 1, 2]]
