@@ -19,6 +19,7 @@ from ._trees import FeatureTree
 from .links import identity
 from .maskers import Independent
 
+_MOST_EVALS = 1 << 25  # coalitions where no limit is given: those of 25 features
 _MOST_ROWS = 100  # of a background that comes without a masker
 
 
@@ -102,7 +103,7 @@ class ExactExplainer(_MaskerExplainer):
 
         Args:
             X: rows [n, M], or one row [M], in any form.
-            max_evals: the most coalitions of a row; an error if it has more.
+            max_evals: the most coalitions of a row; an error if it has more. "auto" for 2^25.
             main_effects: whether the explanation is to have what each feature adds by itself to the
                 outputs for the background.
             interactions: 1 for a value of each feature; 2 or True for one of each pair of them,
@@ -115,10 +116,12 @@ class ExactExplainer(_MaskerExplainer):
         check(fine, "interactions", "1 or 2", interactions)
 
         def method(players: int) -> tuple[Any, dict[str, Any]]:
+            limit = _MOST_EVALS
             if max_evals != "auto":
                 limit = check_count(max_evals, "max_evals", below=None)
-                expected = "at least 2^{} = {:,}, all coalitions of the features that vary"
-                check(1 << players <= limit, "max_evals", expected, limit, players, 1 << players)
+            expected = "at least 2^{} = {:,}, all coalitions of the features that vary"
+            needed = 1 << players
+            check(needed <= limit, "max_evals", expected, limit, players, needed)
             return ShapleyValues, {"show_progress": shows(silent)}
 
         if self._masked is not None:

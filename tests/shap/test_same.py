@@ -52,7 +52,6 @@ def test_shapes_and_types(name, f):
         found = explainer(x, silent=True)
         assert isinstance(found.base_values, np.ndarray | float)
         assert np.shape(found.base_values) == (*lead, *outputs)
-        assert np.shape(found.base_values) == (*lead, *outputs)
         assert found.feature_names == [f"Feature {i}" for i in range(5)]
         assert found.output_names == ([f"Output {i}" for i in range(*outputs)] if outputs else None)
         np.testing.assert_array_equal(found.data, x)
