@@ -1,4 +1,4 @@
-"""shap's maskers: what stands for absent features."""
+"""Maskers, as shap has them: what stands for absent features."""
 
 from __future__ import annotations
 
