@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.checks import check, check_limit
+from ..core.checks import check_limit
 from ..core.coalition_bits import all_coalitions, pack, unpack
 from ..interop.models import RowFunction
 from ..interop.tables import Taken, as_array, checked_names
 from ._background import Background
-from ._coalitions import coalitions_of, contexts, pairs
+from ._coalitions import coalitions_of, from_orders, pairs
 from ._explanation import Explanation
 from ._game import CoalitionGame
 from ._selection import Rule, kept_by_criterion, select
+from ._trees import FeatureTree, Worths
 from .links import link_of
 
 # A method, by the number of features that vary at most: its class, and its options.
@@ -95,7 +96,7 @@ class BlackBox:
             found, errors = select(found, varies, rule, count, by_criterion), None
         return found.numpy(), None if errors is None else errors.numpy(), taken
 
-    def of_pairs(self, X: Any, method: Method) -> Explanation:
+    def of_pairs(self, X: Any, method: Method, main: bool = False) -> Explanation:
         """The same for pairs of features, from all coalitions; the method only says if it may."""
         started = time.perf_counter()
         taken = self.background.table.take(X, "X")
@@ -111,37 +112,76 @@ class BlackBox:
         # Those that do not differ are in no pair: what is left there is rounding.
         found *= (varies[:, :, None] & varies[:, None])[..., None]
         values = found.reshape(*found.shape[:3], *outputs).numpy()
-        return self._explained(X, taken, values, None, started)
+        return self._explained(X, taken, values, None, started, main)
 
-    def along(self, X: Any, tree: Tensor, most: int | None) -> Explanation:
-        """Owen values along a tree of features: means over what clusters each may find present."""
+    def along(self, X: Any, tree: FeatureTree, most: int | None, main: bool = False) -> Explanation:
+        """Owen values along a tree of features."""
         started = time.perf_counter()
         taken = self.background.table.take(X, "X")
-        players = self.background.players
-        own = contexts(tree)
-        numbers = sorted({n for i, each in enumerate(own) for c in each for n in (c, c | 1 << i)})
-        if most is not None:
-            check(len(numbers) <= most, "max_evals", "at least {}", most, len(numbers))
-        present = torch.tensor([[bool(n >> i & 1) for i in range(players)] for n in numbers])
-        v = self.game.worths(taken.numbers, taken.table, pack(present), torch.arange(players))
-        place = {number: k for k, number in enumerate(numbers)}
-        gains = [
-            v[[place[c | 1 << i] for c in each]].mean(0) - v[[place[c] for c in each]].mean(0)
-            for i, each in enumerate(own)
-        ]
-        values = torch.stack(gains, 1)  # [n, M, C]
+        values = tree.owen(self._worths(taken, torch.arange(tree.features)), most)
+        # Those that do not differ gain nothing: what is left there is rounding.
         values *= self.background.varies(taken.numbers)[..., None]
-        shaped = values.reshape(*values.shape[:2], *self.game.expected.shape).numpy()
-        return self._explained(X, taken, shaped, None, started)
+        return self._explained(X, taken, self._shaped(values), None, started, main, tree)
 
-    def explanation(self, X: Any, method: Method, rule: Rule = None) -> Explanation:
+    def along_orders(
+        self, X: Any, tree: FeatureTree, method: Method, main: bool = False
+    ) -> Explanation:
+        """The same from random orders along the tree, as many as the method would take.
+
+        Where all coalitions are no more than those of the orders, the values are exact.
+        """
+        started = time.perf_counter()
+        taken = self.background.table.take(X, "X")
+        varies = self.background.varies(taken.numbers)  # [n, M]
+        who = varies.any(0).nonzero()[:, 0]
+        values = torch.zeros(*varies.shape, self.game.expected.numel(), dtype=torch.float64)
+        errors = None
+        if len(who):
+            _, options = method(int(varies.sum(1).max()))
+            pairs, seed = options["n_samples"] // 2, options["seed"]
+            if tree.coalitions <= pairs * (2 * len(who) + 1):
+                return self.along(X, tree, None, main)
+            orders = tree.orders(pairs, seed, who)
+            found, off = from_orders(self._worths(taken, who), orders)
+            values[:, who] = found * varies[:, who, None]
+            if off is not None:
+                spread = torch.zeros_like(values)
+                spread[:, who] = off * varies[:, who, None]
+                errors = self._shaped(spread)
+        return self._explained(X, taken, self._shaped(values), errors, started, main, tree)
+
+    def _worths(self, taken: Taken, who: Tensor) -> Worths:
+        return lambda bits: self.game.worths(taken.numbers, taken.table, bits, who)
+
+    def _main_effects(self, taken: Taken) -> np.ndarray:  # [n, P, *C]
+        """What each feature adds to the background's outputs when it is alone."""
+        varies = self.background.varies(taken.numbers)
+        players = varies.shape[1]
+        present = torch.cat([torch.zeros(1, players), torch.eye(players)]).bool()
+        who = torch.arange(players)
+        v = self.game.worths(taken.numbers, taken.table, pack(present), who)
+        return self._shaped((v[1:] - v[:1]).movedim(0, 1) * varies[..., None])
+
+    def _shaped(self, found: Tensor) -> np.ndarray:  # [n, M, C] -> [n, M, *C]
+        return found.reshape(*found.shape[:2], *self.game.expected.shape).numpy()
+
+    def explanation(
+        self, X: Any, method: Method, rule: Rule = None, main: bool = False
+    ) -> Explanation:
         """The same with what it is about."""
         started = time.perf_counter()
         values, errors, taken = self._found(X, method, rule, True)
-        return self._explained(X, taken, values, errors, started)
+        return self._explained(X, taken, values, errors, started, main)
 
     def _explained(
-        self, X: Any, taken: Taken, values: np.ndarray, errors: np.ndarray | None, started: float
+        self,
+        X: Any,
+        taken: Taken,
+        values: np.ndarray,
+        errors: np.ndarray | None,
+        started: float,
+        main: bool = False,
+        tree: FeatureTree | None = None,
     ) -> Explanation:
         base = np.broadcast_to(
             self.game.expected.numpy(), (len(values), *self.game.expected.shape)
@@ -150,12 +190,18 @@ class BlackBox:
         single = taken.is_single
         outputs = self.game.expected.dim()
         features = values.ndim - 1 - outputs
+        effects = self._main_effects(taken) if main else None
+        trees = None
+        if tree is not None:  # one a row, as shap has them
+            trees = np.broadcast_to(tree.tree, (len(values), *tree.tree.shape))
         return Explanation(
             values[0] if single else values,
             base[0] if single else base,
             data,
             feature_names=self.names(taken),
             output_names=self.output_names,
+            main_effects=effects if effects is None or not single else effects[0],
+            clustering=trees if trees is None or not single else trees[0],
             standard_errors=errors if errors is None or not single else errors[0],
             compute_time=time.perf_counter() - started,
             axes=("row", *["feature"] * features, *["output"] * outputs)[single:],

@@ -1,4 +1,4 @@
-"""What single coalitions are worth, and what follows: pairs of features, values along a tree."""
+"""What single coalitions are worth, and what follows for features and pairs of them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from ..core.coalition_bits import all_coalitions, subset_sizes
+from ..core.coalition_bits import all_coalitions, pack, subset_sizes
 from ..core.estimate.designs import shapley_design
+from ..core.estimate.sampling import prefixes
+from ._trees import Worths
 
 
 def pairs(v: Tensor, players: int) -> Tensor:  # [2^m, n, C] -> [n, m, m, C]
@@ -48,25 +50,35 @@ def coalitions_of(players: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
     return plan.bits[inside], plan.weights[inside]
 
 
-def leaves_of(tree: Tensor) -> list[list[int]]:  # [M − 1, 4]
-    """The features of each cluster of a tree as scipy writes it: first of single ones."""
-    found = [[i] for i in range(len(tree) + 1)]
-    for one, other in tree[:, :2].long().tolist():
-        found.append(found[one] + found[other])
-    return found
+def shapley(v: Tensor, players: int) -> Tensor:  # [2^m, n, C] -> [n, m, C]
+    """Shapley values from what all coalitions are worth."""
+    sizes = subset_sizes(all_coalitions(players))
+    share = [1 / (players * math.comb(players - 1, s)) for s in range(players)]
+    weights = torch.tensor(share, dtype=torch.float64)
+    every = torch.arange(1 << players)
+    found = []
+    for i in range(players):
+        without = every[(every & (1 << i)) == 0]
+        gains = v[without | 1 << i] - v[without]
+        found.append(torch.einsum("s,snc->nc", weights[sizes[without]], gains))
+    return torch.stack(found, 1)
 
 
-def contexts(tree: Tensor) -> list[list[int]]:
-    """For each feature all coalitions that it may join along a tree, as whole numbers.
+def from_orders(worths: Worths, orders: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Mean gains of players that join in orders, and their standard errors, both [n, m, C].
 
-    On the way down a cluster falls into two, of which each finds the other absent or present.
+    Args:
+        worths: what coalitions of the players are worth.
+        orders: [2 P, m] int64, each followed by its reverse. There are no errors for one pair.
     """
-    count = len(tree) + 1
-    members = [sum(1 << i for i in leaf) for leaf in leaves_of(tree)]
-    found: list[list[int]] = [[] for _ in members]
-    found[-1] = [0]
-    for cluster in reversed(range(count, len(members))):
-        one, other = tree[cluster - count, :2].long().tolist()
-        for part, beside in ((one, other), (other, one)):
-            found[part] = [c | extra for c in found[cluster] for extra in (0, members[beside])]
-    return found[:count]
+    count, players = orders.shape
+    ends = pack(torch.tensor([[False], [True]]).expand(2, players).contiguous())
+    bits, which = torch.cat([ends, prefixes(orders)]).unique(dim=0, return_inverse=True)
+    v = worths(bits)  # [N, n, C]
+    first, last = (end.expand(count, 1) for end in which[:2])
+    steps = torch.cat([first, which[2:].view(count, players - 1), last], 1)
+    gains = v[steps].diff(dim=1)  # [2 P, m, n, C]
+    of_player = gains[torch.arange(count)[:, None], orders.argsort(1)]
+    of_pair = of_player.unflatten(0, (-1, 2)).mean(1).movedim(1, 2)  # [P, n, m, C]
+    errors = of_pair.std(0) / len(of_pair) ** 0.5 if len(of_pair) > 1 else None
+    return of_pair.mean(0), errors

@@ -6,18 +6,20 @@ import sys
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..attr.shapley import ShapleyValues, ShapleyValueSampling
 from ..core.checks import check, check_count, warn
 from ..interop.tables import is_frame, is_sparse
 from ._background import Background, DenseData, sample
 from ._black_box import BlackBox, Method, shows
+from ._callable import MaskedBox, is_callable_masker
 from ._explanation import Explanation
 from ._game import draw_seed
+from ._trees import FeatureTree
 from .links import identity
 from .maskers import Independent
 
+_MOST_EVALS = 1 << 25  # coalitions where no limit is given: those of 25 features
 _MOST_ROWS = 100  # of a background that comes without a masker
 
 
@@ -34,13 +36,20 @@ class _MaskerExplainer:
         output_names: Any,
         batch_size: int | None,
     ):
+        self.model, self.masker, self._tree = model, masker, None
+        self._masked: MaskedBox | None = None
+        if is_callable_masker(masker):
+            options = feature_names, output_names, batch_size
+            self._masked = MaskedBox(model, masker, link, *options)
+            self.link, self.expected_value = self._masked.link, None  # each row has its own
+            return
         background = Background.of(_rows_of(masker), warns=False)
         self._box = BlackBox(
             model, background, link, feature_names, output_names, batch_size, linearize_link
         )
-        self.model, self.masker, self.link = model, masker, self._box.link
+        self.link = self._box.link
         tree = getattr(masker, "clustering", None)
-        self._tree = None if tree is None else torch.as_tensor(np.asarray(tree)).double()
+        self._tree = None if tree is None else FeatureTree(tree)
         self.expected_value = self._box.expected_value
 
 
@@ -53,10 +62,14 @@ class ExactExplainer(_MaskerExplainer):
         model: as for :class:`KernelExplainer`.
         masker: the background, in any form; or ``maskers.Independent`` of one, here or in shap. Of
             more than 100 rows, 100 are taken by :func:`sample`, and a warning tells. With
-            ``maskers.Partition`` the values are Owen values along its tree of features.
+            ``maskers.Partition`` the values are Owen values along its tree of features. Or a
+            function ``masker(mask, x)`` of a mask [m], False where a feature is absent, and a row,
+            that returns rows for the model, [K, F], over which outputs are averaged; its ``shape``
+            is (K, m), or a function of x that tells.
         link: "identity", "logit" or a link.
         linearize_link: whether outputs are linked row by row of the background, weighted such that
-            their mean is the link of the mean: a logistic regression then stays additive.
+            their mean is the link of the mean: a logistic regression then stays additive. A
+            function as masker has no such rows: there it is the link of the mean.
         feature_names: one for each feature.
         output_names: one for each output.
         batch_size: at most so many rows in a call of the model; None to choose for speed.
@@ -82,6 +95,7 @@ class ExactExplainer(_MaskerExplainer):
         X: Any,
         max_evals: int | str = 100000,
         *,
+        main_effects: bool = False,
         interactions: int | bool = 1,
         silent: bool = False,
     ) -> Explanation:
@@ -89,7 +103,9 @@ class ExactExplainer(_MaskerExplainer):
 
         Args:
             X: rows [n, M], or one row [M], in any form.
-            max_evals: the most coalitions of a row; an error if it has more.
+            max_evals: the most coalitions of a row; an error if it has more. "auto" for 2^25.
+            main_effects: whether the explanation is to have what each feature adds by itself to the
+                outputs for the background.
             interactions: 1 for a value of each feature; 2 or True for one of each pair of them,
                 [n, M, M] or [n, M, M, C], with a feature's own effect on the diagonal, by the
                 Shapley-Taylor index. All add up to what the values of features do.
@@ -100,26 +116,32 @@ class ExactExplainer(_MaskerExplainer):
         check(fine, "interactions", "1 or 2", interactions)
 
         def method(players: int) -> tuple[Any, dict[str, Any]]:
+            limit = _MOST_EVALS
             if max_evals != "auto":
                 limit = check_count(max_evals, "max_evals", below=None)
-                expected = "at least 2^{} = {:,}, all coalitions of the features that vary"
-                check(1 << players <= limit, "max_evals", expected, limit, players, 1 << players)
+            expected = "at least 2^{} = {:,}, all coalitions of the features that vary"
+            needed = 1 << players
+            check(needed <= limit, "max_evals", expected, limit, players, needed)
             return ShapleyValues, {"show_progress": shows(silent)}
 
+        if self._masked is not None:
+            check(not main_effects, "main_effects", "False with a function as masker", True)
+            return self._masked.exactly(X, method, of_pairs)
         if self._tree is not None:
             check(not of_pairs, "interactions", "1 with a tree of features", interactions)
             most = None if max_evals == "auto" else check_count(max_evals, "max_evals", below=None)
-            return self._box.along(X, self._tree, most)
+            return self._box.along(X, self._tree, most, main_effects)
         if of_pairs:
-            return self._box.of_pairs(X, method)
-        return self._box.explanation(X, method)
+            return self._box.of_pairs(X, method, main_effects)
+        return self._box.explanation(X, method, main=main_effects)
 
 
 class PermutationExplainer(_MaskerExplainer):
     """Shapley values of any function from random orders of features, each with its reverse.
 
     Has shap's interface over :class:`fastxai.ShapleyValueSampling`. Values add up exactly, and one
-    order and its reverse are exact for a model with interactions of two features at most.
+    order and its reverse are exact for a model with interactions of two features at most. With
+    ``maskers.Partition`` orders keep the clusters of its tree together, and values are Owen values.
 
     Args:
         model: as for :class:`KernelExplainer`.
@@ -148,10 +170,15 @@ class PermutationExplainer(_MaskerExplainer):
             model, masker, link, linearize_link, feature_names, output_names, batch_size
         )
         self._seed = seed
-        expected = "one without a tree; ExactExplainer has Owen values"
-        check(self._tree is None, "masker", expected, "a tree")
 
-    def __call__(self, X: Any, max_evals: int | str = 500, silent: bool = False) -> Explanation:
+    def __call__(
+        self,
+        X: Any,
+        max_evals: int | str = 500,
+        silent: bool = False,
+        *,
+        main_effects: bool = False,
+    ) -> Explanation:
         """Explains rows.
 
         Args:
@@ -159,6 +186,7 @@ class PermutationExplainer(_MaskerExplainer):
             max_evals: coalitions of a row: an order and its reverse take 2 M + 1 of them, M
                 counting the features that vary. "auto" for ten such pairs.
             silent: True for no progress bar.
+            main_effects: as for :class:`ExactExplainer`.
         """
 
         def pairs(players: int) -> int:
@@ -169,12 +197,23 @@ class PermutationExplainer(_MaskerExplainer):
             check(count >= least, "max_evals", expected, count, least)
             return count // least
 
-        return self._box.explanation(X, _by_orders(pairs, self._seed, silent))
+        return self._of_orders(X, _by_orders(pairs, self._seed, silent), main_effects)
 
     def shap_values(self, X: Any, npermutations: int = 10, silent: bool = False) -> np.ndarray:
         """The values of rows, [n, M] or [n, M, C], from so many orders and their reverses."""
         count = check_count(npermutations, "npermutations")
-        return self._box.values(X, _by_orders(lambda m: count, self._seed, silent))
+        method = _by_orders(lambda m: count, self._seed, silent)
+        if self._tree is not None or self._masked is not None:
+            return np.asarray(self._of_orders(X, method).values)
+        return self._box.values(X, method)
+
+    def _of_orders(self, X: Any, method: Method, main_effects: bool = False) -> Explanation:
+        if self._masked is not None:
+            check(not main_effects, "main_effects", "False with a function as masker", True)
+            return self._masked.by_orders(X, method)
+        if self._tree is not None:
+            return self._box.along_orders(X, self._tree, method, main_effects)
+        return self._box.explanation(X, method, main=main_effects)
 
 
 class SamplingExplainer:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..core.checks import check, check_choice, check_count, warn
-from ..interop.tables import is_frame
+from ..interop.tables import Table
 from ._background import sample
 
 _METRICS = ("correlation", "cosine", "euclidean", "sqeuclidean", "cityblock", "hamming")
@@ -44,7 +44,8 @@ class Partition(Independent):
         data: rows [K, M] in any form.
         max_samples: of more rows so many are taken, and a warning tells.
         clustering: the tree, as scipy writes it, [M − 1, 4]; or the name of a distance of scipy's,
-            by which features are clustered. That needs scipy.
+            by which features are clustered as shap does: those first that are nearest (single
+            linkage), in the rows that are taken. That needs scipy.
     """
 
     def __init__(self, data: Any, max_samples: int = 100, clustering: Any = "correlation"):
@@ -52,7 +53,7 @@ class Partition(Independent):
         width = self.shape[-1]
         if isinstance(clustering, str):
             metric = check_choice(clustering, "clustering", _METRICS)
-            clustering = _clustered(data, metric)
+            clustering = _clustered(self.data, metric)
         tree = np.asarray(clustering, dtype=np.float64)
         wanted = (width - 1, 4)
         check(tree.shape == wanted, "clustering", "a tree, shape {}", tree.shape, wanted)
@@ -69,8 +70,15 @@ def _clustered(data: Any, metric: str) -> np.ndarray:
         distance = import_module("scipy.spatial.distance")
     except ImportError as error:
         raise ImportError("Partition needs scipy: pip install scipy") from error
-    rows = np.asarray(data.to_numpy() if is_frame(data) else data, dtype=np.float64)
-    filled = np.where(np.isnan(rows), np.nanmean(rows, 0), rows)
-    # Where a column is constant it is not correlated with any.
-    apart = np.nan_to_num(distance.pdist(filled.T + 1e-8, metric=metric), nan=1.0)
-    return np.asarray(hierarchy.complete(apart))
+    width = data.shape[-1]
+    rows = Table("array", width).take(data, "data").numbers.numpy()
+    if width == 1:
+        return np.zeros((0, 4))
+    present = ~np.isnan(rows)
+    means = np.where(present, rows, 0).sum(0) / np.maximum(present.sum(0), 1)
+    rows = np.where(present, rows, means)
+    if metric == "correlation":
+        rows = rows - rows[0]  # what is constant becomes exactly so, rather than rounding about it
+    # What is constant is not correlated with anything; shap adds noise, so that chance decides.
+    apart = np.nan_to_num(distance.pdist(rows.T, metric=metric), nan=1.0)
+    return np.asarray(hierarchy.single(apart))
