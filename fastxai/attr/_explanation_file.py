@@ -112,6 +112,7 @@ def _taken_apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
 
 def _of_objects(value: Any, name: str) -> Any:
     """An array of objects as JSON has it; None for NaN."""
+    value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, list):
         return [_of_objects(part, name) for part in value]
     if isinstance(value, float) and not math.isfinite(value):
