@@ -327,7 +327,9 @@ class _Axes:
             if len(value) != self.sizes[0]:
                 return value
             fits = isinstance(whole.values, Tensor) and tuple(value.shape[1:]) == self.features
-            return rows_of(value, *(features if fits else ()))
+            found = rows_of(value, *(features if fits else ()))
+            # A cell of an array of words is a word.
+            return found if isinstance(found, Tensor) else np.asarray(found, dtype=object)
 
         changed = {f: mapped(of_outputs, getattr(whole, f)) for f in _OF_OUTPUTS}
         changed |= {

@@ -280,3 +280,18 @@ def test_no_rows_for_shap():
     several = ShapleyValues(lambda r: r[:, :2]).explain(X)
     assert several[:0].to_shap().shape == (0, 4, 2)
     assert FeatureAblation(linear).explain(X[:0]).to_shap().base_values.shape == (0,)
+
+
+def test_parts_of_words_are_whole(tmp_path):
+    frame = pd.DataFrame({"n": [1.0, 2.0], "word": ["u", None]})
+    found = ShapleyValues(lambda f: f["n"].to_numpy()).explain(frame, background=frame)
+    for part in (found[0, "word"], found[0, "n"], found[1], found[:, "word"], found[5:9]):
+        assert "Explanation" in repr(part) and part._repr_html_()
+        part.save(tmp_path / "it")
+        assert type(part).load(tmp_path / "it") == part
+    assert found[0, "word"].data == "u" and found[5:9].data.shape == (0, 2)
+
+
+def test_explanations_in_bfloat16_have_a_table():
+    rows = torch.tensor(X, dtype=torch.bfloat16)
+    assert "<table" in FeatureAblation(half(nn.Linear(4, 2))).explain(rows)._repr_html_()
