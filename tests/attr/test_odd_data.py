@@ -45,6 +45,21 @@ def test_integers_beyond_torchs_are_refused():
         ShapleyValues(linear).attribute(np.full((1, 4), 2**63, np.uint64))
 
 
+@pytest.mark.parametrize("method", [KernelShap, ShapleyValues, FeatureAblation])
+def test_tensors_that_torch_only_stores_are_refused(method):
+    for dtype in (torch.uint16, torch.uint32, torch.uint64):
+        with pytest.raises(ArgumentError, match=f"inputs: .*computes with, got {dtype}"):
+            method(lambda z: pytest.fail("was called")).attribute(torch.ones(2, 3).to(dtype))
+
+
+def test_a_name_that_two_columns_have_tells_neither():
+    frame = pd.DataFrame(X, columns=["a", "b", "a", "c"])
+    found = ShapleyValues(lambda f: f.to_numpy() @ WEIGHTS).explain(frame)
+    np.testing.assert_allclose(found[:, "b"].values, X[:, 1] * 2)
+    with pytest.raises(ArgumentError, match=r"index: .*several features.*'a'"):
+        found[:, "a"]
+
+
 def test_what_is_masked_is_not_looked_at():
     masked = np.ma.masked_array(X, mask=X > 0)
     seen = []
