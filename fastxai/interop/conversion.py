@@ -167,13 +167,9 @@ class _Into:
             value = value.to_numpy()
         value = value.toarray() if is_sparse(value) else value
         is_list = isinstance(value, list)
-        if not (is_list or isinstance(value, np.ndarray) or hasattr(value, "__array__")):
+        is_array = is_list or isinstance(value, np.ndarray) or hasattr(value, "__array__")
+        if not is_array or (is_list and any(isinstance(v, Tensor) for v in value)):
             return value  # which the method's own checks refuse by name
-        if is_list and any(isinstance(v, Tensor) for v in value):
-            raise ArgumentError(
-                f"{argument}: expected a tensor, or a tuple of one for each input, got a list of "
-                "tensors; torch.stack makes one of them"
-            )
         try:
             array = as_array(value)
         except ValueError as error:
