@@ -10,14 +10,15 @@ from torch import Tensor
 
 from ..core.checks import ArgumentError, check
 from ..core.program.program import ARGMAX
-from ..interop.conversion import PLAIN, Conversion, convert, is_plain
+from ..interop.conversion import PLAIN, Asks, Conversion, convert, is_plain
 from ..interop.models import class_names
 from ._explanation import Explanation, as_arrays
 
 # What comes in several forms.
+_EXTRA = "additional_forward_args"
 _FORMS = (
     *("inputs", "baselines", "background", "background_weights"),
-    *("feature_mask", "additional_forward_args"),
+    *("feature_mask", _EXTRA),
 )
 _BROUGHT = {*_FORMS, "target"}
 
@@ -54,11 +55,12 @@ def with_tensors(
     for name, parameter in call.signature.parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
             arguments.update(arguments.pop(name, {}))
-    wanted = method._differentiates, method._of_inputs
+    smoothed = getattr(method._smoothed_method, "_differentiates", True)
+    asks = Asks(method._differentiates, method._of_inputs, smoothed)
     if all(is_plain(arguments.get(name)) for name in _FORMS) and callable(method.forward_func):
         found = Conversion(method.forward_func, arguments)
     else:
-        found = convert(method.forward_func, arguments, *wanted)
+        found = convert(method.forward_func, arguments, asks)
     found.output_names = class_names(method.forward_func)
     plain = method._over(found.function)
     target = found.arguments.get("target")
@@ -75,7 +77,7 @@ def _target(plain: Any, model: Any, target: Any, arguments: dict[str, Any]) -> A
         target = target.to_numpy()
     if hasattr(target, "dtype") and not isinstance(target, Tensor) and target.dtype.kind in "OUS":
         target = target.tolist()
-    each = target if isinstance(target, list) else [target]
+    each = [*target] if isinstance(target, list | tuple) else [target]
     if not any(isinstance(t, str) for t in each):
         return target
     names = class_names(model)
@@ -88,13 +90,18 @@ def _target(plain: Any, model: Any, target: Any, arguments: dict[str, Any]) -> A
     for name in each:
         fits = not isinstance(name, str) or name in names
         check(fits, "target", "one of the classes {}", repr(name), known)
-    places = [names.index(t) if isinstance(t, str) else t for t in each]
-    return places if isinstance(target, list) else places[0]
+    if callable(model):  # one that has names may still return something else, as for tokens
+        before = len(each) - 1 if isinstance(target, tuple) else 0
+        shape = plain._all_outputs(arguments["inputs"], arguments.get(_EXTRA)).shape
+        expected = "an integer or a tuple, as outputs are not those of the {} classes alone"
+        fits = len(shape) == before + 2 and shape[-1] == len(names)
+        check(fits, "target", expected, f"{target!r} for outputs {tuple(shape)}", len(names))
+    found = [names.index(t) if isinstance(t, str) else t for t in each]
+    return type(target)(found) if isinstance(target, list | tuple) else found[0]
 
 
 def _largest(plain: Any, arguments: dict[str, Any]) -> Tensor:  # [B] int64
     """Which of the model's outputs, [B, C], is the largest for each of the inputs."""
-    inputs, extra = arguments["inputs"], arguments.get("additional_forward_args")
-    outputs: Tensor = plain._all_outputs(inputs, extra)
+    outputs: Tensor = plain._all_outputs(arguments["inputs"], arguments.get(_EXTRA))
     check(outputs.dim() == 2, "target", "outputs [B, C] to find the largest of", outputs.shape)
     return outputs.argmax(1)

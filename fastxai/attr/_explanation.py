@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..core.checks import TensorOrTuple, check
 from ..core.named_axes import cut, names_array, places
+from ..interop.tables import as_numpy
 
 
 @dataclass(frozen=True)
@@ -250,7 +251,7 @@ def as_arrays(explanation: Explanation) -> Explanation:
     """The same with numpy arrays for tensors."""
 
     def array(value: Any) -> Any:
-        return value.numpy(force=True) if isinstance(value, Tensor) else value
+        return as_numpy(value) if isinstance(value, Tensor) else value
 
     changed = {name: mapped(array, getattr(explanation, name)) for name in _BY_ROW}
     return replace(explanation, **changed)
@@ -326,7 +327,9 @@ class _Axes:
             if len(value) != self.sizes[0]:
                 return value
             fits = isinstance(whole.values, Tensor) and tuple(value.shape[1:]) == self.features
-            return rows_of(value, *(features if fits else ()))
+            found = rows_of(value, *(features if fits else ()))
+            # A cell of an array of words is a word.
+            return found if isinstance(found, Tensor) else np.asarray(found, dtype=object)
 
         changed = {f: mapped(of_outputs, getattr(whole, f)) for f in _OF_OUTPUTS}
         changed |= {

@@ -101,7 +101,8 @@ def _taken_apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         tensors[name] = value.detach().cpu().contiguous().clone()  # views would be shared
         return "tensor"
     if isinstance(value, np.ndarray):
-        return {"objects": _of_objects(value.tolist(), name)}
+        cells = [_of_object(cell, name) for cell in value.ravel().tolist()]
+        return {"objects": [list(value.shape), cells]}
     if isinstance(value, tuple | list):
         kind = "tuple" if isinstance(value, tuple) else "list"
         return {kind: [_taken_apart(v, f"{name}.{i}", tensors) for i, v in enumerate(value)]}
@@ -110,10 +111,9 @@ def _taken_apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     return None if value is None else {"is": value}
 
 
-def _of_objects(value: Any, name: str) -> Any:
-    """An array of objects as JSON has it; None for NaN."""
-    if isinstance(value, list):
-        return [_of_objects(part, name) for part in value]
+def _of_object(value: Any, name: str) -> Any:
+    """An object as JSON has it; None for NaN."""
+    value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, float) and not math.isfinite(value):
         check(math.isnan(value), name, "words, truth values and finite numbers", value)
         return None
@@ -198,18 +198,19 @@ def _put_together(form: Any, name: str, tensors: dict[str, Tensor], depth: int) 
     return tuple(found) if kind == "tuple" else list(found)
 
 
-def _objects(rows: list[Any], name: str) -> Any:  # [B, M]
-    """An array of objects, or [M] for one row."""
-    flat = rows if not any(isinstance(row, list) for row in rows) else None
-    width = None if flat is not None else len(rows[0])
-    for row in [flat] if flat is not None else rows:
-        fine = isinstance(row, list) and (width is None or len(row) == width)
-        fine = fine and all(v is None or isinstance(v, str | bool | int | float) for v in row)
-        _expect(fine, f"rows of words and numbers in {name}", row)
-    shape = (len(rows),) if width is None else (len(rows), width)
-    found = np.empty(shape, dtype=object)
-    found[...] = rows
-    return np.where(found == np.array(None), np.nan, found)
+def _objects(parts: list[Any], name: str) -> Any:  # [B, M], or [M] or [] for one row
+    """An array of objects, from its shape and its cells."""
+    expected = f"the shape and the cells, words and numbers, of {name}"
+    fine = len(parts) == 2 and all(isinstance(part, list) for part in parts)
+    _expect(fine, expected, parts)
+    shape, cells = parts
+    fine = len(shape) <= 2 and all(type(n) is int and 0 <= n < 2**31 for n in shape)
+    fine = fine and math.prod(shape) == len(cells)
+    fine = fine and all(v is None or isinstance(v, str | bool | int | float) for v in cells)
+    _expect(fine, expected, parts)
+    found = np.empty(len(cells), dtype=object)
+    found[:] = [np.nan if cell is None else cell for cell in cells]
+    return found.reshape(shape)
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from ..interop.tables import as_array
 from ._explanation_to_shap import default_names
 from ._palette import LOWERS, RAISES, rgb
 
@@ -130,9 +131,7 @@ def _part(explanation: Any, targets: tuple[int, ...], values: Any, errors: Any) 
         None
         if spread is None
         else torch.cat([p.flatten(2) if p.dim() > 2 else p[..., None] for p in spread], 2),
-        None
-        if data is None
-        else np.concatenate([np.asarray(d).reshape(rows, -1) for d in data], 1),
+        None if data is None else np.concatenate([as_array(d).reshape(rows, -1) for d in data], 1),
         names,
     )
     return _features(explanation, targets, columns, note)

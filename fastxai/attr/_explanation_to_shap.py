@@ -40,7 +40,8 @@ def to_shap(
             found = np.moveaxis(found, 1, -1)
         return found
 
-    by_output = [p.reshape(rows, -1, *s) for p, s in zip(parts, shapes, strict=True)]
+    number = math.prod(targets)  # of outputs
+    by_output = [p.reshape(rows, number, *s) for p, s in zip(parts, shapes, strict=True)]
     if not c:
         by_output = parts
     values = joined(by_output, 2 if c else 1)
@@ -48,7 +49,7 @@ def to_shap(
     if explanation.standard_errors is not None:
         spread = _parts(explanation.standard_errors)
         if c:
-            spread = [p.reshape(rows, -1, *s) for p, s in zip(spread, shapes, strict=True)]
+            spread = [p.reshape(rows, number, *s) for p, s in zip(spread, shapes, strict=True)]
         errors = joined(spread, 2 if c else 1)
     if names is None and values.ndim - bool(c) < 3:
         names = default_names(shapes, several)
@@ -104,12 +105,13 @@ def _base(explanation: Any, values: Any, rows: int, has_outputs: bool) -> Any:
     """Where the values add up from, [N] or [N, C]."""
     base = explanation.baseline_outputs
     if base is not None:
-        base = as_float64(base).reshape(len(base), -1)
+        base = as_float64(base)
+        base = base.reshape(len(base), math.prod(base.shape[1:]))
     else:
         outputs = as_float64(explanation.outputs)
-        outputs = outputs.reshape(len(outputs), -1)
+        outputs = outputs.reshape(len(outputs), math.prod(outputs.shape[1:]))
         total = values if has_outputs else values[..., None]
-        base = outputs - total.reshape(rows, -1, total.shape[-1]).sum(1)
+        base = outputs - total.sum(axis=tuple(range(1, total.ndim - 1)))
     base = np.array(np.broadcast_to(base, (rows, base.shape[1])))
     return base if has_outputs else base[:, 0]
 

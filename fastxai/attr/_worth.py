@@ -21,6 +21,7 @@ from ._perturbation import PerturbationAttribution
 Link = Callable[[Tensor], Tensor]
 
 _NEAREST = 1e-15  # of a probability to 0 and 1, as in shap
+_ROUNDING = 1e-3  # of probabilities in float16
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,11 @@ class Worth:
         found = self.link(values.to(torch.float64))
         fits = isinstance(found, Tensor) and found.shape == values.shape
         check(fits, "link", "a number for each number", getattr(found, "shape", type(found)))
+        odd = values.isfinite() & ~found.isfinite()
+        if bool(odd.any()):  # as differences of infinities are no numbers either
+            expected = "a function that gives finite numbers"
+            got = f"{found[odd][0].item()} for {values[odd][0].item():.6g}"
+            raise ArgumentError(f"link: expected {expected}, got {got}")
         return found.to(torch.float64)
 
 
@@ -132,6 +138,10 @@ def _called(link: Callable[[Any], Any], values: Tensor) -> Tensor:
 
 
 def _logit(p: Tensor) -> Tensor:
+    wrong = (p < -_ROUNDING) | (p > 1 + _ROUNDING)
+    if bool(wrong.any()):
+        got = f"{p[wrong][0].item():.6g}"
+        raise ArgumentError(f"link: expected probabilities from the model for 'logit', got {got}")
     p = p.clamp(_NEAREST, 1 - _NEAREST)
     return (p / (1 - p)).log()
 

@@ -28,7 +28,7 @@ def places(
 
     Raises:
         IndexError: there is no such place, or there are too many indices.
-        ArgumentError: there is no such name.
+        ArgumentError: there is no such name, or several.
     """
     keys = list(key) if isinstance(key, tuple) else [key]
     dots = [i for i, k in enumerate(keys) if k is Ellipsis]
@@ -75,6 +75,9 @@ def _named(key: str, names: Sequence[str] | None, axis: str) -> int:
         expected = (
             f"one of the {axis}s {listed}" if known else f"a number, as {axis}s have no names"
         )
+        raise ArgumentError(f"index: expected {expected}, got {key!r}")
+    if known.count(key) > 1:
+        expected = f"a number, as several {axis}s are called so"
         raise ArgumentError(f"index: expected {expected}, got {key!r}")
     return known.index(key)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..core.checks import ArgumentError
 from ..core.engine.outputs import entry
-from .models import callable_of
+from .models import Selection, callable_of
 from .tables import Table
 
 Function = Callable[..., Any]
@@ -29,7 +29,8 @@ def select_output(model: Any, output: str | int) -> Function:
     """The model with one of its outputs as the only one.
 
     Args:
-        model: a module or a function that returns several: a tuple, a dict or a dataclass.
+        model: a module, a function or an estimator that returns several: a tuple, a list, a dict
+            or a dataclass.
         output: a key, the name of an attribute, or a place.
 
     Raises:
@@ -37,18 +38,32 @@ def select_output(model: Any, output: str | int) -> Function:
     """
     if not isinstance(output, str | int) or isinstance(output, bool):
         raise ArgumentError(f"output: expected a name or a place, got {output!r}")
+    selection = Selection(model, output)
     if isinstance(model, nn.Module):
-        return _Selected(model, output)
-    return lambda *args, **kwargs: entry(model(*args, **kwargs), output)
+        return _SelectedModule(model, selection)
+    return _SelectedFunction(selection)
 
 
-class _Selected(_Wrapper):
-    def __init__(self, model: nn.Module, output: str | int):
+class _SelectedModule(_Wrapper):
+    def __init__(self, model: nn.Module, selects: Selection):
         super().__init__(model)
-        self._output = output
+        self._output = selects.output
+
+    @property
+    def selects(self) -> Selection:
+        return Selection(self.model, self._output)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         return entry(self.model(*args, **kwargs), self._output)
+
+
+class _SelectedFunction:
+    def __init__(self, selects: Selection):
+        self.selects = selects
+        self._function = callable_of(selects.model, "forward_func")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        return entry(self._function(*args, **kwargs), self.selects.output)
 
 
 def by_keyword(model: Function, names: Sequence[str]) -> Function:

@@ -15,7 +15,7 @@ from ..core.checks import ArgumentError, check
 from ..core.modules import modules_of
 from .calls import by_keyword, on_arrays, on_table
 from .models import place_of
-from .tables import Table, as_array, is_frame, is_series, is_sparse
+from .tables import Table, as_array, as_numpy, is_frame, is_series, is_sparse
 
 _PLAIN = (Tensor, int, float, bool, type(None))
 PLAIN = frozenset(_PLAIN)
@@ -54,18 +54,32 @@ class Conversion:
     output_names: list[str] | None = None
 
     def back(self, values: Any) -> Any:
-        """Tensors, in tuples perhaps, in the form of the inputs."""
+        """Attributions, with a convergence delta perhaps, in the form of the inputs."""
         if self.to_numpy:
-            values = tree_map(lambda v: v.numpy(force=True) if isinstance(v, Tensor) else v, values)
-        is_for_each = isinstance(values, tuple) and self.keys is not None
-        if is_for_each and len(values) == len(self.keys or ()):
-            return dict(zip(self.keys or (), values, strict=True))
-        return values
+            values = tree_map(lambda v: as_numpy(v) if isinstance(v, Tensor) else v, values)
+        if self.keys is None or not isinstance(values, tuple):
+            return values
+        if isinstance(values[0], tuple):  # those of all inputs, and the delta
+            return (dict(zip(self.keys, values[0], strict=True)), *values[1:])
+        return dict(zip(self.keys, values, strict=True))
 
 
-def convert(
-    model: Any, arguments: Mapping[str, Any], differentiates: bool, of_inputs: bool
-) -> Conversion:
+@dataclass(frozen=True)
+class Asks:
+    """What a method asks of its model.
+
+    Args:
+        differentiates: whether it takes gradients, or adds noise, so that inputs must be floats.
+        of_inputs: whether it is about the inputs, and not about a layer.
+        takes_tensors: whether the model must take tensors, as it is differentiated.
+    """
+
+    differentiates: bool
+    of_inputs: bool
+    takes_tensors: bool
+
+
+def convert(model: Any, arguments: Mapping[str, Any], asks: Asks) -> Conversion:
     """Takes a call of a method with arguments in any form.
 
     A module is given tensors on its device, numbers with a fraction in its dtype. Any other
@@ -75,18 +89,17 @@ def convert(
     Args:
         model: a function, a module, or an estimator with ``predict_proba`` or ``predict``.
         arguments: of the method, by name, ``inputs`` among them.
-        differentiates: whether the method takes gradients, and
-        of_inputs: whether with respect to the inputs.
+        asks: what the method asks of the model.
 
     Raises:
         ArgumentError: naming the argument, and the column of a DataFrame, at fault.
     """
     inputs = arguments["inputs"]
-    if isinstance(inputs, Mapping):
-        return _of_mapping(model, arguments, differentiates, of_inputs)
+    if isinstance(inputs, Mapping) and not is_sparse(inputs):
+        return _of_mapping(model, arguments, asks)
     if any(map(_is_table, (inputs, arguments.get("background")))):
-        return _of_table(model, arguments, differentiates)
-    into = _Into(model, differentiates, of_inputs)
+        return _of_table(model, arguments, asks)
+    into = _Into(model, asks)
     tensors = into.tensors(inputs, "inputs")
     came_as_tensors = all(isinstance(x, Tensor) for x in _each(inputs))
     converted = {**arguments, "inputs": tensors}
@@ -100,7 +113,7 @@ def convert(
     if _EXTRA in arguments:
         converted[_EXTRA] = extra
     function = model
-    if not callable(model) or not (into.module or differentiates or came_as_tensors):
+    if not callable(model) or not (into.module or asks.takes_tensors or came_as_tensors):
         function = on_arrays(model, are_arrays)
     elif any(are_arrays) and not into.module:
         raise ArgumentError(
@@ -113,13 +126,14 @@ def convert(
 class _Into:
     """Brings arrays into tensors for a model."""
 
-    def __init__(self, model: Any, differentiates: bool, of_inputs: bool):
+    def __init__(self, model: Any, asks: Asks):
         modules = modules_of(model)
         self.module = modules[0] if modules else None
         self.dtype, self.device = (
             (None, torch.device("cpu")) if self.module is None else place_of(self.module)
         )
-        self._to_floats = differentiates and of_inputs  # as integers cannot be differentiated
+        # Integers cannot be differentiated.
+        self._to_floats = asks.differentiates and asks.of_inputs
 
     def tensors(self, values: Any, argument: str) -> Any:
         """A tensor for an array or a list of numbers; in a tuple for those in a tuple."""
@@ -131,8 +145,9 @@ class _Into:
     def arrays(self, values: Any) -> Any:
         """Copies, as the user may write to his own."""
         if isinstance(values, tuple):
-            return tuple(np.array(as_array(v)) for v in values)
-        return np.array(as_array(values))
+            return tuple(map(self.arrays, values))
+        array = as_array(values)
+        return np.array(array, dtype=_in_torch(array, "inputs"))
 
     def extra(self, values: Any, batch: int) -> tuple[Any, list[bool]]:
         """Extra arguments with tensors for the arrays that have a row for each example."""
@@ -150,17 +165,19 @@ class _Into:
             return value
         if is_series(value) or is_frame(value):
             value = value.to_numpy()
-        is_array = isinstance(value, np.ndarray | list) or hasattr(value, "__array__")
-        if not is_array or any(isinstance(v, Tensor) for v in value if isinstance(value, list)):
+        value = value.toarray() if is_sparse(value) else value
+        is_list = isinstance(value, list)
+        is_array = is_list or isinstance(value, np.ndarray) or hasattr(value, "__array__")
+        if not is_array or (is_list and any(isinstance(v, Tensor) for v in value)):
             return value  # which the method's own checks refuse by name
         try:
-            array = np.asarray(value)
+            array = as_array(value)
         except ValueError as error:
             raise ArgumentError(f"{argument}: expected rows of one length, got others") from error
         fits = array.dtype.kind in "biufc"
         check(fits, argument, "numbers", f"values such as {_first(array)!r}")
         # A copy, as arrays may be read-only, or run backwards.
-        tensor = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+        tensor = torch.from_numpy(np.array(array, dtype=_in_torch(array, argument)))
         if any_dtype and self.module is None:
             return tensor
         is_of_floats = tensor.is_floating_point() or (self._to_floats and not tensor.is_complex())
@@ -169,7 +186,7 @@ class _Into:
         return tensor.to(self.device)
 
 
-def _of_table(model: Any, arguments: Mapping[str, Any], differentiates: bool) -> Conversion:
+def _of_table(model: Any, arguments: Mapping[str, Any], asks: Asks) -> Conversion:
     """A call with a DataFrame, a column of it, or a sparse matrix."""
     inputs, background = arguments["inputs"], arguments.get("background")
     shape: Any = background if _is_table(background) and not is_series(background) else inputs
@@ -179,17 +196,22 @@ def _of_table(model: Any, arguments: Mapping[str, Any], differentiates: bool) ->
     taken = table.take(inputs, "inputs")
     table = taken.table
     converted = {**arguments, "inputs": taken.numbers}
-    text = next((c.name for c in table.columns if c.values is not None), None)
+    of_words = next((c for c in table.columns if c.values is not None), None)
+    text = None if of_words is None else of_words.name
     for name in _LIKE_INPUTS:
         value = arguments.get(name)
+        if isinstance(value, np.ndarray | np.generic) and value.ndim == 0:
+            converted[name] = value = value.item()
         if name in arguments and not (value is None or isinstance(value, int | float)):
             # Of one more category, say.
             rows = table.take(value, name)
             table, converted[name] = rows.table, rows.numbers
     modules = modules_of(model)
-    if modules or differentiates:
-        expected = "columns of numbers, as the model takes tensors"
-        check(text is None, "inputs", expected, f"column {text!r}")
+    if modules or asks.differentiates:
+        expected = "columns of numbers, as the method or the model takes no other"
+        got = "" if of_words is None else f"column {text!r} of {of_words.dtype}"
+        check(of_words is None, "inputs", expected, got)
+    if modules or asks.takes_tensors:
         dtype, device = place_of(modules[0]) if modules else (None, torch.device("cpu"))
         dtype = dtype or torch.get_default_dtype()
         names = [n for n in ("inputs", *_LIKE_INPUTS) if isinstance(converted.get(n), Tensor)]
@@ -200,6 +222,7 @@ def _of_table(model: Any, arguments: Mapping[str, Any], differentiates: bool) ->
             has_rows = isinstance(converted["baselines"], Tensor)
             expected = "rows to take the place of absent features, as column {!r} is not of numbers"
             check(has_rows, "baselines", expected, repr(converted["baselines"]), text)
+        table = table.without_integers() if asks.differentiates else table
         device, function = torch.device("cpu"), on_table(model, table)
     _convert_masks(converted, device)
     columns = None if table.names is None else list(table.names)
@@ -213,16 +236,17 @@ def _shown(rows: Any, numbers: Tensor, text: Any) -> Any:  # [n, M]
     """Rows as an explanation shows them: numbers, or objects where a column has words."""
     if text is None:
         return numbers.numpy().copy()
-    shown = (rows.to_frame().T if is_series(rows) else rows).to_numpy(dtype=object)
-    return np.where(np.equal(shown, shown) & (shown != None), shown, np.nan)  # noqa: E711
+    shown = (rows.to_frame().T if is_series(rows) else rows).astype(object)
+    return np.where(shown.isna(), np.nan, shown.to_numpy())
 
 
-def _of_mapping(
-    model: Any, arguments: Mapping[str, Any], differentiates: bool, of_inputs: bool
-) -> Conversion:
+def _of_mapping(model: Any, arguments: Mapping[str, Any], asks: Asks) -> Conversion:
     """A call with a dict, as tokenizers return: the model is called with its entries by name."""
     given, name = dict(arguments["inputs"]), "inputs"
     check(len(given) > 0, name, "at least one tensor", "an empty dict")
+    for key, value in given.items():
+        check(isinstance(key, str), name, "names of the model's arguments as keys", repr(key))
+        given[key] = _rows_of_numbers(value, f"{name}[{key!r}]")
     beside = arguments.get(_EXTRA) is None
     check(beside, _EXTRA, "None, as inputs in a dict have those arguments too", "some")
     main = _main_input(model, given)
@@ -244,8 +268,9 @@ def _of_mapping(
     inputs = given[main] if main is not None else tuple(given[key] for key in explained)
     extra = tuple(given[key] for key in others) or None
     plain = {**arguments, **aligned, "inputs": inputs, _EXTRA: extra}
-    found = convert(function, plain, differentiates, of_inputs)
-    found.keys = None if main is not None else tuple(explained)
+    found = convert(function, plain, asks)
+    if main is None and asks.of_inputs:
+        found.keys = tuple(explained)
     return found
 
 
@@ -280,6 +305,20 @@ def _convert_masks(arguments: dict[str, Any], device: torch.device) -> None:
     arguments[_MASK] = tuple(map(tensor, mask)) if isinstance(mask, tuple) else tensor(mask)
 
 
+def _rows_of_numbers(value: Any, argument: str) -> Any:
+    """An array for a DataFrame or a list of numbers, as tokenizers return; all else as it is."""
+    if is_frame(value) or is_series(value):
+        return value.to_numpy()
+    if not isinstance(value, list):
+        return value
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        expected = "rows of one length (padding=True makes them so)"
+        raise ArgumentError(f"{argument}: expected {expected}, got others") from error
+    return array if array.dtype.kind in "biuf" else value
+
+
 def _is_table(value: Any) -> bool:
     return is_frame(value) or is_series(value) or is_sparse(value)
 
@@ -290,6 +329,18 @@ def _is_rows(value: Any) -> bool:
 
 def _each(values: Any) -> Sequence[Any]:
     return values if isinstance(values, tuple) else (values,)
+
+
+def _in_torch(array: np.ndarray, argument: str) -> np.dtype:
+    """The dtype that torch computes with for an array's."""
+    dtype: np.dtype = array.dtype.newbyteorder("=")
+    if dtype.kind == "u" and dtype.itemsize > 1:
+        fits = array.size == 0 or int(array.max()) < 2**63
+        check(fits, argument, "integers below 2^63", array.max() if array.size else 0)
+        return np.dtype(np.int32 if dtype.itemsize == 2 else np.int64)
+    if dtype.kind in "fc" and dtype.itemsize > 8 * (1 + (dtype.kind == "c")):  # long double
+        return np.dtype(np.float64 if dtype.kind == "f" else np.complex128)
+    return dtype
 
 
 def _first(array: np.ndarray) -> Any:

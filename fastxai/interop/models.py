@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,10 @@ class RowFunction(RowByRow):
 
 def callable_of(model: Any, argument: str = "model") -> Callable[..., Any]:
     """What is called of a model."""
+    if not callable(model) and _gives_labels(model):
+        expected = "a model that gives numbers, as decision_function does"
+        got = f"the labels that predict gives of a {type(model).__name__}"
+        raise ArgumentError(f"{argument}: expected {expected}, got {got}")
     function: Callable[..., Any]
     for function in (model, *(getattr(model, n, None) for n in ("predict_proba", "predict"))):
         if callable(function):
@@ -78,12 +83,42 @@ def callable_of(model: Any, argument: str = "model") -> Callable[..., Any]:
     raise ArgumentError(f"{argument}: expected {expected}, got {repr(model)[:80]}")
 
 
+@dataclass(frozen=True)
+class Selection:
+    """One of the outputs of a model that returns several."""
+
+    model: Any
+    output: str | int
+
+    def class_names(self) -> list[str] | None:
+        """Those of this output, if it is one of a classifier's."""
+        classes: Any = getattr(self.model, "classes_", None)
+        if isinstance(self.output, str):
+            return class_names(self.model) if self.output == "logits" else None
+        if not isinstance(classes, list) or not -len(classes) <= self.output < len(classes):
+            return None
+        return [str(c) for c in np.asarray(classes[self.output]).ravel()]
+
+
+def _gives_labels(estimator: Any) -> bool:
+    """Whether an estimator has no more to say than which class, or cluster, a row is of."""
+    if callable(getattr(estimator, "predict_proba", None)):
+        return False
+    labels = (getattr(estimator, name, None) for name in ("classes_", "labels_"))
+    return any(found is not None and len(found) > 0 for found in labels)
+
+
 def class_names(model: Any) -> list[str] | None:
     """What the outputs of a classifier are called: of an estimator, or one of Hugging Face."""
+    selected = getattr(model, "selects", None)
+    if isinstance(selected, Selection):
+        return selected.class_names()
     classes = getattr(model, "classes_", None)
     owner = getattr(model, "__self__", None)
     if owner is not None and getattr(model, "__name__", "") == "predict_proba":
         classes = getattr(owner, "classes_", None)
+    if isinstance(classes, list) and any(isinstance(c, np.ndarray) for c in classes):
+        return None  # of several outputs
     if classes is not None:
         return [str(c) for c in np.asarray(classes).ravel()]
     labels = getattr(getattr(model, "config", None), "id2label", None)

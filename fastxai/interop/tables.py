@@ -95,6 +95,10 @@ class Table:
         frame.columns = self.index
         return frame
 
+    def without_integers(self) -> Table:
+        """The same for rows whose numbers need not be whole."""
+        return replace(self, columns=tuple(c.without_integers() for c in self.columns))
+
     def _take_frame(self, data: Any, argument: str) -> Taken:
         pandas = _pandas()
         is_single = False
@@ -155,8 +159,24 @@ def as_array(data: Any) -> Any:
     if is_frame(data) or is_series(data):
         return data.to_numpy()
     if isinstance(data, Tensor):
-        return data.detach().cpu().numpy()
+        return as_numpy(data)
+    if isinstance(data, np.ma.MaskedArray):
+        return unmasked(data)
     return data if is_sparse(data) else np.asarray(data)
+
+
+def as_numpy(tensor: Tensor) -> np.ndarray:
+    """A tensor's numbers; numpy has no bfloat16."""
+    tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    return tensor.numpy(force=True)
+
+
+def unmasked(data: Any) -> np.ndarray:
+    """A masked array with NaN where it is masked, as what is there is nobody's."""
+    if not np.ma.is_masked(data):
+        return np.asarray(data.data)
+    floats = data if data.dtype.kind == "f" else data.astype(np.float64)
+    return np.asarray(floats.filled(np.nan))
 
 
 def names_of(data: Any) -> tuple[str, ...] | None:
@@ -223,7 +243,7 @@ def _floats(data: Any, argument: str) -> np.ndarray:
     fits = fits or hasattr(data, "__array__")
     check(fits, argument, expected, type(data).__name__)
     try:
-        array = np.asarray(data)
+        array = as_array(data)
     except ValueError as error:
         raise ArgumentError(f"{argument}: expected rows of one length, got others") from error
     check(array.dtype.kind != "c", argument, "real numbers", array.dtype)

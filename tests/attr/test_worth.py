@@ -107,3 +107,13 @@ def test_bad_arguments_are_named_before_the_model_is_called(method, options, bad
 def test_a_link_gives_a_number_for_each():
     with pytest.raises(fastxai.ArgumentError, match="link: expected a number for each"):
         ShapleyValues(model).attribute(X, background=BACKGROUND, link=lambda p: p.sum())
+
+
+@pytest.mark.parametrize("method", [KernelShap, ShapleyValues, ShapleyValueSampling])
+def test_a_link_that_does_not_fit_the_outputs_is_told(method):
+    x, background = torch.randn(2, 3), torch.randn(4, 3)
+    with pytest.raises(fastxai.ArgumentError, match=r"link: .*probabilities.*'logit', got -"):
+        method(lambda z: -5 - z[:, 0].abs()).attribute(x, background=background, link="logit")
+    refused = pytest.raises(fastxai.ArgumentError, match=r"link: expected .*finite.*got nan for -")
+    with refused, np.errstate(invalid="ignore"):
+        method(lambda z: -5 - z[:, 0].abs()).attribute(x, background=background, link=np.log)

@@ -55,6 +55,9 @@ def packed(results: Sequence[Tensor], like: Like) -> Like:
     return cast(Like, tuple(results) if isinstance(like, tuple) else results[0])
 
 
+_UNSIGNED = frozenset((torch.uint16, torch.uint32, torch.uint64))  # torch only stores them
+
+
 def check_inputs(
     inputs: TensorOrTuple, differentiable: bool, floating: bool = True, argument: str = "inputs"
 ) -> Inputs:
@@ -86,6 +89,8 @@ def _are_fine(tensors: tuple[Any, ...], differentiable: bool, floating: bool) ->
     for x in tensors:
         if not isinstance(x, Tensor) or not _is_plain(x) or x.dim() == 0:
             return False
+        if x.dtype in _UNSIGNED:
+            return False
         if x.shape[0] != tensors[0].shape[0] or x.device != tensors[0].device:
             return False
         if differentiable and (x.is_inference() or not (x.is_floating_point() or not floating)):
@@ -102,6 +107,7 @@ def _check_each(
             expected = "a torch.Tensor" if in_tuple else "a torch.Tensor or a tuple of them"
             raise ArgumentError(f"{name}: expected {expected}, got a {type(x).__name__}")
         check_dense(x, name)
+        check(x.dtype not in _UNSIGNED, name, "a dtype that torch computes with", x.dtype)
         check(x.dim() > 0, name, "a batch dimension first", "a tensor without dimensions")
         check(
             x.shape[0] == tensors[0].shape[0],

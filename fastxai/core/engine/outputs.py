@@ -71,8 +71,7 @@ def tensor_of(output: Any, device: torch.device | None = None) -> Tensor:
         output = output.to_numpy()
     if isinstance(output, np.ndarray):
         return _of_array(output)
-    entries = _entries(output)
-    found = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
+    found = _tensors(output)
     if "logits" in found:
         return found["logits"]
     if len(found) == 1:
@@ -98,11 +97,23 @@ def entry(output: Any, name: str | int) -> Tensor:
     if isinstance(name, int) and not entries.keys() & {name}:
         named = dict(enumerate(entries.values()))
         entries = {**named, **{i - len(named): value for i, value in named.items()}}
-    if not isinstance(entries.get(name), Tensor):
-        known = [n for n, value in _entries(output).items() if isinstance(value, Tensor)]
-        got = f"{', '.join(map(repr, known)) or 'none'} in a {type(output).__name__}"
+    found = entries.get(name)
+    if not isinstance(found, Tensor | np.ndarray):
+        known = ", ".join(map(repr, _tensors(output)))
+        got = f"{known or 'none'} in a {type(output).__name__}"
         raise ArgumentError(f"output: expected a tensor called {name!r}, got {got}")
-    return entries[name]  # type: ignore[no-any-return]
+    return tensor_of(found)
+
+
+def _tensors(output: Any) -> dict[Any, Tensor]:
+    """Those in an output, and arrays as tensors, by name or place."""
+    entries = _entries(output).items()
+    return {
+        name: tensor_of(value)
+        for name, value in entries
+        if isinstance(value, Tensor)
+        or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf")
+    }
 
 
 def _entries(output: Any) -> dict[Any, Any]:
@@ -113,7 +124,13 @@ def _entries(output: Any) -> dict[Any, Any]:
         return dict(zip(output._fields, output, strict=True))
     if isinstance(output, tuple | list):
         return dict(enumerate(output))
-    return dict(getattr(output, "__dict__", {}))
+    slots = [n for kind in type(output).__mro__ for n in _names(vars(kind).get("__slots__", ()))]
+    found = {n: getattr(output, n) for n in slots if hasattr(output, n)}
+    return {**found, **getattr(output, "__dict__", {})}
+
+
+def _names(slots: Any) -> Any:
+    return (slots,) if isinstance(slots, str) else slots
 
 
 def _of_array(output: np.ndarray) -> Tensor:
@@ -126,4 +143,12 @@ def _of_array(output: np.ndarray) -> Tensor:
             f"forward_func: expected outputs that are numbers, got {first}; explain probabilities "
             "rather than labels"
         )
-    return torch.from_numpy(np.array(output))  # a copy: the model may write to its own again
+    if isinstance(output, np.ma.MaskedArray):
+        if np.ma.is_masked(output):
+            raise ArgumentError("forward_func: expected outputs that are numbers, got masked ones")
+        output = output.data
+    dtype = output.dtype.newbyteorder("=")
+    if dtype.kind in "f" and dtype.itemsize > 8:  # long double, which torch has not
+        dtype = np.dtype(np.float64)
+    # A copy: the model may write to its own again.
+    return torch.from_numpy(np.array(output, dtype=dtype))
