@@ -76,8 +76,11 @@ def check_inputs(
     if not _are_fine(tensors, differentiable, floating):
         _check_each(tensors, argument, in_tuple, differentiable, floating)
     detached = tuple([x.detach() for x in tensors])
-    for i, x in enumerate(detached):
-        _warn_unless_finite(x, argument, i, in_tuple)
+    # A method that only compares outputs does no arithmetic with inputs, and to trees NaN is a
+    # value like others; a model that gives NaN for it is told the row.
+    if differentiable:
+        for i, x in enumerate(detached):
+            _warn_unless_finite(x, argument, i, in_tuple)
     return Inputs(detached, in_tuple)
 
 
@@ -134,7 +137,7 @@ def _is_plain(x: Tensor) -> bool:
 
 
 def check_baselines(
-    baselines: Any, inputs: Inputs, argument: str = "baselines"
+    baselines: Any, inputs: Inputs, argument: str = "baselines", differentiable: bool = True
 ) -> tuple[Tensor, ...]:
     """Brings the baselines into the form [B, *F_i] or [1, *F_i], in the inputs' dtype and device.
 
@@ -145,6 +148,7 @@ def check_baselines(
             or a tuple of those, one for each input.
         inputs: the checked inputs.
         argument: what the user calls them.
+        differentiable: whether the method takes gradients, for which missing values are no values.
 
     Raises:
         ArgumentError: naming the baseline at fault.
@@ -162,12 +166,12 @@ def check_baselines(
     )
     pairs = zip(baselines, inputs.tensors, strict=True)
     return tuple(
-        _check_baseline(b, x, name_of(argument, i, inputs.in_tuple))
+        _check_baseline(b, x, name_of(argument, i, inputs.in_tuple), differentiable)
         for i, (b, x) in enumerate(pairs)
     )
 
 
-def _check_baseline(baseline: Any, x: Tensor, name: str) -> Tensor:
+def _check_baseline(baseline: Any, x: Tensor, name: str, differentiable: bool) -> Tensor:
     one_row = (1, *x.shape[1:])
     if isinstance(baseline, numbers.Number | np.generic):
         return _check_number(baseline, x, name).expand(one_row).clone()
@@ -187,7 +191,8 @@ def _check_baseline(baseline: Any, x: Tensor, name: str) -> Tensor:
     )
     _check_real(baseline, x, name)
     baseline = baseline.detach().reshape(shape).expand(shape[0], *x.shape[1:])
-    _warn_unless_finite(baseline, name)
+    if differentiable:
+        _warn_unless_finite(baseline, name)
     converted: Tensor = baseline.to(_dtype_for(baseline, x))
     return converted
 
