@@ -49,14 +49,14 @@ def main(data: Path, out: Path) -> dict[str, fastxai.Explanation]:
     path = layer.explain(given, n_steps=50, **shared)
 
     out.mkdir(parents=True, exist_ok=True)
-    figure = Figure(figsize=(14, 6), layout="constrained")
+    figure = Figure(figsize=(14, 4.4), layout="constrained")
     for (left, right), line, text in zip(
         figure.subplots(len(TEXTS), 2), range(len(TEXTS)), TEXTS, strict=True
     ):
         tokens = tokenizer.tokenize(text, add_special_tokens=True)
         values = shap.values[line, : len(tokens)]
         best = tokens[values.abs().argmax()]
-        print(f"{text}\n  praise rather than blame by {shap.outputs[line]:.1f}, above all: {best}")
+        print(f"{text}\n  the logit of praise is {shap.outputs[line]:+.1f}, above all by '{best}'")
         fastxai.plot.text(shap[line, : len(tokens)], tokens, target_names="praise", ax=left)
         words = path.values[line, : len(tokens)].sum(1)  # over what a token is embedded in
         fastxai.plot.text(words, tokens, target_names="praise", ax=right)
