@@ -76,11 +76,8 @@ def check_inputs(
     if not _are_fine(tensors, differentiable, floating):
         _check_each(tensors, argument, in_tuple, differentiable, floating)
     detached = tuple([x.detach() for x in tensors])
-    # A method that only compares outputs does no arithmetic with inputs, and to trees NaN is a
-    # value like others; a model that gives NaN for it is told the row.
-    if differentiable:
-        for i, x in enumerate(detached):
-            _warn_unless_finite(x, argument, i, in_tuple)
+    for i, x in enumerate(detached):
+        _warn_unless_finite(x, differentiable, argument, i, in_tuple)
     return Inputs(detached, in_tuple)
 
 
@@ -191,8 +188,7 @@ def _check_baseline(baseline: Any, x: Tensor, name: str, differentiable: bool) -
     )
     _check_real(baseline, x, name)
     baseline = baseline.detach().reshape(shape).expand(shape[0], *x.shape[1:])
-    if differentiable:
-        _warn_unless_finite(baseline, name)
+    _warn_unless_finite(baseline, differentiable, name)
     converted: Tensor = baseline.to(_dtype_for(baseline, x))
     return converted
 
@@ -289,13 +285,18 @@ def check_stdevs(stdevs: Any, inputs: Inputs) -> tuple[float, ...]:
     return tuple(map(float, each))
 
 
-def _warn_unless_finite(tensor: Tensor, name: str, index: int = 0, in_tuple: bool = False) -> None:
+def _warn_unless_finite(
+    tensor: Tensor, differentiable: bool, name: str, index: int = 0, in_tuple: bool = False
+) -> None:
     # Only where looking is free: on an accelerator it would make every call wait for the device.
     if tensor.device.type != "cpu" or not tensor.is_floating_point() or tensor.is_inference():
         return
     if math.isfinite(tensor.sum()):  # one cheap pass; one that overflows looks again
         return
-    bad = ~torch.isfinite(tensor.reshape(tensor.shape[0], -1))
+    flat = tensor.reshape(tensor.shape[0], -1)
+    # Where outputs are only compared NaN is a value like others, as it is to trees; a model that
+    # gives NaN for it is told the row.
+    bad = ~torch.isfinite(flat) if differentiable else torch.isinf(flat)
     rows = bad.any(1).nonzero().flatten().tolist()
     if rows:
         name = name_of(name, index, in_tuple)
