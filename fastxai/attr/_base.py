@@ -334,7 +334,7 @@ class Attribution:
         names: tuple[str, str] = ("inputs", "baselines"),  # what the user calls them
     ) -> Request:
         checked = check_inputs(inputs, self._differentiates, self._of_inputs, names[0])
-        checked_baselines = check_baselines(baselines, checked, names[1])
+        checked_baselines = check_baselines(baselines, checked, names[1], self._differentiates)
         checked = checked.in_dtypes_of(checked_baselines)
         forward_args = check_forward_args(additional_forward_args, self._differentiates)
         model = Model(

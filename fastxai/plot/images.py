@@ -34,6 +34,7 @@ def image(
         explanation: an explanation, or attributions [B, C, H, W], [C, H, W] or [H, W]; a dict of
             them by the names of methods, or a list, for pictures side by side.
         picture: the image, [C, H, W], [H, W] or with a batch dimension, shown in grey behind.
+            Attributions of fewer places, as those of a layer, are stretched over it.
         row: the row to draw, where there are several.
         mode: ``signed``, in the colours of what raises the output and lowers it; ``absolute``,
             how much a pixel contributes, whatever the sign.
@@ -58,7 +59,9 @@ def image(
     check(len(parts) > 0, "explanation", "at least one method", "none")
     check(errors is None or not several, "errors", "None, as there are several methods", "errors")
     found = [_pixels(part, errors, row) for part in parts]
-    behind = None if picture is None else _grey(picture, row, found[0][0].shape)
+    behind = None if picture is None else _grey(picture, row)
+    if behind is not None:
+        found = [_over(values, spread, behind.shape) for values, spread in found]
     if titles is None and isinstance(explanation, dict):
         titles = list(explanation)
     if titles is None:
@@ -112,12 +115,21 @@ def _one(array: Any, argument: str, row: int | None) -> Any:
     return array if array.ndim == 3 else array[None]
 
 
-def _grey(picture: Any, row: int | None, shape: tuple[int, ...]) -> Any:
+def _grey(picture: Any, row: int | None) -> Any:
     array = to_array(picture, "picture")
     array = _one(array, "picture", row if array.ndim == 4 and len(array) > 1 else None)
-    expected = "the height and width of the attributions, {}"
-    check(array.shape[1:] == shape, "picture", expected, array.shape[1:], shape)
     return array.mean(axis=0)
+
+
+def _over(values: Any, spread: Any, shape: tuple[int, int]) -> tuple[Any, Any]:
+    """Both in the picture's shape, each place as the rectangle of pixels that it is about."""
+    (high, wide), (height, width) = values.shape, shape
+    is_coarser = high <= height and wide <= width and abs(high * width - wide * height) < max(shape)
+    expected = "the height and width of the attributions, {}, or a multiple of them"
+    check(is_coarser, "picture", expected, shape, values.shape)
+    rows, columns = np.arange(height) * high // height, np.arange(width) * wide // width
+    place = rows[:, None], columns[None]
+    return values[place], None if spread is None else spread[place]
 
 
 def _draw(ax: Any, values: Any, spread: Any, behind: Any, mode: str, title: str) -> None:

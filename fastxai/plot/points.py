@@ -97,7 +97,7 @@ def beeswarm(
     ax.spines["left"].set_visible(False)
     ax.set_ylim(-0.6, len(order) - 0.4)
     if drawn is not None:
-        label = "the feature's own value" + (" (grey: not a number)" if blanks else "")
+        label = "the feature's own value" + (" (grey: a word, or missing)" if blanks else "")
         colour_bar(ax, drawn, label, [0, 1], ["low", "high"])
     rest = len(found.names) - len(order)
     if rest:

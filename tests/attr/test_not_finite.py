@@ -76,6 +76,15 @@ def test_gradients_that_are_no_numbers_name_their_rows(make):
         NoiseTunnel(explainer).attribute(x, nt_samples=2, stdevs=0.0)
 
 
+@pytest.mark.filterwarnings("error")
+def test_missing_values_are_values_where_outputs_are_compared():
+    """Trees have a branch for them: their attributions are as finite as the outputs."""
+    x, b = torch.tensor([[1.0, torch.nan]]), torch.tensor([[torch.nan, 2.0]])
+    for method in (FeatureAblation, KernelShap, ShapleyValues):
+        found = method(lambda rows: rows.isnan().float() @ torch.tensor([3.0, 5.0]))
+        assert found.attribute(x, b).tolist() == [[-3.0, 5.0]]
+
+
 def test_large_halves_are_numbers():
     x = torch.full((2, 4), 3e4, dtype=torch.float16)  # whose sum is none
     with warnings.catch_warnings():
@@ -102,8 +111,7 @@ def test_lime_of_missing_values(kernel):
     w = torch.tensor([1.0, -2.0, 0.5, 3.0])
     x = torch.tensor([[1.0, torch.nan, 2.0, -1.0], [1.0, 1.0, 1.0, 1.0]])
     lime = Lime(lambda x: torch.nan_to_num(x) @ w, LeastSquares(), kernel)
-    with pytest.warns(UserWarning, match="inputs: NaN"):
-        found = lime.attribute(x, n_samples=64, seed=0)
+    found = lime.attribute(x, n_samples=64, seed=0)
     torch.testing.assert_close(found, w * torch.nan_to_num(x), rtol=1e-4, atol=1e-4)
 
 

@@ -196,6 +196,12 @@ def test_waterfall_shows_what_is_not_attributed():
     assert plot.waterfall(VALUES[0], base=2).patches[-1].get_x() == 2
 
 
+def test_beeswarm_tells_what_grey_is():
+    words = np.array([["a", 1.0], ["b", 2.0], ["a", np.nan]], dtype=object)
+    ax = plot.beeswarm(VALUES[:, :2], data=words)
+    assert "grey: a word, or missing" in ax.figure.axes[1].get_ylabel()
+
+
 def test_beeswarm():
     ax = plot.beeswarm(explanation(), data=DATA, feature_names=NAMES)
     assert labels(ax)[:3] == ["income", "age", "חשבון"]
@@ -468,3 +474,23 @@ def test_colours_are_those_of_tables():
     from fastxai.attr import _palette
 
     assert (RAISES, LOWERS) == (_palette.RAISES, _palette.LOWERS)
+
+
+def test_a_layers_places_are_stretched_over_the_picture():
+    places, picture = np.array([[1.0, -2.0], [0.5, 3.0]]), np.zeros((1, 6, 9))
+    errors = np.array([[2.0, 0.1], [2.0, 2.0]])
+    for ax in (
+        plot.image(places, picture, errors=errors),
+        plot.image([np.ones((6, 9)), places[None]], picture)[1],
+    ):
+        behind, drawn = ax.images
+        assert behind.get_extent() == drawn.get_extent()
+        assert drawn.get_array()[::3, ::5].tolist() == places.tolist()
+    around = plot.image(places, picture, errors=errors).collections[0].get_segments()
+    assert np.concatenate(around).max(0).tolist() == [
+        8.5,
+        2.5,
+    ]  # the one that is sure: 4 × 3 pixels
+    for shape in ((1, 6, 2), (1, 1, 2)):
+        with pytest.raises(ArgumentError, match=r"picture: expected the height and width"):
+            plot.image(places, np.zeros(shape))

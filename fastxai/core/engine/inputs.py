@@ -80,7 +80,7 @@ def check_inputs(
         _check_each(tensors, argument, in_tuple, differentiable, floating)
     detached = tuple([x.detach() for x in tensors])
     for i, x in enumerate(detached):
-        _warn_unless_finite(x, argument, i, in_tuple)
+        _warn_unless_finite(x, differentiable, argument, i, in_tuple)
     return Inputs(detached, in_tuple)
 
 
@@ -140,7 +140,7 @@ def _is_plain(x: Tensor) -> bool:
 
 
 def check_baselines(
-    baselines: Any, inputs: Inputs, argument: str = "baselines"
+    baselines: Any, inputs: Inputs, argument: str = "baselines", differentiable: bool = True
 ) -> tuple[Tensor, ...]:
     """Brings the baselines into the form [B, *F_i] or [1, *F_i], in the inputs' dtype and device.
 
@@ -151,6 +151,7 @@ def check_baselines(
             or a tuple of those, one for each input.
         inputs: the checked inputs.
         argument: what the user calls them.
+        differentiable: whether the method takes gradients, for which missing values are no values.
 
     Raises:
         ArgumentError: naming the baseline at fault.
@@ -168,12 +169,12 @@ def check_baselines(
     )
     pairs = zip(baselines, inputs.tensors, strict=True)
     return tuple(
-        _check_baseline(b, x, name_of(argument, i, inputs.in_tuple))
+        _check_baseline(b, x, name_of(argument, i, inputs.in_tuple), differentiable)
         for i, (b, x) in enumerate(pairs)
     )
 
 
-def _check_baseline(baseline: Any, x: Tensor, name: str) -> Tensor:
+def _check_baseline(baseline: Any, x: Tensor, name: str, differentiable: bool) -> Tensor:
     one_row = (1, *x.shape[1:])
     if isinstance(baseline, numbers.Number | np.generic):
         return _check_number(baseline, x, name).expand(one_row).clone()
@@ -193,7 +194,7 @@ def _check_baseline(baseline: Any, x: Tensor, name: str) -> Tensor:
     )
     _check_real(baseline, x, name)
     baseline = baseline.detach().reshape(shape).expand(shape[0], *x.shape[1:])
-    _warn_unless_finite(baseline, name)
+    _warn_unless_finite(baseline, differentiable, name)
     converted: Tensor = baseline.to(_dtype_for(baseline, x))
     return converted
 
@@ -290,13 +291,18 @@ def check_stdevs(stdevs: Any, inputs: Inputs) -> tuple[float, ...]:
     return tuple(map(float, each))
 
 
-def _warn_unless_finite(tensor: Tensor, name: str, index: int = 0, in_tuple: bool = False) -> None:
+def _warn_unless_finite(
+    tensor: Tensor, differentiable: bool, name: str, index: int = 0, in_tuple: bool = False
+) -> None:
     # Only where looking is free: on an accelerator it would make every call wait for the device.
     if tensor.device.type != "cpu" or not tensor.is_floating_point() or tensor.is_inference():
         return
     if math.isfinite(tensor.sum()):  # one cheap pass; one that overflows looks again
         return
-    bad = ~torch.isfinite(tensor.reshape(tensor.shape[0], -1))
+    flat = tensor.reshape(tensor.shape[0], -1)
+    # Where outputs are only compared NaN is a value like others, as it is to trees; a model that
+    # gives NaN for it is told the row.
+    bad = ~torch.isfinite(flat) if differentiable else torch.isinf(flat)
     rows = bad.any(1).nonzero().flatten().tolist()
     if rows:
         name = name_of(name, index, in_tuple)
