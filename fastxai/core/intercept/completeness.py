@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..checks import ArgumentError
+from ..spans import each_repeated
 from .deep_lift import Lifted
 
 
@@ -39,7 +40,7 @@ class Told:
             return output
         reference = self.lifted.reference
         if output.dim() and 1 < len(reference) < count:
-            reference = reference.repeat_interleave(count // len(reference), 0)
+            reference = each_repeated(reference, count // len(reference))
         if reference.shape[1:] != output.shape[1:]:
             raise ArgumentError(
                 "forward_func: expected outputs of one shape for inputs and baselines, got "
@@ -67,28 +68,44 @@ class Told:
             change: F(x) − F(x') of each row, [n].
             beside: what else may be the reason.
         """
+        missed = self.missed(attributions, change)
+        if missed is not None:
+            self.warn([missed], beside)
+
+    def missed(self, attributions: Sequence[Tensor], change: Tensor) -> tuple[float, float] | None:
+        """By how much some rows of the latest call do not add up, and how large outputs are.
+
+        None if they do.
+
+        Args:
+            attributions: to all inputs, each [n, *F_i].
+            change: F(x) − F(x') of each row, [n].
+        """
         rows = [a.flatten(1) if a.dim() > 1 else a[:, None] for a in attributions]
         off = _total([r.sum(1) for r in rows]) - change
+        if not off.numel():
+            return None
         # For the rounding of a deep network: half the digits.
         share = max(torch.finfo(r.dtype).eps for r in rows) ** 0.5
-        if not off.numel():
-            return
         missed = float(torch.linalg.vector_norm(off, torch.inf))
         if not math.isfinite(missed):  # of such rows another warning tells
             told = off.isfinite()
-            return self.check([a[told] for a in attributions], change[told], beside)
+            return self.missed([a[told] for a in attributions], change[told])
         if missed <= share * float(torch.linalg.vector_norm(change, torch.inf)):
-            return
+            return None
         size = sum(float(t.abs().nan_to_num(0, 0, 0).max()) for t in self._outputs)
         sizes = _total([r.abs().sum(1) for r in rows])
-        if (off.abs() <= share * (size + sizes)).all():
-            return
+        return None if (off.abs() <= share * (size + sizes)).all() else (missed, size)
+
+    def warn(self, found: Sequence[tuple[float, float]], beside: str = "") -> None:
+        """Warns of the greatest of what was missed, and names operations without a rule."""
+        missed, size = (max(numbers) for numbers in zip(*found, strict=True))
         names = ", ".join(self._unruled())
         reason = f"no rule for {names}: gradients are used instead" if names else _OTHERWISE
         warnings.warn(
             f"DeepLift: attributions miss F(x) - F(x') by up to {missed:.3g}, for outputs of up "
             f"to {size:.3g} ({reason}{beside})",
-            stacklevel=4,
+            stacklevel=5,
         )
 
     def _unruled(self) -> list[str]:

@@ -34,6 +34,7 @@ from ..checks import ArgumentError
 from ..engine.independence import differ
 from ..engine.outputs import tensor_of
 from ..modules import transformation
+from ..spans import each_repeated
 from .checkpoints import without_checkpoints
 from .multipliers.calls import Call, Place, Rule, Unlike
 from .multipliers.table import COMPOSITES, RULES, has_no_rule, in_python
@@ -91,7 +92,7 @@ class Lifted:
             except (Unlike, Exception):  # or a model that knows how many rows there are
                 self._shares = False
         if each > 1:
-            baselines = tuple(b.repeat_interleave(each, 0) for b in baselines)
+            baselines = tuple(each_repeated(b, each) for b in baselines)
         try:
             return self._with_copies_if_needed(inputs, baselines, extra, 1)
         except Unlike as error:
@@ -264,7 +265,7 @@ class _AtInputs(_Watching):
         (dim,) = apart
         if (reference.shape[dim], x.shape[dim]) != rows:
             raise Unlike("an operation that mixes rows")
-        return reference if rows[0] == 1 else reference.repeat_interleave(self.each, dim)
+        return reference if rows[0] == 1 else each_repeated(reference, self.each, dim)
 
 
 def _unwrapped(tensor: Tensor) -> Tensor:
