@@ -198,14 +198,16 @@ class DeepLift(GradientAttribution):
         self,
         request: Request,
         pairs: BaselinePairRows,
-        note: Callable[[Tensor], None],
+        note: Callable[[Tensor], None] | None,
         inside: LayerPairs | None = None,
     ) -> Model:
         """The model, whose gradients at pairs are multipliers; ``note`` is what Told takes."""
         check_eager(self.forward_func, request.model.modules)
         expected = "batch norms in eval mode, as each row is compared with its baseline alone"
         check(not request.model.mixes_rows, "forward_func", expected, "one in train mode")
-        if pairs.repeats > 1:  # copies of the inputs are stacked, each with another baseline
+        if (
+            pairs.repeats > 1 and request.model.is_unsettled
+        ):  # copies of the inputs are stacked, each with another baseline
             first = tuple(b[:1] for b in pairs.baselines)
             interaction.settle(request.model, InputAndBaselineRows(pairs.inputs, first))
         interact = request.model.rows_interact
@@ -222,12 +224,8 @@ class DeepLift(GradientAttribution):
         """Attributions of several outputs; the model passes forward once for all of them."""
         x, baselines = request.inputs.tensors, request.background or request.baselines
         pairs = BaselinePairRows(x, baselines, len(baselines[0]))
-        changes: list[Tensor] = []  # F(x) − F(x') of the output and the block at hand, [r * b]
-
-        def note(change: Tensor) -> None:
-            changes[:] = [change]
-
-        model = self._lifted(request, pairs, note)
+        chosen = [Target(target, pairs.batch) for target in targets]
+        model = self._lifted(request, pairs, None)
         told, missed = cast(Told, model.forward_func), list[tuple[float, float]]()
         apart: list[Tensor] = []  # x − x' of the block at hand, each [r, b, *F_i]
         of_block: tuple[slice, slice] | None = None
@@ -240,15 +238,16 @@ class DeepLift(GradientAttribution):
                     part(a, found.examples) - part(b, found.repeats)[:, None] for a, b in ends
                 ]
                 of_block = found.repeats, found.examples
-            values = [m.mul_(a) for m, a in zip(found.each, apart, strict=True)]
-            off = told.missed([v.flatten(0, 1) for v in values], changes[0])
+            values = [m * a for m, a in zip(found.each, apart, strict=True)]
+            target, count = chosen[found.place], length(found.repeats)
+            change = model.choose(target, told.change, count, found.examples).reshape(-1)
+            off = told.missed([v.flatten(0, 1) for v in values], change)
             if off is not None:
                 missed.append(off)
             wide = (torch.promote_types(v.dtype, torch.float32) for v in values)
             new = [v.sum(0, dtype=dtype) for v, dtype in zip(values, wide, strict=True)]
             return [a.add_(b) for a, b in zip(new, sums, strict=True)] if sums else new
 
-        chosen = [Target(target, pairs.batch) for target in targets]
         totals = engine.gradient_sums(model, pairs, add, chosen)
         if missed:
             told.warn(missed)

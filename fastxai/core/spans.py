@@ -11,15 +11,6 @@ def part(tensor: Tensor, span: slice) -> Tensor:
     return tensor if size == 1 or span == slice(0, size) else tensor[span]
 
 
-def each_repeated(tensor: Tensor, times: int, dim: int = 0) -> Tensor:
-    """What ``repeat_interleave`` does, in a fifth of the time."""
-    if times == 1:
-        return tensor
-    shape = [-1] * (tensor.dim() + 1)
-    shape[dim + 1] = times
-    return tensor.unsqueeze(dim + 1).expand(shape).flatten(dim, dim + 1)
-
-
 def length(span: slice) -> int:
     """How many a slice with both ends has."""
     return int(span.stop - span.start)

@@ -57,7 +57,8 @@ class _ModuleExplainer:
         check(at_background.dim() <= 2, "model", "outputs [n] or [n, C]", at_background.shape)
         self._has_columns = at_background.dim() == 2
         columns = at_background if self._has_columns else at_background[:, None]
-        self.expected_value = columns.mean(0).cpu().numpy()
+        mean = columns.mean(0).cpu()
+        self.expected_value = (mean.float() if mean.dtype == torch.bfloat16 else mean).numpy()
         count = columns.shape[1]
         names = [f"Output {i}" for i in range(count)] if output_names is None else output_names
         self.output_names = checked_names(names, count, "output_names")
@@ -151,7 +152,8 @@ class DeepExplainer(_ModuleExplainer):
         output_names: one for each output.
 
     Attributes:
-        expected_value: the mean outputs over the background, [C] in the module's dtype.
+        expected_value: the mean outputs over the background, [C] in the module's dtype, or numpy's
+            next wider one.
     """
 
     def __init__(
@@ -222,7 +224,8 @@ class GradientExplainer(_ModuleExplainer):
         output_names: one for each output.
 
     Attributes:
-        expected_value: the mean outputs over the background, [C] in the module's dtype.
+        expected_value: the mean outputs over the background, [C] in the module's dtype, or numpy's
+            next wider one.
     """
 
     def __init__(

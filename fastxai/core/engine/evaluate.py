@@ -38,6 +38,7 @@ class Gradients:
     rows: list[Tensor]  # the rows themselves, likewise
     repeats: slice
     examples: slice
+    place: int = 0  # of the output among several
 
 
 # add(sums, gradients) makes new sums, each [b, *], of those so far, of which there are none at
@@ -303,9 +304,9 @@ def _gradient_sums(
             gradients = gradients_of_each(model, targets, again, leaves, r, examples)
         made = [t.reshape(r, b, *t.shape[1:]) for t in leaves]
         sums = []
-        for total, slopes in zip(totals, gradients, strict=True):
+        for place, (total, slopes) in enumerate(zip(totals, gradients, strict=True)):
             each = [t.reshape(r, b, *t.shape[1:]) for t in slopes]
-            found = Gradients(each, made, repeats, examples)
+            found = Gradients(each, made, repeats, examples, place)
             sums.append(add([part(t, examples) for t in total], found))
         if not totals[0] and b < rows.batch:
             zeros = [[s.new_zeros(rows.batch, *s.shape[1:]) for s in new] for new in sums]

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ..checks import ArgumentError
-from ..spans import each_repeated
 from .deep_lift import Lifted
 
 
@@ -24,10 +23,16 @@ class Told:
 
     Args:
         lifted: the function.
-        note: takes F(x) − F(x') of the rows of the latest call, [N], as they are known.
+        note: takes F(x) − F(x') of the rows of the latest call, [N], as they are known; None for
+            who knows which output was chosen and reads ``change``.
+
+    Attributes:
+        change: how much all outputs of the latest call change, [N, *C].
     """
 
-    def __init__(self, lifted: Lifted, note: Callable[[Tensor], None]):
+    change: Tensor
+
+    def __init__(self, lifted: Lifted, note: Callable[[Tensor], None] | None):
         self.lifted, self.note = lifted, note
         self._graph: Any = None  # of the latest call
         self._outputs: tuple[Tensor, ...] = ()  # its changes and references
@@ -39,23 +44,28 @@ class Told:
         if output.dim() and output.shape[0] != count:
             return output
         reference = self.lifted.reference
-        if output.dim() and 1 < len(reference) < count:
-            reference = each_repeated(reference, count // len(reference))
         if reference.shape[1:] != output.shape[1:]:
             raise ArgumentError(
                 "forward_func: expected outputs of one shape for inputs and baselines, got "
                 f"{tuple(output.shape)} and {tuple(reference.shape)}"
             )
         with torch.no_grad():
-            change = output - reference
+            if output.dim() and 1 < len(reference) < count:
+                each = count // len(reference)
+                change = (output.unflatten(0, (-1, each)) - reference[:, None]).flatten(0, 1)
+            else:
+                change = output - reference
         self._graph, self._outputs = output.grad_fn, (change, reference)
+        self.change, note = change, self.note
+        if note is None:
+            return output
 
         def read(gradient: Tensor) -> None:
             if gradient.dim() < 2:
-                self.note(change)
+                note(change)
                 return
             chosen = change.masked_fill(gradient == 0, 0)  # others may be infinite
-            self.note(chosen.sum(tuple(range(1, chosen.dim()))))
+            note(chosen.sum(tuple(range(1, chosen.dim()))))
 
         output.register_hook(read)
         return output

@@ -34,7 +34,6 @@ from ..checks import ArgumentError
 from ..engine.independence import differ
 from ..engine.outputs import tensor_of
 from ..modules import transformation
-from ..spans import each_repeated
 from .checkpoints import without_checkpoints
 from .multipliers.calls import Call, Place, Rule, Unlike
 from .multipliers.table import COMPOSITES, RULES, has_no_rule, in_python
@@ -92,7 +91,7 @@ class Lifted:
             except (Unlike, Exception):  # or a model that knows how many rows there are
                 self._shares = False
         if each > 1:
-            baselines = tuple(each_repeated(b, each) for b in baselines)
+            baselines = tuple(b.repeat_interleave(each, 0) for b in baselines)
         try:
             return self._with_copies_if_needed(inputs, baselines, extra, 1)
         except Unlike as error:
@@ -240,7 +239,7 @@ class _AtInputs(_Watching):
         inside = transformation() is not None
         for x, reference in zip(operands, kept.operands, strict=True):
             if reference.shape != x.shape:
-                self._like(reference, x)  # or raises
+                self._dim_of_rows(reference, x)  # or raises
             elif inside and _unwrapped(reference).shape != _unwrapped(x).shape:
                 raise Unlike("an operation inside torch.func.vmap")
         # Inside a transformation tensors do not tell whether a gradient is wanted outside of it.
@@ -249,14 +248,32 @@ class _AtInputs(_Watching):
             return func(*args, **kwargs)
         references, result = kept.operands, kept.result
         writes = in_place(func, args, kwargs)
-        like, eps = self._like, self.eps
-        call = Call(func, args, kwargs, places, operands, references, result, like, eps, writes)
+        by_row = self._like, self._less
+        call = Call(
+            func, args, kwargs, places, operands, references, result, *by_row, self.eps, writes
+        )
         y = rule.apply(call)
         return args[0].copy_(y) if writes else y
 
     def _like(self, reference: Tensor, x: Tensor) -> Tensor:
-        if reference.shape == x.shape:
+        dim = self._dim_of_rows(reference, x)
+        if dim is None or self.baselines == 1:
             return reference
+        return reference.repeat_interleave(self.each, dim)
+
+    def _less(self, x: Tensor, reference: Tensor) -> Tensor:
+        """``x - self._like(reference, x)``, without a copy."""
+        dim = self._dim_of_rows(reference, x)
+        if dim is None or self.baselines == 1:
+            return x - reference
+        by_baseline = x.unflatten(dim, (self.baselines, self.each))
+        apart: Tensor = by_baseline - reference.unsqueeze(dim + 1)
+        return apart.flatten(dim, dim + 1)
+
+    def _dim_of_rows(self, reference: Tensor, x: Tensor) -> int | None:
+        """In which dimension x has a row for each input; None if the reference has as well."""
+        if reference.shape == x.shape:
+            return None
         pairs = enumerate(zip(reference.shape, x.shape, strict=False))
         apart = [i for i, (a, b) in pairs if a != b]
         rows = self.baselines, self.baselines * self.each
@@ -265,7 +282,7 @@ class _AtInputs(_Watching):
         (dim,) = apart
         if (reference.shape[dim], x.shape[dim]) != rows:
             raise Unlike("an operation that mixes rows")
-        return reference if rows[0] == 1 else each_repeated(reference, self.each, dim)
+        return dim
 
 
 def _unwrapped(tensor: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ..engine.rows import BaselinePairRows
-from ..spans import each_repeated, length
+from ..spans import length
 from .deep_lift import Lifted
 from .layers import Layers, Recorded, Watched, on_graph, point_of, reached
 from .relu import Function
@@ -101,7 +101,7 @@ class _Watched(Watched):
             for reference, y in zip(here, there, strict=True):
                 is_of_rows = y.shape[:1] == (recorded.count,)
                 if is_of_rows and reference.shape[:1] == (self.count,) and each > 1:
-                    reference = each_repeated(reference, each)
+                    reference = reference.repeat_interleave(each, 0)
                 if is_of_rows:
                     self.layers.check_shape(i, reference.shape, y.shape)
                 found.append(reference)
