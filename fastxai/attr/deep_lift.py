@@ -44,7 +44,9 @@ class Lift:
     def check(self, values: tuple[Tensor, ...]) -> None:  # each [B · K, *F_i]
         """Warns if they do not add up."""
         if self.changes is not None:
-            self.told.check(values, self.changes)
+            missed = self.told.missed(values, self.changes)
+            if missed is not None:
+                self.told.warn([missed])
 
 
 class DeepLift(GradientAttribution):

@@ -313,8 +313,6 @@ class Cubed(nn.Module):
 
 def test_one_warning_tells_of_all_outputs():
     explainer = fastxai.shap.DeepExplainer(Cubed(), rows(5, 4, seed=2))
-    with pytest.warns(
-        UserWarning, match=r"DeepLift: attributions miss .*no rule for Cube"
-    ) as told:
+    with pytest.warns(UserWarning, match=r"DeepLift: attributions miss .*no rule for Cube") as told:
         explainer.shap_values(rows(3, 4))
     assert len([w for w in told if "DeepLift" in str(w.message)]) == 1

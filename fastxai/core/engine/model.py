@@ -110,7 +110,7 @@ class Model:
             raise WrongBlock(rows, repeats, asked)
         if self._state is not None:
             self._state.restore()  # every call finds what the first one found
-        which = self._which(examples)
+        which = examples if self._examples is None else _among(self._examples, examples)
         extra = [self._repeat(a, repeats, which) for a in self.forward_args]
         output = self.forward_func(*rows, *extra)
         if not isinstance(output, Tensor):
@@ -133,16 +133,14 @@ class Model:
 
     def choose(self, target: Target, output: Tensor, repeats: int, examples: slice) -> Tensor:
         """What another target chooses of outputs [r * b, *C] of which none was chosen yet."""
-        return target.select(output, repeats, self._which(examples))
+        which = examples if self._examples is None else _among(self._examples, examples)
+        return target.select(output, repeats, which)
 
     def choosing(self, target: Target) -> Model:
         """The same question about another output."""
         other = copy.copy(self)
         other.target, other.alone = target, None
         return other
-
-    def _which(self, examples: slice) -> slice | Tensor:
-        return examples if self._examples is None else _among(self._examples, examples)
 
     def of(self, examples: slice | Tensor) -> Model:
         """The same question about some examples of the batch, [k] int64; the first of them is 0."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -70,18 +71,6 @@ class Told:
         output.register_hook(read)
         return output
 
-    def check(self, attributions: Sequence[Tensor], change: Tensor, beside: str = "") -> None:
-        """Warns if attributions do not add up.
-
-        Args:
-            attributions: to all inputs, each [n, *F_i].
-            change: F(x) − F(x') of each row, [n].
-            beside: what else may be the reason.
-        """
-        missed = self.missed(attributions, change)
-        if missed is not None:
-            self.warn([missed], beside)
-
     def missed(self, attributions: Sequence[Tensor], change: Tensor) -> tuple[float, float] | None:
         """By how much some rows of the latest call do not add up, and how large outputs are.
 
@@ -92,7 +81,7 @@ class Told:
             change: F(x) − F(x') of each row, [n].
         """
         rows = [a.flatten(1) if a.dim() > 1 else a[:, None] for a in attributions]
-        off = _total([r.sum(1) for r in rows]) - change
+        off = reduce(torch.add, [r.sum(1) for r in rows]) - change
         if not off.numel():
             return None
         # For the rounding of a deep network: half the digits.
@@ -104,17 +93,17 @@ class Told:
         if missed <= share * float(torch.linalg.vector_norm(change, torch.inf)):
             return None
         size = sum(float(t.abs().nan_to_num(0, 0, 0).max()) for t in self._outputs)
-        sizes = _total([r.abs().sum(1) for r in rows])
+        sizes = reduce(torch.add, [r.abs().sum(1) for r in rows])
         return None if (off.abs() <= share * (size + sizes)).all() else (missed, size)
 
-    def warn(self, found: Sequence[tuple[float, float]], beside: str = "") -> None:
+    def warn(self, found: Sequence[tuple[float, float]]) -> None:
         """Warns of the greatest of what was missed, and names operations without a rule."""
         missed, size = (max(numbers) for numbers in zip(*found, strict=True))
         names = ", ".join(self._unruled())
         reason = f"no rule for {names}: gradients are used instead" if names else _OTHERWISE
         warnings.warn(
             f"DeepLift: attributions miss F(x) - F(x') by up to {missed:.3g}, for outputs of up "
-            f"to {size:.3g} ({reason}{beside})",
+            f"to {size:.3g} ({reason})",
             stacklevel=5,
         )
 
@@ -132,10 +121,6 @@ class Told:
             if function is not None and not function.__module__.startswith(__package__):
                 names.append(function.__name__)
         return list(dict.fromkeys(names))
-
-
-def _total(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
 
 _OTHERWISE = (

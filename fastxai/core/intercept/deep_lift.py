@@ -256,24 +256,22 @@ class _AtInputs(_Watching):
         return args[0].copy_(y) if writes else y
 
     def _like(self, reference: Tensor, x: Tensor) -> Tensor:
-        dim = self._dim_of_rows(reference, x)
-        if dim is None or self.baselines == 1:
+        if self.baselines == 1 or reference.shape == x.shape:
             return reference
+        dim = self._dim_of_rows(reference, x)
         return reference.repeat_interleave(self.each, dim)
 
     def _less(self, x: Tensor, reference: Tensor) -> Tensor:
         """``x - self._like(reference, x)``, without a copy."""
-        dim = self._dim_of_rows(reference, x)
-        if dim is None or self.baselines == 1:
+        if self.baselines == 1 or reference.shape == x.shape:
             return x - reference
+        dim = self._dim_of_rows(reference, x)
         by_baseline = x.unflatten(dim, (self.baselines, self.each))
         apart: Tensor = by_baseline - reference.unsqueeze(dim + 1)
         return apart.flatten(dim, dim + 1)
 
-    def _dim_of_rows(self, reference: Tensor, x: Tensor) -> int | None:
-        """In which dimension x has a row for each input; None if the reference has as well."""
-        if reference.shape == x.shape:
-            return None
+    def _dim_of_rows(self, reference: Tensor, x: Tensor) -> int:
+        """In which dimension x has a row for each input, and the reference for each baseline."""
         pairs = enumerate(zip(reference.shape, x.shape, strict=False))
         apart = [i for i, (a, b) in pairs if a != b]
         rows = self.baselines, self.baselines * self.each
