@@ -10,6 +10,7 @@ selection of features (``l1_reg=False``); fastxai runs at its defaults.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import models
@@ -25,8 +26,12 @@ import fastxai.shap
 
 TABULAR = "tabular MLP 30-64-64-2"
 CHUNKS = (1000, 3000, 10_000, 30_000)
+SEARCHED = (
+    60_000  # rows at most in the search for the fastest chunk, which has twelve calls or more
+)
 BACKGROUND = 100
 Function = Callable[[Any], Any]
+Bare = Callable[[int], None]  # takes the rows of a chunk
 
 
 def numpy_function(module: nn.Module) -> Function:
@@ -46,14 +51,16 @@ def numpy_function(module: nn.Module) -> Function:
 def compare(
     benchmark: BenchmarkFixture,
     case: str,
-    bare: Callable[[int], None],
+    bare_over: Callable[[Any], Bare],
+    rows: Any,  # [n, F]
     chunks: Iterable[int],
     theirs: Callable[[], Any],
     ours: Callable[[], Any],
     tolerance: float,
 ) -> None:
     """Bare, shap and fastxai, which return values [B, F, C]."""
-    best = fastest_chunk(lambda chunk: lambda: bare(chunk), chunks)
+    few, bare = bare_over(rows[:SEARCHED]), bare_over(rows)
+    best = fastest_chunk(lambda chunk: lambda: few(chunk), chunks)
     record(
         benchmark,
         [
@@ -65,10 +72,11 @@ def compare(
         target=fastxai_name(),
         reference="bare",
         tolerance=tolerance,
+        fewest=3,  # shap takes a quarter of a minute for some
     )
 
 
-def forward(function: Function, rows: Any) -> Callable[[int], None]:
+def forward(function: Function, rows: Any) -> Bare:
     def bare(chunk: int) -> None:
         for first in range(0, len(rows), chunk):
             function(rows[first : first + chunk])
@@ -76,7 +84,7 @@ def forward(function: Function, rows: Any) -> Callable[[int], None]:
     return bare
 
 
-def forward_and_backward(module: nn.Module, rows: Tensor) -> Callable[[int], None]:
+def forward_and_backward(module: nn.Module, rows: Tensor) -> Bare:
     def bare(chunk: int) -> None:
         for part in rows.split(chunk):
             part = part.detach().requires_grad_()
@@ -115,7 +123,8 @@ def test_kernel(benchmark: BenchmarkFixture, form: str, batch: int) -> None:
     compare(
         benchmark,
         f"{form}, {batch} rows",
-        forward(function, rows),
+        partial(forward, function),
+        rows,
         CHUNKS,
         lambda: theirs.shap_values(x, l1_reg=False, silent=True),
         lambda: ours.shap_values(x, silent=True),
@@ -143,7 +152,8 @@ def test_maskers(benchmark: BenchmarkFixture, kind: str) -> None:
     compare(
         benchmark,
         f"{kind}Explainer",
-        forward(function, rows),
+        partial(forward, function),
+        rows,
         CHUNKS,
         lambda: theirs(x, silent=True).values,
         lambda: ours(x, silent=True).values,
@@ -167,7 +177,8 @@ def test_gradients(benchmark: BenchmarkFixture, kind: str) -> None:
     compare(
         benchmark,
         f"{kind}Explainer",
-        forward_and_backward(module, torch.randn(count, 30)),
+        partial(forward_and_backward, module),
+        torch.randn(count, 30),
         (250, 500, 1000, 2000),
         lambda: theirs.shap_values(x, **options),
         lambda: ours.shap_values(x, **options),

@@ -78,15 +78,18 @@ def record(
     reference: str,
     tolerance: float,
     seconds_to_spend: float = 6,
+    fewest: int = 5,
 ) -> None:
     """Checks that all results are equal, then times all competitors in 5 to 300 rounds.
+
+    Where a call takes many seconds, ``fewest`` may be less than 5.
 
     Medians and ratios to ``reference`` go to ``extra_info``, for compare.py; pytest-benchmark's own
     columns show ``target``, timed once more a round.
     """
     start = time.perf_counter()
     assert_equal(competitors, tolerance)
-    rounds = int(min(max(5, seconds_to_spend / (time.perf_counter() - start)), 300))
+    rounds = int(min(max(fewest, seconds_to_spend / (time.perf_counter() - start)), 300))
     (timed,) = (competitor for competitor in competitors if competitor.name == target)
     random = Random(0)
     seconds: dict[str, list[float]] = {competitor.name: [] for competitor in competitors}

@@ -75,7 +75,7 @@ def captum_compatible(attribute: F) -> F:
             args, kwargs = (), conversion.arguments
         found = attribute(self, *args, **kwargs)
         if self._of_gradients:
-            _warn_unless_finite(self, found)
+            warn_unless_finite(self, found)
         return found if conversion is None else conversion.back(found)
 
     return wrapper  # type: ignore[return-value]
@@ -165,7 +165,7 @@ class Attribution:
         found = self._find(request, detailed=True, **options)
         seconds = time.perf_counter() - started
         if self._of_gradients:
-            _warn_unless_finite(self, found.values)
+            warn_unless_finite(self, found.values)
 
         outputs, at_baselines, delta = (
             found.outputs,
@@ -428,7 +428,7 @@ class GradientAttribution(Attribution):
         return convergence_delta(values, outputs, self._outputs(request, request.baselines))
 
 
-def _warn_unless_finite(
+def warn_unless_finite(
     method: Attribution, values: Any
 ) -> None:  # each [B, *F_i], by layer perhaps
     """That the attributions of some rows are NaN or infinite."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
@@ -15,8 +15,10 @@ from ..core import engine
 from ..core.checks import Form, TensorOrTuple, check, check_not_inference
 from ..core.engine import interaction
 from ..core.engine.inputs import Inputs, baselines_of, check_background, packed
+from ..core.engine.model import Model
 from ..core.engine.request import Request
 from ..core.engine.rows import BaselinePairRows, InputAndBaselineRows
+from ..core.engine.targets import Target
 from ..core.footprint import is_watched
 from ..core.intercept.completeness import Told
 from ..core.intercept.deep_lift import Lifted
@@ -24,8 +26,8 @@ from ..core.intercept.lifted_layers import LayerPairs
 from ..core.intercept.relu import check_eager
 from ..core.modules import modules_of
 from ..core.program.program import Answer, Program, TracedRequest, check_rows_built_in, for_leaves
-from ..core.spans import length
-from ._base import GradientAttribution, captum_compatible
+from ..core.spans import length, part
+from ._base import GradientAttribution, captum_compatible, warn_unless_finite
 from ._explanation import Result
 
 Combine = Callable[..., tuple[Tensor, ...]]
@@ -42,7 +44,9 @@ class Lift:
     def check(self, values: tuple[Tensor, ...]) -> None:  # each [B · K, *F_i]
         """Warns if they do not add up."""
         if self.changes is not None:
-            self.told.check(values, self.changes)
+            missed = self.told.missed(values, self.changes)
+            if missed is not None:
+                self.told.warn([missed])
 
 
 class DeepLift(GradientAttribution):
@@ -173,14 +177,6 @@ class DeepLift(GradientAttribution):
         self, request: Request, pairs: BaselinePairRows, inside: LayerPairs | None = None
     ) -> Lift:
         """Finds multipliers of the inputs, or of what layers have inside."""
-        check_eager(self.forward_func, request.model.modules)
-        expected = "batch norms in eval mode, as each row is compared with its baseline alone"
-        check(not request.model.mixes_rows, "forward_func", expected, "one in train mode")
-        if pairs.repeats > 1:  # copies of the inputs are stacked, each with another baseline
-            first = tuple(b[:1] for b in pairs.baselines)
-            interaction.settle(request.model, InputAndBaselineRows(pairs.inputs, first))
-        interact = request.model.rows_interact
-        shares = None if interact is None else not interact
         changes: Tensor | None = None  # F(x) − F(x') of each pair, [K, B], or [B]
 
         def note(change: Tensor) -> None:
@@ -194,16 +190,75 @@ class DeepLift(GradientAttribution):
                 changes = block.new_empty(pairs.repeats, pairs.batch)
             changes[repeats, examples] = block
 
+        model = self._lifted(request, pairs, note, inside)
+        multipliers = engine.gradients(model, pairs, None if inside is None else inside.points)
+        if changes is not None and changes.dim() > 1:
+            changes = changes.T.flatten()
+        return Lift(multipliers, changes, cast(Told, model.forward_func))
+
+    def _lifted(
+        self,
+        request: Request,
+        pairs: BaselinePairRows,
+        note: Callable[[Tensor], None] | None,
+        inside: LayerPairs | None = None,
+    ) -> Model:
+        """The model, whose gradients at pairs are multipliers; ``note`` is what Told takes."""
+        check_eager(self.forward_func, request.model.modules)
+        expected = "batch norms in eval mode, as each row is compared with its baseline alone"
+        check(not request.model.mixes_rows, "forward_func", expected, "one in train mode")
+        if (
+            pairs.repeats > 1 and request.model.is_unsettled
+        ):  # copies of the inputs are stacked, each with another baseline
+            first = tuple(b[:1] for b in pairs.baselines)
+            interaction.settle(request.model, InputAndBaselineRows(pairs.inputs, first))
+        interact = request.model.rows_interact
+        shares = None if interact is None else not interact
+
         def wrapped(function: Callable[..., Any]) -> Told:
             if inside is not None:
                 return Told(inside.lifted(function, self.eps, shares), note)
             return Told(Lifted(function, len(pairs.inputs), self.eps, shares=shares), note)
 
-        model = request.model.through(wrapped)
-        multipliers = engine.gradients(model, pairs, None if inside is None else inside.points)
-        if changes is not None and changes.dim() > 1:
-            changes = changes.T.flatten()
-        return Lift(multipliers, changes, cast(Told, model.forward_func))
+        return request.model.through(wrapped)
+
+    def _of_each_output(self, request: Request, targets: Sequence[Any]) -> list[tuple[Tensor, ...]]:
+        """Attributions of several outputs; the model passes forward once for all of them."""
+        x, baselines = request.inputs.tensors, request.background or request.baselines
+        pairs = BaselinePairRows(x, baselines, len(baselines[0]))
+        chosen = [Target(target, pairs.batch) for target in targets]
+        model = self._lifted(request, pairs, None)
+        told, missed = cast(Told, model.forward_func), list[tuple[float, float]]()
+        apart: list[Tensor] = []  # x − x' of the block at hand, each [r, b, *F_i]
+        of_block: tuple[slice, slice] | None = None
+
+        def add(sums: list[Tensor], found: engine.Gradients) -> list[Tensor]:
+            nonlocal of_block
+            if of_block != (found.repeats, found.examples):
+                ends = zip(x, baselines, strict=True)
+                apart[:] = [
+                    part(a, found.examples) - part(b, found.repeats)[:, None] for a, b in ends
+                ]
+                of_block = found.repeats, found.examples
+            values = [m * a for m, a in zip(found.each, apart, strict=True)]
+            target, count = chosen[found.place], length(found.repeats)
+            change = model.choose(target, told.change, count, found.examples).reshape(-1)
+            off = told.missed([v.flatten(0, 1) for v in values], change)
+            if off is not None:
+                missed.append(off)
+            wide = (torch.promote_types(v.dtype, torch.float32) for v in values)
+            new = [v.sum(0, dtype=dtype) for v, dtype in zip(values, wide, strict=True)]
+            return [a.add_(b) for a, b in zip(new, sums, strict=True)] if sums else new
+
+        totals = engine.gradient_sums(model, pairs, add, chosen)
+        if missed:
+            told.warn(missed)
+        each = []
+        for total in totals:
+            means = zip(total, x, strict=True)
+            each.append(tuple([t.div_(pairs.repeats).to(a.dtype) for t, a in means]))
+            warn_unless_finite(self, each[-1])
+        return each
 
     def _combination(self, custom: Combine | None) -> Combine:
         """How multipliers, inputs and baselines make attributions."""
@@ -406,6 +461,17 @@ def contributions(
 ) -> tuple[Tensor, ...]:
     triples = zip(multipliers, inputs, baselines, strict=True)
     return tuple(m * (x - baseline) for m, x, baseline in triples)
+
+
+def of_each_output(
+    model: Callable[..., Any],
+    inputs: tuple[Tensor, ...],  # each [B, *F_i]
+    baselines: tuple[Tensor, ...],  # each [K, *F_i]
+    targets: Sequence[Any],
+) -> list[tuple[Tensor, ...]]:  # each [B, *F_i]
+    """What :class:`DeepLiftShap` attributes to inputs, or DeepLift if K is 1, for each target."""
+    method = DeepLift(model) if len(baselines[0]) == 1 else DeepLiftShap(model)
+    return method._of_each_output(method._query(inputs, baselines), targets)
 
 
 def deep_lift(request: TracedRequest, combine: Combine, eps: float) -> Answer:

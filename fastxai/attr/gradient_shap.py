@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, overload
@@ -16,6 +16,7 @@ from ..core.engine.inputs import Inputs, baselines_of, check_background, check_s
 from ..core.engine.noisy_rows import NoisyRows
 from ..core.engine.outputs import one_output_per_row
 from ..core.engine.request import Request
+from ..core.engine.targets import Target
 from ..core.program.program import (
     Answer,
     Program,
@@ -25,7 +26,7 @@ from ..core.program.program import (
     dtype_of_sums,
     gradients_of,
 )
-from ._base import GradientAttribution, captum_compatible
+from ._base import GradientAttribution, captum_compatible, warn_unless_finite
 from ._explanation import Result
 
 
@@ -188,10 +189,22 @@ class GradientShap(GradientAttribution):
         totals = engine.gradient_sum(request.model, rows, add if noted is None else note_and_add)
         return tuple(total.div_(rows.repeats) for total in totals)
 
-    def _mean_and_variance(
-        self, request: Request, rows: NoisyRows
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The mean over samples of (x̃ − b) · gradient, and that mean's variance."""
+    def _of_each_output(
+        self, request: Request, rows: NoisyRows, targets: Sequence[Any]
+    ) -> list[tuple[Tensor, ...]]:
+        """The means for several outputs; the model passes forward once for all of them."""
+        one_each = torch.ones(rows.repeats, dtype=torch.float64, device=rows.device)
+        chosen = [Target(target, rows.batch) for target in targets]
+        sums = engine.gradient_sums(request.model, rows, _Products(one_each, rows), chosen)
+        each = [tuple([total.div_(rows.repeats) for total in totals]) for totals in sums]
+        for means in each:
+            warn_unless_finite(self, means)
+        return each
+
+    def _means_and_variances(
+        self, request: Request, rows: NoisyRows, targets: Sequence[Any]
+    ) -> list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
+        """For each output the mean over samples of (x̃ − b) · gradient, and that mean's variance."""
         count, n = len(rows.inputs), rows.repeats
 
         def add(sums: list[Tensor], found: engine.Gradients) -> list[Tensor]:
@@ -202,11 +215,14 @@ class GradientShap(GradientAttribution):
             new = [p.sum(0) for p in products] + [p.square().sum(0) for p in products]
             return [one + other for one, other in zip(sums, new, strict=True)] if sums else new
 
-        totals = engine.gradient_sum(request.model, rows, add)
-        means = tuple(total / n for total in totals[:count])
-        squares = (total / n for total in totals[count:])
-        spread = (s - m.square() for s, m in zip(squares, means, strict=True))
-        return means, tuple(s.clamp(min=0) / max(1, n - 1) for s in spread)
+        chosen = [Target(target, rows.batch) for target in targets]
+        found = []
+        for totals in engine.gradient_sums(request.model, rows, add, chosen):
+            means = tuple(total / n for total in totals[:count])
+            squares = (total / n for total in totals[count:])
+            spread = (s - m.square() for s, m in zip(squares, means, strict=True))
+            found.append((means, tuple(s.clamp(min=0) / max(1, n - 1) for s in spread)))
+        return found
 
     def has_convergence_delta(self) -> bool:
         return True
@@ -258,19 +274,34 @@ def _rows(request: Request, n_samples: int, stdevs: Any, seed: int | None) -> No
     )
 
 
-def mean_and_variance(
+def of_each_output(
     model: Callable[..., Any],
     inputs: tuple[Tensor, ...],  # each [B, *F_i]
     baselines: tuple[Tensor, ...],  # each [K, *F_i]
-    target: Any,
+    targets: Sequence[Any],
     n_samples: int,
     stdevs: Any,
     seed: int,
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:  # each [B, *F_i]
-    """What :class:`GradientShap` attributes, and its variance as if samples were independent."""
+) -> list[tuple[Tensor, ...]]:  # each [B, *F_i]
+    """What :class:`GradientShap` attributes to inputs for each target, by the same samples."""
     method = GradientShap(model)
-    request = method._query(inputs, baselines, target)
-    return method._mean_and_variance(request, _rows(request, n_samples, stdevs, seed))
+    request = method._query(inputs, baselines)
+    return method._of_each_output(request, _rows(request, n_samples, stdevs, seed), targets)
+
+
+def means_and_variances(
+    model: Callable[..., Any],
+    inputs: tuple[Tensor, ...],  # each [B, *F_i]
+    baselines: tuple[Tensor, ...],  # each [K, *F_i]
+    targets: Sequence[Any],
+    n_samples: int,
+    stdevs: Any,
+    seed: int,
+) -> list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:  # each [B, *F_i]
+    """The same, each with its variance as if samples were independent."""
+    method = GradientShap(model)
+    request = method._query(inputs, baselines)
+    return method._means_and_variances(request, _rows(request, n_samples, stdevs, seed), targets)
 
 
 def _outputs(request: Request, rows: NoisyRows) -> Tensor:

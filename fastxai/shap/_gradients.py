@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..attr.deep_lift import DeepLift, DeepLiftShap
-from ..attr.gradient_shap import GradientShap, mean_and_variance
+from ..attr import deep_lift, gradient_shap
 from ..attr.layer_deep_lift import LayerDeepLift, LayerDeepLiftShap
 from ..attr.layer_gradient_shap import LayerGradientShap
 from ..core import engine
@@ -23,8 +22,8 @@ from ..interop.tables import Table, as_array, checked_names, is_frame, names_of
 from ._explanation import Explanation
 from ._game import draw_seed
 
-# Attributions to each input, or a layer's, for the chosen outputs of rows.
-Attribute = Callable[[tuple[Tensor, ...], Any], Any]
+# Attributions to each input, or a layer's, for each target, of rows.
+Attribute = Callable[[tuple[Tensor, ...], list[Any]], list[Any]]
 
 _ORDERS: dict[str, Callable[[Tensor], Tensor]] = {
     "max": lambda y: y,
@@ -58,7 +57,8 @@ class _ModuleExplainer:
         check(at_background.dim() <= 2, "model", "outputs [n] or [n, C]", at_background.shape)
         self._has_columns = at_background.dim() == 2
         columns = at_background if self._has_columns else at_background[:, None]
-        self.expected_value = columns.mean(0).cpu().numpy()
+        mean = columns.mean(0).cpu()
+        self.expected_value = (mean.float() if mean.dtype == torch.bfloat16 else mean).numpy()
         count = columns.shape[1]
         names = [f"Output {i}" for i in range(count)] if output_names is None else output_names
         self.output_names = checked_names(names, count, "output_names")
@@ -105,7 +105,7 @@ class _ModuleExplainer:
                 ranks = outputs.argsort(dim=1, descending=True, stable=True)[:, :k].cpu()
                 targets = list(ranks.unbind(1))
         with eval_mode(self._module):
-            found = [_as_tuple(attribute(x, target)) for target in targets]
+            found = [_as_tuple(values) for values in attribute(x, targets)]
         by_input = zip(*found, strict=True)
         values = [torch.stack(each, -1).detach().to("cpu", torch.float64) for each in by_input]
         return [v.numpy() for v in values], ranks
@@ -152,7 +152,8 @@ class DeepExplainer(_ModuleExplainer):
         output_names: one for each output.
 
     Attributes:
-        expected_value: the mean outputs over the background, [C] in the module's dtype.
+        expected_value: the mean outputs over the background, [C] in the module's dtype, or numpy's
+            next wider one.
     """
 
     def __init__(
@@ -197,14 +198,15 @@ class DeepExplainer(_ModuleExplainer):
         values = self._packed(found)
         return values if ranks is None else (values, ranks)
 
-    def _attribute(self, x: tuple[Tensor, ...], target: Any) -> Any:
-        one = len(self.data[0]) == 1
+    def _attribute(self, x: tuple[Tensor, ...], targets: list[Any]) -> list[Any]:
         if self._layer is None:
-            plain = DeepLift(self._module) if one else DeepLiftShap(self._module)
-            return plain.attribute(x, self.data, target=target)
-        kind = LayerDeepLift if one else LayerDeepLiftShap
+            return deep_lift.of_each_output(self._module, x, self.data, targets)
+        kind = LayerDeepLift if len(self.data[0]) == 1 else LayerDeepLiftShap
         method = kind(self._module, self._layer)
-        return method.attribute(x, self.data, target=target, attribute_to_layer_input=True)
+        return [
+            method.attribute(x, self.data, target=target, attribute_to_layer_input=True)
+            for target in targets
+        ]
 
 
 class GradientExplainer(_ModuleExplainer):
@@ -222,7 +224,8 @@ class GradientExplainer(_ModuleExplainer):
         output_names: one for each output.
 
     Attributes:
-        expected_value: the mean outputs over the background, [C] in the module's dtype.
+        expected_value: the mean outputs over the background, [C] in the module's dtype, or numpy's
+            next wider one.
     """
 
     def __init__(
@@ -278,21 +281,26 @@ class GradientExplainer(_ModuleExplainer):
 
         variances: list[Any] = []
 
-        def attribute(x: tuple[Tensor, ...], target: Any) -> Any:
-            if return_variances:
-                means, spread = mean_and_variance(
-                    self._module, x, self.data, target, samples, self._smoothing, seed
-                )
+        def attribute(x: tuple[Tensor, ...], targets: list[Any]) -> list[Any]:
+            if self._layer is not None:
+                method = LayerGradientShap(self._module, self._layer)
+                options: dict[str, Any] = {
+                    "stdevs": self._smoothing,
+                    "attribute_to_layer_input": True,
+                }
+                return [
+                    method.attribute(x, self.data, samples, target=target, seed=seed, **options)
+                    for target in targets
+                ]
+            asked = self._module, x, self.data, targets, samples, self._smoothing, seed
+            if not return_variances:
+                return list(gradient_shap.of_each_output(*asked))
+            means = []
+            for mean, spread in gradient_shap.means_and_variances(*asked):
+                means.append(mean)
                 each = [v.cpu().double().numpy() for v in spread]
                 variances.append(each if self._several else each[0])
-                return means
-            options: dict[str, Any] = {"target": target, "seed": seed, "stdevs": self._smoothing}
-            if self._layer is None:
-                method: Any = GradientShap(self._module)
-            else:
-                method = LayerGradientShap(self._module, self._layer)
-                options["attribute_to_layer_input"] = True
-            return method.attribute(x, self.data, samples, **options)
+            return means
 
         found, ranks = self._explain(X, attribute, ranked_outputs, output_rank_order)
         returned = [self._packed(found)]

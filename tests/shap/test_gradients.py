@@ -208,3 +208,111 @@ def test_variances_of_several_inputs():
     layered = fastxai.shap.GradientExplainer((module, module[2]), data[0])
     with pytest.raises(fastxai.ArgumentError, match="return_variances: expected False for a layer"):
         layered.shap_values(x[0], 20, return_variances=True)
+
+
+class Sum(nn.Module):
+    """Both inputs get the same gradient, as one tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.calls = network(), []
+
+    def forward(self, x, y):
+        self.calls.append(len(x))
+        return self.net(x + y)
+
+
+@pytest.mark.parametrize("ranked", [None, 2])
+@pytest.mark.parametrize("kind", ["DeepExplainer", "GradientExplainer"])
+def test_all_outputs_come_of_one_call(kind, ranked):
+    module, x = Sum(), [rows(3, 4), rows(3, 4, seed=2)]
+    data = [rows(5, 4, seed=3), rows(5, 4, seed=4)]
+    options = {} if kind == "DeepExplainer" else {"nsamples": 20, "rseed": 0}
+    explainer = getattr(fastxai.shap, kind)(module, data)
+    module.calls.clear()
+    found = explainer.shap_values(x, ranked_outputs=ranked, **options)
+    count = 15 if kind == "DeepExplainer" else 60
+    assert module.calls.count(count) == 1
+    values, ranks = (found, None) if ranked is None else found
+    for k in range(3 if ranked is None else 2):
+        target = k if ranks is None else ranks[:, k]
+        if kind == "DeepExplainer":
+            each = fastxai.DeepLiftShap(module).attribute(tuple(x), tuple(data), target)
+        else:
+            each = fastxai.GradientShap(module).attribute(
+                tuple(x), tuple(data), 20, target=target, seed=0
+            )
+        for value, expected in zip(values, each, strict=True):
+            np.testing.assert_allclose(value[..., k], expected.numpy(), atol=1e-7)
+
+
+class Once(torch.autograd.Function):
+    """As code of torch.compile is, whose graph cannot be kept."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if torch._C._autograd._get_current_graph_task_keep_graph():
+            raise RuntimeError("expected create_graph=False and retain_graph=False")
+        return gradient
+
+
+class UsesUp(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x):
+        return Once.apply(self.net(x))
+
+
+@pytest.mark.filterwarnings("ignore:DeepLift")
+@pytest.mark.parametrize("kind", ["DeepExplainer", "GradientExplainer"])
+def test_a_graph_that_cannot_be_kept(kind):
+    module, x, data = UsesUp(), rows(3, 4), rows(5, 4, seed=2)
+    options = {} if kind == "DeepExplainer" else {"rseed": 0}
+    found = getattr(fastxai.shap, kind)(module, data).shap_values(x, **options)
+    expected = getattr(fastxai.shap, kind)(module.net, data).shap_values(x, **options)
+    np.testing.assert_allclose(found, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["DeepExplainer", "GradientExplainer"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves(kind, dtype):
+    module, x, data = network(), rows(4, 4), rows(5, 4, seed=2)
+    options = {} if kind == "DeepExplainer" else {"rseed": 0}
+    expected = getattr(fastxai.shap, kind)(module, data).shap_values(x, **options)
+    explainer = getattr(fastxai.shap, kind)(module.to(dtype), data)
+    narrow = np.float16 if dtype == torch.float16 else np.float32
+    assert explainer.expected_value.dtype == narrow
+    np.testing.assert_allclose(explainer.shap_values(x, **options), expected, atol=0.05)
+
+
+class Cube(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 3 * ctx.saved_tensors[0] ** 2 * gradient
+
+
+class Cubed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x):
+        return Cube.apply(self.net(x))
+
+
+def test_one_warning_tells_of_all_outputs():
+    explainer = fastxai.shap.DeepExplainer(Cubed(), rows(5, 4, seed=2))
+    with pytest.warns(UserWarning, match=r"DeepLift: attributions miss .*no rule for Cube") as told:
+        explainer.shap_values(rows(3, 4))
+    assert len([w for w in told if "DeepLift" in str(w.message)]) == 1

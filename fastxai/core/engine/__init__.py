@@ -3,15 +3,16 @@
 from .evaluate import (
     Add,
     Gradients,
-    Unused,
     Weighted,
     gradient_sum,
+    gradient_sums,
     gradients,
     gradients_inside,
     multiplications,
     stream,
     values,
 )
+from .graph import Unused
 
 __all__ = [
     "Add",
@@ -19,6 +20,7 @@ __all__ = [
     "Unused",
     "Weighted",
     "gradient_sum",
+    "gradient_sums",
     "gradients",
     "gradients_inside",
     "multiplications",

@@ -5,7 +5,7 @@ Only this module calls the model, and :mod:`.interaction`, which looks at few ro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,13 +18,15 @@ from ..checks import ArgumentError
 from ..footprint import Footprint, Multiplications
 from ..spans import length, part
 from .blocks import Blocks, is_out_of_memory
+from .graph import gradients_of, gradients_of_each, numbers, recorded
 from .interaction import settle, settle_cut, stacked
 from .model import Model
 from .outputs import NotRowByRow, one_output_per_row
 from .plan import Run
 from .progress import Bar, bar
-from .rows import InputRows, Rows
-from .shortcut import Shortcut
+from .rows import BaselinePairRows, InputRows, Rows
+from .shortcut import Shortcut, prefix_is_better
+from .targets import Target
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Gradients:
     rows: list[Tensor]  # the rows themselves, likewise
     repeats: slice
     examples: slice
+    place: int = 0  # of the output among several
 
 
 # add(sums, gradients) makes new sums, each [b, *], of those so far, of which there are none at
@@ -60,18 +63,6 @@ class Weighted:
     def gather(self, deltas: Tensor, gradients: Tensor) -> Tensor:  # both [K, b, *F]
         """The same, of the sums of weighted gradients over the rows with each delta."""
         return gradients[0] if len(gradients) == 1 else gradients.sum(0)
-
-
-class Unused(RuntimeError):
-    """The outputs do not depend on one of the tensors that they are differentiated by."""
-
-    def __init__(self, position: int):
-        super().__init__(
-            f"inputs[{position}]: forward_func's output does not depend on it in a way that can be "
-            "differentiated, as there are no derivatives of quantised layers, rounding or detached "
-            "tensors; if it is not to depend on it, pass it in additional_forward_args"
-        )
-        self.position = position
 
 
 def values(
@@ -236,7 +227,42 @@ def gradient_sum(
         RuntimeError: if the outputs do not depend on an input.
     """
     add = Weighted(weights.to(rows.device)) if isinstance(weights, Tensor) else weights
-    totals: list[Tensor] = []
+    return _gradient_sums(model, rows, add, None, limit)[0]
+
+
+def gradient_sums(
+    model: Model, rows: Rows, add: Add, targets: Sequence[Target]
+) -> list[tuple[Tensor, ...]]:
+    """What :func:`gradient_sum` finds for each of several outputs, with one call for all of them.
+
+    A block's gradients are added up output by output. Its rows may be pairs: gradients are taken
+    for their first halves, the inputs.
+
+    Args:
+        model: the bound model, which chooses no output: interactions are seen in all of them.
+        rows: R × B rows.
+        add: what adds a block's gradients to the sums of the output at hand. It may be called again
+            for a block, from the first output on.
+        targets: which outputs, at least one.
+
+    Returns:
+        for each output what :func:`gradient_sum` returns.
+
+    Raises:
+        RuntimeError: if one of the outputs does not depend on an input.
+    """
+    if isinstance(add, Weighted) and prefix_is_better(model, rows, targets):
+        each = (model.choosing(target) for target in targets)
+        return [_gradient_sums(one, rows, add, None)[0] for one in each]
+    return _gradient_sums(model, rows, add, targets)
+
+
+def _gradient_sums(
+    model: Model, rows: Rows, add: Add, targets: Sequence[Target] | None, limit: int | None = None
+) -> list[tuple[Tensor, ...]]:
+    """Those of several outputs; without targets those of the one that the model chooses."""
+    totals: list[list[Tensor]] = [[] for _ in targets or (None,)]
+    count = len(rows.inputs)
 
     def by_shortcut(
         affine: tuple[Tensor, ...], repeats: slice, examples: slice, learn: bool
@@ -259,32 +285,45 @@ def gradient_sum(
                 by_shortcut(affine, repeats, examples, learn)
                 return True
             return False
-        leaves = tuple(row.detach().requires_grad_() for row in rows.block(repeats, examples))
+        block = rows.block(repeats, examples)
+        leaves = tuple([row.detach().requires_grad_() for row in block[:count]])
 
-        def ask(leaves: tuple[Tensor, ...], repeats: int) -> Tensor:
-            asked = partial(_recorded, model, leaves, repeats, examples)
-            return _followed(asked, model, leaves, repeats * b, learn)
+        def ask(block: tuple[Tensor, ...], repeats: int) -> Tensor:
+            asked = partial(recorded, model, block, repeats, examples, targets is None)
+            return _followed(asked, model, block[:count], repeats * b, learn)
 
+        block = leaves + block[count:]
+        first: list[Tensor] = []
         if b == rows.batch and blocks.are_stacked(r):
-            output = stacked(model, leaves, r, ask, differentiable=True)
+            output = stacked(model, block, r, ask, differentiable=True)
             if output is None:
                 return False
+            first.append(output)
+            del output
+
+        def again() -> Tensor:
+            return first.pop() if first else ask(block, r)
+
+        if targets is None:
+            gradients: Iterable[tuple[Tensor, ...]] = [gradients_of(again(), leaves)]
         else:
-            output = ask(leaves, r)
-        gradients = _gradients(output, leaves)
-        each, made = (
-            [t.reshape(r, b, *t.shape[1:]) for t in tensors] for tensors in (gradients, leaves)
-        )
-        found = Gradients(each, made, repeats, examples)
-        sums = add([part(total, examples) for total in totals], found)
-        if not totals and b < rows.batch:
-            totals.extend(s.new_zeros(rows.batch, *s.shape[1:]) for s in sums)
+            gradients = gradients_of_each(model, targets, again, leaves, r, examples)
+        made = [t.reshape(r, b, *t.shape[1:]) for t in leaves]
+        sums = []
+        for place, (total, slopes) in enumerate(zip(totals, gradients, strict=True)):
+            each = [t.reshape(r, b, *t.shape[1:]) for t in slopes]
+            found = Gradients(each, made, repeats, examples, place)
+            sums.append(add([part(t, examples) for t in total], found))
+        if not totals[0] and b < rows.batch:
+            zeros = [[s.new_zeros(rows.batch, *s.shape[1:]) for s in new] for new in sums]
+            totals[:] = zeros
         # From here on nothing takes memory: a block counts for all inputs, or for none and again.
         if b == rows.batch:
             totals[:] = sums
             return True
         for total, new in zip(totals, sums, strict=True):
-            total[examples] = new
+            for of_all, part_of_it in zip(total, new, strict=True):
+                of_all[examples] = part_of_it
         return True
 
     with torch.inference_mode(False), torch.no_grad(), model.statistics_kept():
@@ -292,15 +331,15 @@ def gradient_sum(
         gathers = add.gather if isinstance(add, Weighted) else None
         blocks = Blocks(model, rows, limit)
         shortcut = Shortcut(model, rows, blocks.size, gathers)
-        if gathers is None:
+        if gathers is None or targets is not None:
             model.affine_prefix = False
         if model.affine_prefix is not False:
             settle(model, rows, limit, differentiable=True)
         _visit(model, blocks, run, shortcut.run)
         gathered = shortcut.sums()
-        if totals and gathered:
-            return tuple(one + other for one, other in zip(totals, gathered, strict=True))
-        return tuple(totals or gathered or _zeros(rows))
+        if totals[0] and gathered:
+            return [tuple(one + other for one, other in zip(totals[0], gathered, strict=True))]
+        return [tuple(total or gathered or _zeros(rows)) for total in totals]
 
 
 def gradients_inside(
@@ -322,8 +361,8 @@ def gradients_inside(
     def visit(repeats: slice, examples: slice, learn: bool) -> bool:
         nonlocal gradients
         with torch.enable_grad():
-            output = _numbers(model, model(rows.block(repeats, examples), 1, examples))
-        gradients = _gradients(output, points())
+            output = numbers(model, model(rows.block(repeats, examples), 1, examples))
+        gradients = gradients_of(output, points())
         return True
 
     run = Run(rows.kind, model.batch)
@@ -363,9 +402,9 @@ def gradients(
         leaves = block[:count]
         if points is None:
             leaves = tuple([row.detach().requires_grad_() for row in leaves])
-        asked = partial(_recorded, model, leaves + block[count:], r, examples)
+        asked = partial(recorded, model, leaves + block[count:], r, examples)
         output = _followed(asked, model, leaves, r * b, learn)
-        found = _gradients(output, leaves if points is None else points())
+        found = gradients_of(output, leaves if points is None else points())
         if r * b == run.count:  # copied, as several may be one tensor and may be expanded
             copies = [g.clone(memory_format=torch.contiguous_format) for g in found]
             out[:] = [g.view(r, b, *g.shape[1:]) for g in copies]
@@ -401,17 +440,12 @@ def _is_refused(
     model: Model, rows: Rows, size: int, limit: int | None = None, differentiable: bool = False
 ) -> bool:
     """Whether it turns out that so many examples are not to be asked about apart from others."""
-    if rows.together or model.rows_interact:
-        return False
+    if rows.together or model.rows_interact or isinstance(rows, BaselinePairRows):
+        return False  # of pairs it was found out beforehand
     settle(model, rows, limit, differentiable)
     if not (model.rows_interact or model.whole_batch):
         settle_cut(model, rows, size, limit, differentiable)
     return bool(model.rows_interact or model.whole_batch)
-
-
-def _numbers(model: Model, output: Tensor) -> Tensor:
-    """One number a row, or one for the batch."""
-    return one_output_per_row(output.reshape(1, -1) if model.whole_batch else output)
 
 
 def _visit(
@@ -453,33 +487,3 @@ def _followed(
         outputs = call()
     model.cost = footprint.cost(outputs, count)
     return outputs
-
-
-@torch.enable_grad()
-def _recorded(
-    model: Model, leaves: tuple[Tensor, ...], repeats: int, examples: slice
-) -> Tensor:  # [r * b]
-    if not model.writes_to_rows:
-        try:
-            return _numbers(model, model(leaves, repeats, examples))
-        except RuntimeError as error:
-            if "leaf Variable that requires grad" not in str(error):
-                raise
-        model.writes_to_rows = True
-    # The model writes to its input. That is allowed to anything but a leaf of the graph.
-    return _numbers(model, model(tuple(leaf.clone() for leaf in leaves), repeats, examples))
-
-
-def _gradients(
-    output: Tensor, leaves: tuple[Tensor, ...] | tuple[GradientEdge, ...]
-) -> tuple[Tensor, ...]:
-    if not output.requires_grad:
-        raise RuntimeError(
-            "forward_func: its output does not depend on inputs in a way that can be "
-            "differentiated: is it detached, computed under no_grad, or rounded to integers?"
-        )
-    gradients = torch.autograd.grad(output, leaves, torch.ones_like(output), allow_unused=True)
-    for i, gradient in enumerate(gradients):
-        if gradient is None:
-            raise Unused(i)
-    return gradients

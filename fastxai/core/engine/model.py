@@ -55,6 +55,7 @@ class Model:
             not known yet.
         runs: what became of the rows so far.
         writes_to_rows: whether the function was seen to write to its inputs.
+        uses_up_graphs: whether the function's graphs were seen to be good for one gradient only.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Model:
         self.prefix = prefix or Prefix()
         self.affine_prefix: bool | None = None
         self.runs: list[Run] = []
-        self.writes_to_rows = False  # as far as is known
+        self.writes_to_rows = self.uses_up_graphs = False  # as far as is known
         self._loans = Loans() if forward_args else None
         self._state = State.of(self.behind, objects)
         self._examples: slice | Tensor | None = None  # which of the batch it is asked about, or all
@@ -107,9 +108,9 @@ class Model:
         count, asked = rows[0].shape[0], examples.stop - examples.start
         if count != repeats * asked:
             raise WrongBlock(rows, repeats, asked)
-        which = examples if self._examples is None else _among(self._examples, examples)
         if self._state is not None:
             self._state.restore()  # every call finds what the first one found
+        which = examples if self._examples is None else _among(self._examples, examples)
         extra = [self._repeat(a, repeats, which) for a in self.forward_args]
         output = self.forward_func(*rows, *extra)
         if not isinstance(output, Tensor):
@@ -129,6 +130,17 @@ class Model:
             raise NotRowByRow(output.shape, count)
         self._check_shape(output.shape if self.whole_batch else output.shape[1:])
         return self.target.select(output, repeats, which)
+
+    def choose(self, target: Target, output: Tensor, repeats: int, examples: slice) -> Tensor:
+        """What another target chooses of outputs [r * b, *C] of which none was chosen yet."""
+        which = examples if self._examples is None else _among(self._examples, examples)
+        return target.select(output, repeats, which)
+
+    def choosing(self, target: Target) -> Model:
+        """The same question about another output."""
+        other = copy.copy(self)
+        other.target, other.alone = target, None
+        return other
 
     def of(self, examples: slice | Tensor) -> Model:
         """The same question about some examples of the batch, [k] int64; the first of them is 0."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Any
 
 import torch
@@ -171,6 +171,25 @@ def saved(did: Run | PrefixTrace, examples: int, repeats: int, mixed: int) -> fl
     """
     each = repeats * (did.spared - (mixed - 1) * did.width)
     return each - did.anchored / max(1, examples)
+
+
+def prefix_is_better(model: Model, rows: Rows, targets: Sized) -> bool:
+    """Whether passes with rows that stay affine, one for each output, may be the less work.
+
+    The other way is one pass forward for all outputs, and one backward for each. How much the
+    prefix spares is seen from layers' weights, and is an upper bound.
+
+    Args:
+        model: the bound model.
+        rows: what will be asked of it.
+        targets: the outputs.
+    """
+    if not is_affine(rows) or not _may_have_prefix(model, rows, rows.repeats * rows.batch):
+        return False
+    every = most_multiplications(model.modules, rows.inputs)
+    left = 1 - min(1.0, rows.anchors / rows.repeats)
+    spared = left * most_spared(model.modules, rows.inputs, rows.mixed)
+    return 2 * len(targets) * (every - spared) < (1 + len(targets)) * every
 
 
 def may_stay_affine(tensors: tuple[Tensor, ...]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -23,10 +24,16 @@ class Told:
 
     Args:
         lifted: the function.
-        note: takes F(x) − F(x') of the rows of the latest call, [N], as they are known.
+        note: takes F(x) − F(x') of the rows of the latest call, [N], as they are known; None for
+            who knows which output was chosen and reads ``change``.
+
+    Attributes:
+        change: how much all outputs of the latest call change, [N, *C].
     """
 
-    def __init__(self, lifted: Lifted, note: Callable[[Tensor], None]):
+    change: Tensor
+
+    def __init__(self, lifted: Lifted, note: Callable[[Tensor], None] | None):
         self.lifted, self.note = lifted, note
         self._graph: Any = None  # of the latest call
         self._outputs: tuple[Tensor, ...] = ()  # its changes and references
@@ -38,57 +45,66 @@ class Told:
         if output.dim() and output.shape[0] != count:
             return output
         reference = self.lifted.reference
-        if output.dim() and 1 < len(reference) < count:
-            reference = reference.repeat_interleave(count // len(reference), 0)
         if reference.shape[1:] != output.shape[1:]:
             raise ArgumentError(
                 "forward_func: expected outputs of one shape for inputs and baselines, got "
                 f"{tuple(output.shape)} and {tuple(reference.shape)}"
             )
         with torch.no_grad():
-            change = output - reference
+            if output.dim() and 1 < len(reference) < count:
+                each = count // len(reference)
+                change = (output.unflatten(0, (-1, each)) - reference[:, None]).flatten(0, 1)
+            else:
+                change = output - reference
         self._graph, self._outputs = output.grad_fn, (change, reference)
+        self.change, note = change, self.note
+        if note is None:
+            return output
 
         def read(gradient: Tensor) -> None:
             if gradient.dim() < 2:
-                self.note(change)
+                note(change)
                 return
             chosen = change.masked_fill(gradient == 0, 0)  # others may be infinite
-            self.note(chosen.sum(tuple(range(1, chosen.dim()))))
+            note(chosen.sum(tuple(range(1, chosen.dim()))))
 
         output.register_hook(read)
         return output
 
-    def check(self, attributions: Sequence[Tensor], change: Tensor, beside: str = "") -> None:
-        """Warns if attributions do not add up.
+    def missed(self, attributions: Sequence[Tensor], change: Tensor) -> tuple[float, float] | None:
+        """By how much some rows of the latest call do not add up, and how large outputs are.
+
+        None if they do.
 
         Args:
             attributions: to all inputs, each [n, *F_i].
             change: F(x) − F(x') of each row, [n].
-            beside: what else may be the reason.
         """
         rows = [a.flatten(1) if a.dim() > 1 else a[:, None] for a in attributions]
-        off = _total([r.sum(1) for r in rows]) - change
+        off = reduce(torch.add, [r.sum(1) for r in rows]) - change
+        if not off.numel():
+            return None
         # For the rounding of a deep network: half the digits.
         share = max(torch.finfo(r.dtype).eps for r in rows) ** 0.5
-        if not off.numel():
-            return
         missed = float(torch.linalg.vector_norm(off, torch.inf))
         if not math.isfinite(missed):  # of such rows another warning tells
             told = off.isfinite()
-            return self.check([a[told] for a in attributions], change[told], beside)
+            return self.missed([a[told] for a in attributions], change[told])
         if missed <= share * float(torch.linalg.vector_norm(change, torch.inf)):
-            return
+            return None
         size = sum(float(t.abs().nan_to_num(0, 0, 0).max()) for t in self._outputs)
-        sizes = _total([r.abs().sum(1) for r in rows])
-        if (off.abs() <= share * (size + sizes)).all():
-            return
+        sizes = reduce(torch.add, [r.abs().sum(1) for r in rows])
+        return None if (off.abs() <= share * (size + sizes)).all() else (missed, size)
+
+    def warn(self, found: Sequence[tuple[float, float]]) -> None:
+        """Warns of the greatest of what was missed, and names operations without a rule."""
+        missed, size = (max(numbers) for numbers in zip(*found, strict=True))
         names = ", ".join(self._unruled())
         reason = f"no rule for {names}: gradients are used instead" if names else _OTHERWISE
         warnings.warn(
             f"DeepLift: attributions miss F(x) - F(x') by up to {missed:.3g}, for outputs of up "
-            f"to {size:.3g} ({reason}{beside})",
-            stacklevel=4,
+            f"to {size:.3g} ({reason})",
+            stacklevel=5,
         )
 
     def _unruled(self) -> list[str]:
@@ -105,10 +121,6 @@ class Told:
             if function is not None and not function.__module__.startswith(__package__):
                 names.append(function.__name__)
         return list(dict.fromkeys(names))
-
-
-def _total(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
 
 _OTHERWISE = (

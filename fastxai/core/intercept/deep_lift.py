@@ -239,7 +239,7 @@ class _AtInputs(_Watching):
         inside = transformation() is not None
         for x, reference in zip(operands, kept.operands, strict=True):
             if reference.shape != x.shape:
-                self._like(reference, x)  # or raises
+                self._dim_of_rows(reference, x)  # or raises
             elif inside and _unwrapped(reference).shape != _unwrapped(x).shape:
                 raise Unlike("an operation inside torch.func.vmap")
         # Inside a transformation tensors do not tell whether a gradient is wanted outside of it.
@@ -248,14 +248,30 @@ class _AtInputs(_Watching):
             return func(*args, **kwargs)
         references, result = kept.operands, kept.result
         writes = in_place(func, args, kwargs)
-        like, eps = self._like, self.eps
-        call = Call(func, args, kwargs, places, operands, references, result, like, eps, writes)
+        by_row = self._like, self._less
+        call = Call(
+            func, args, kwargs, places, operands, references, result, *by_row, self.eps, writes
+        )
         y = rule.apply(call)
         return args[0].copy_(y) if writes else y
 
     def _like(self, reference: Tensor, x: Tensor) -> Tensor:
-        if reference.shape == x.shape:
+        if self.baselines == 1 or reference.shape == x.shape:
             return reference
+        dim = self._dim_of_rows(reference, x)
+        return reference.repeat_interleave(self.each, dim)
+
+    def _less(self, x: Tensor, reference: Tensor) -> Tensor:
+        """``x - self._like(reference, x)``, without a copy."""
+        if self.baselines == 1 or reference.shape == x.shape:
+            return x - reference
+        dim = self._dim_of_rows(reference, x)
+        by_baseline = x.unflatten(dim, (self.baselines, self.each))
+        apart: Tensor = by_baseline - reference.unsqueeze(dim + 1)
+        return apart.flatten(dim, dim + 1)
+
+    def _dim_of_rows(self, reference: Tensor, x: Tensor) -> int:
+        """In which dimension x has a row for each input, and the reference for each baseline."""
         pairs = enumerate(zip(reference.shape, x.shape, strict=False))
         apart = [i for i, (a, b) in pairs if a != b]
         rows = self.baselines, self.baselines * self.each
@@ -264,7 +280,7 @@ class _AtInputs(_Watching):
         (dim,) = apart
         if (reference.shape[dim], x.shape[dim]) != rows:
             raise Unlike("an operation that mixes rows")
-        return reference if rows[0] == 1 else reference.repeat_interleave(self.each, dim)
+        return dim
 
 
 def _unwrapped(tensor: Tensor) -> Tensor:

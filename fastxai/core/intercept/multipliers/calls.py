@@ -33,6 +33,7 @@ class Call:
     references: list[Tensor]
     result: Any  # for the references
     like: Callable[[Tensor, Tensor], Tensor]  # rows of baselines brought to those of inputs
+    less: Callable[[Tensor, Tensor], Tensor]  # what inputs have, less what baselines have
     eps: float
     writes: bool  # whether it writes its result to its first argument
 

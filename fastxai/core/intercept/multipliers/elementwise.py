@@ -30,8 +30,8 @@ def scaled_by(rule: Callable[[Call], tuple[Tensor, Tensor]]) -> Callable[[Call],
 def relu(call: Call) -> tuple[Tensor, Tensor]:
     (x,), (reference,) = call.operands, call.references
     y = x.relu()
-    apart = x - call.like(reference, x)
-    ratio = (y - call.like(call.result, x)).div_(apart)
+    apart = call.less(x, reference)
+    ratio = call.less(y, call.result).div_(apart)
     if _may_be_close(call, apart.abs_(), call.eps):
         ratio = torch.where(apart < call.eps, y.sign(), ratio)
     return y, ratio
@@ -40,8 +40,8 @@ def relu(call: Call) -> tuple[Tensor, Tensor]:
 def rescale(call: Call) -> tuple[Tensor, Tensor]:
     (x,), (reference,) = call.operands, call.references
     y = call.of(x)
-    apart = x - call.like(reference, x)
-    multiplier = (y - call.like(call.result, y)).div_(apart)
+    apart = call.less(x, reference)
+    multiplier = call.less(y, call.result).div_(apart)
     most = float(x.abs().amax()) if call.looks and x.numel() else 0
     if _may_be_close(call, apart.abs(), max(call.eps, ROUNDING * torch.finfo(x.dtype).eps * most)):
         is_close = _are_close(x, apart, call.eps)
