@@ -52,9 +52,9 @@ class Worth:
             values = values.unflatten(0, (-1, k))
             if weights is None:
                 return values.sum(1, dtype=torch.float64).div_(k), of_each
-            form = "nkbc,kc->nbc" if weights.dim() == 2 else "nkbc,k->nbc"
-            weights = weights.to(values.device)
-            return torch.einsum(form, values.to(torch.float64), weights), of_each
+            # Not as a product of matrices, whose threads would go on to wait on the model's cores.
+            shares = values.to(torch.float64) * weights.reshape(k, 1, -1).to(values.device)
+            return shares.sum(1), of_each
         first, last = repeats.start // k, (repeats.stop - 1) // k + 1
         at = torch.arange(repeats.start, repeats.stop, device=values.device)
         if weights is None:

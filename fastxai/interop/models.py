@@ -155,7 +155,9 @@ def as_outputs(found: Any, rows: int) -> Tensor:  # [n, *C] float64, on the CPU
         outputs = torch.from_numpy(np.array(found, dtype=np.float64))
     fits = outputs.dim() in (1, 2) and outputs.shape[0] == rows
     check(fits, "model", expected, outputs.shape)
-    check(not bool(outputs.isnan().any()), "model", "outputs that are numbers", "NaN")
+    # Numpy sums in one thread: torch's would go on to wait for more on the cores of the model.
+    has_nan = np.isnan(outputs.numpy().sum()) and bool(outputs.isnan().any())
+    check(not has_nan, "model", "outputs that are numbers", "NaN")
     return outputs
 
 

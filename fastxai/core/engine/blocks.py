@@ -36,7 +36,7 @@ _FIRST_CALL = {"flat": (3, 1024), "shaped": (96, 1024), "indices": (96, 16)}
 _WORTH_LEARNING = 2
 # What leaves torch (boosted trees, a remote service) has a cost for each call that is not known and
 # may be large: it is given as many rows as are no burden by themselves.
-_OPAQUE = 4 << 20  # bytes
+_OPAQUE = 2 << 20  # bytes
 # All examples are given in one call, as rows may influence one another, unless memory may not do,
 # by this guess of what a row takes at once, as a multiple of its own bytes.
 _WHOLE = {"flat": 16, "shaped": 64, "indices": 5000}

@@ -178,11 +178,12 @@ def stream(
         nonlocal answered, is_part
         r, b = length(repeats), length(examples)
         is_part = b < rows.batch
-        result = call(repeats, examples, learn)
-        if result is None:
-            return False
-        answered = True
-        visit(result, repeats, examples)
+        with model.alone_on_cores():
+            result = call(repeats, examples, learn)
+            if result is None:
+                return False
+            answered = True
+            visit(result, repeats, examples)
         advance(r * b)
         return True
 

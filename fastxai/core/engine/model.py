@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from .outputs import NotRowByRow, WrongBlock, tensor_of
 from .plan import Run
 from .state import LAYERS, Loans, State, behind
 from .targets import Target
+from .threads import threads
 
 
 class Model:
@@ -89,6 +90,7 @@ class Model:
         self.affine_prefix: bool | None = None
         self.runs: list[Run] = []
         self.writes_to_rows = self.uses_up_graphs = False  # as far as is known
+        self._threads: int | None = None  # for calls, where torch has one between them
         self._loans = Loans() if forward_args else None
         self._state = State.of(self.behind, objects)
         self._examples: slice | Tensor | None = None  # which of the batch it is asked about, or all
@@ -112,7 +114,8 @@ class Model:
             self._state.restore()  # every call finds what the first one found
         which = examples if self._examples is None else _among(self._examples, examples)
         extra = [self._repeat(a, repeats, which) for a in self.forward_args]
-        output = self.forward_func(*rows, *extra)
+        with _NOTHING_CHANGES if self._threads is None else threads(self._threads):
+            output = self.forward_func(*rows, *extra)
         if not isinstance(output, Tensor):
             output = tensor_of(output, rows[0].device)
         if self._batch_shape is None and repeats == 1 and count == self.batch:
@@ -217,6 +220,23 @@ class Model:
         rows = argument[examples]
         rows = rows.repeat(repeats, *[1] * (rows.dim() - 1)) if repeats > 1 else rows.clone()
         return rows.requires_grad_() if argument.requires_grad else rows
+
+    @contextlib.contextmanager
+    def alone_on_cores(self) -> Iterator[None]:
+        """Has torch work in one thread between calls of a function that does not use it.
+
+        Threads of OpenMP that have worked wait for more without sleeping, for some 20 ms: as long
+        they would have a core that the function has threads of its own for.
+        """
+        if self.cost is None or not self.cost.is_opaque:
+            yield
+            return
+        self._threads = torch.get_num_threads()
+        try:
+            with threads(1):
+                yield
+        finally:
+            self._threads = None
 
     def statistics_kept(self) -> contextlib.AbstractContextManager[None]:
         """Puts what calls change in the model's modules back as it was: running statistics, say."""
