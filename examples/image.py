@@ -64,6 +64,8 @@ def main(out: Path) -> dict[str, fastxai.Explanation]:
 
     out.mkdir(parents=True, exist_ok=True)
     axes = fastxai.plot.image(found, x)
+    seen = CLASSES.get(classes[0].item(), f"class {classes[0].item()}")
+    axes[0].figure.suptitle(f'What speaks for "{seen}", and what against')
     axes[0].figure.savefig(out / "image.png", dpi=110)
     print(f"Wrote {out / 'image.png'}")
     return found
