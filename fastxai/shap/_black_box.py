@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ..core.checks import check_limit
 from ..core.coalition_bits import all_coalitions, pack, unpack
+from ..core.estimate.sampling import permutations
 from ..interop.models import RowFunction
 from ..interop.tables import Taken, as_array, checked_names
 from ._background import Background
-from ._coalitions import coalitions_of, from_orders, pairs
+from ._coalitions import coalitions_of, from_orders, pairs, pairs_from_orders
 from ._explanation import Explanation
 from ._game import CoalitionGame
 from ._selection import Rule, kept_by_criterion, select
@@ -113,6 +114,28 @@ class BlackBox:
         found *= (varies[:, :, None] & varies[:, None])[..., None]
         values = found.reshape(*found.shape[:3], *outputs).numpy()
         return self._explained(X, taken, values, None, started, main)
+
+    def pairs_by_orders(self, X: Any, method: Method, main: bool = False) -> Explanation:
+        """The same from random orders, as many as the method takes."""
+        started = time.perf_counter()
+        taken = self.background.table.take(X, "X")
+        varies = self.background.varies(taken.numbers)  # [n, P]
+        who = varies.any(0).nonzero()[:, 0]
+        n, players, outputs = *varies.shape, self.game.expected.shape
+        values = torch.zeros(n, players, players, outputs.numel(), dtype=torch.float64)
+        spread: np.ndarray | None = None
+        both = (varies[:, :, None] & varies[:, None])[..., None]
+        if len(who):
+            _, options = method(len(who))
+            orders = permutations(len(who), options["n_samples"], options["seed"])
+            found, errors = pairs_from_orders(self._worths(taken, who), orders)
+            values[:, who[:, None], who] = found
+            if errors is not None:
+                off = torch.zeros_like(values)
+                off[:, who[:, None], who] = errors
+                spread = (off * both).reshape(n, players, players, *outputs).numpy()
+        values = (values * both).reshape(n, players, players, *outputs)
+        return self._explained(X, taken, values.numpy(), spread, started, main)
 
     def along(self, X: Any, tree: FeatureTree, most: int | None, main: bool = False) -> Explanation:
         """Owen values along a tree of features."""

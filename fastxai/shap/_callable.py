@@ -18,7 +18,7 @@ from ..core.estimate.sampling import permutations
 from ..interop.models import RowFunction, callable_of
 from ..interop.tables import Table, as_array, checked_names, names_of
 from ._black_box import Method
-from ._coalitions import from_orders, pairs, shapley
+from ._coalitions import from_orders, pairs, pairs_from_orders, shapley
 from ._explanation import Explanation
 from ._game import linked
 from .links import link_of
@@ -69,13 +69,14 @@ class MaskedBox:
         solve = pairs if of_pairs else shapley
         return self._explained(X, lambda worths: (solve(worths(present), players), None))
 
-    def by_orders(self, X: Any, method: Method) -> Explanation:
-        """Values from random orders, the same for all rows."""
+    def by_orders(self, X: Any, method: Method, of_pairs: bool = False) -> Explanation:
+        """Values, or those of pairs, from random orders, the same for all rows."""
         players = self._players(X)
         _, options = method(players)
         orders = permutations(players, options["n_samples"], options["seed"])
+        solve = pairs_from_orders if of_pairs else from_orders
         return self._explained(
-            X, lambda worths: from_orders(lambda bits: worths(unpack(bits, players)), orders)
+            X, lambda worths: solve(lambda bits: worths(unpack(bits, players)), orders)
         )
 
     def _players(self, X: Any) -> int:

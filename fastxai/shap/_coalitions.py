@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..core.coalition_bits import all_coalitions, pack, subset_sizes
+from ..core.coalition_bits import all_coalitions, pack, single, subset_sizes
 from ..core.estimate.designs import shapley_design
 from ..core.estimate.sampling import prefixes
 from ._trees import Worths
@@ -36,6 +36,44 @@ def pairs(v: Tensor, players: int) -> Tensor:  # [2^m, n, C] -> [n, m, m, C]
             found[:, i, j] = torch.einsum("s,snc->nc", share[sizes[without]], change)
             found[:, j, i] = found[:, i, j]
     return found
+
+
+def pairs_from_orders(worths: Worths, orders: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The same interactions from orders of the players, and their standard errors.
+
+    Both are [n, m, m, C]. In an order the sample of a pair is δ_ij(S), with S the players before
+    both: it takes the worth of each beginning with one more of the others, m (m + 1) / 2 in all,
+    and what the samples of an order and the diagonal add up to is v(all) − v(∅).
+
+    Args:
+        worths: what coalitions of the players are worth.
+        orders: [R, m] int64; if there are several, each is followed by its reverse. There are no
+            errors for one order, or one and its reverse.
+    """
+    count, m = orders.shape
+    entered = single(orders.flatten(), m).unflatten(0, (count, m))  # [R, m, W]
+    before = entered.cumsum(1) - entered  # distinct bits: a sum is a union
+    begun, other = torch.triu_indices(m, m)
+    nobody = torch.zeros(1, entered.shape[2], dtype=torch.int64)
+    bits = torch.cat([nobody, (before[:, begun] + entered[:, other]).flatten(0, 1)])
+    bits, which = bits.unique(dim=0, return_inverse=True)
+    v = worths(bits)  # [N, n, C]
+    table = which.new_zeros(count, m, m)  # of v(the first k players, and the one at place b >= k)
+    table[:, begun, other] = which[1:].unflatten(0, (count, -1))
+    apart = begun < other
+    begun, other = begun[apart], other[apart]
+    found = v.new_zeros(count, v.shape[1], m, m, v.shape[2])
+    for order, place, one in zip(orders, table, found, strict=True):
+        first = torch.cat([which[:1], place.diagonal()[:-1]])  # the first k players alone
+        change = v[place[begun + 1, other]] - v[place[begun, begun]]
+        change += v[first[begun]] - v[place[begun, other]]
+        a, b = order[begun], order[other]
+        one[:, a, b] = one[:, b, a] = change.movedim(0, 1) / 2
+        one[:, order, order] = (v[place[0]] - v[which[0]]).movedim(0, 1)
+    if count > 1:
+        found = found.unflatten(0, (-1, 2)).mean(1)
+    errors = found.std(0) / len(found) ** 0.5 if len(found) > 1 else None
+    return found.mean(0), errors
 
 
 def coalitions_of(players: int, count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -111,15 +111,14 @@ class ExactExplainer(_MaskerExplainer):
                 Shapley-Taylor index. All add up to what the values of features do.
             silent: True for no progress bar.
         """
-        of_pairs = interactions is True or interactions == 2
-        fine = of_pairs or interactions is False or interactions == 1
-        check(fine, "interactions", "1 or 2", interactions)
+        of_pairs = _are_of_pairs(interactions)
 
         def method(players: int) -> tuple[Any, dict[str, Any]]:
             limit = _MOST_EVALS
             if max_evals != "auto":
                 limit = check_count(max_evals, "max_evals", below=None)
             expected = "at least 2^{} = {:,}, all coalitions of the features that vary"
+            expected += " (PermutationExplainer samples)"
             needed = 1 << players
             check(needed <= limit, "max_evals", expected, limit, players, needed)
             return ShapleyValues, {"show_progress": shows(silent)}
@@ -178,16 +177,27 @@ class PermutationExplainer(_MaskerExplainer):
         silent: bool = False,
         *,
         main_effects: bool = False,
+        interactions: int | bool = 1,
     ) -> Explanation:
         """Explains rows.
 
         Args:
             X: rows [n, M], or one row [M], in any form.
             max_evals: coalitions of a row: an order and its reverse take 2 M + 1 of them, M
-                counting the features that vary. "auto" for ten such pairs.
+                counting the features that vary; an order for pairs of features M (M + 1) / 2 + 1.
+                "auto" for ten orders and their reverses.
             silent: True for no progress bar.
             main_effects: as for :class:`ExactExplainer`.
+            interactions: as for :class:`ExactExplainer`: 2 or True for values of pairs of features,
+                of which there are standard errors from four orders on.
         """
+        if _are_of_pairs(interactions):
+            check(self._tree is None, "interactions", "1 with a tree of features", interactions)
+            method = _by_orders_of_pairs(max_evals, self._seed)
+            if self._masked is not None:
+                check(not main_effects, "main_effects", "False with a function as masker", True)
+                return self._masked.by_orders(X, method, of_pairs=True)
+            return self._box.pairs_by_orders(X, method, main_effects)
 
         def pairs(players: int) -> int:
             if max_evals == "auto":
@@ -293,6 +303,31 @@ def _by_orders(pairs: Any, seed: int | None, silent: bool) -> Method:
         }
 
     return method
+
+
+def _by_orders_of_pairs(max_evals: int | str, seed: int | None) -> Method:
+    """As many orders as so many coalitions allow: one, or each with its reverse."""
+
+    def method(players: int) -> tuple[Any, dict[str, Any]]:
+        count, each = 20, players * (players + 1) // 2
+        if max_evals != "auto":
+            most = check_count(max_evals, "max_evals", below=None)
+            expected = "at least {}, for one order of the features that vary and their pairs"
+            check(most > each, "max_evals", expected, most, each + 1)
+            count = (most - 1) // each
+        return ShapleyValueSampling, {
+            "n_samples": count if count == 1 else count // 2 * 2,
+            "seed": draw_seed(seed),
+        }
+
+    return method
+
+
+def _are_of_pairs(interactions: Any) -> bool:
+    of_pairs = interactions is True or (interactions is not False and interactions == 2)
+    fine = of_pairs or interactions is False or interactions == 1
+    check(fine, "interactions", "1 or 2", interactions)
+    return bool(of_pairs)
 
 
 def _rows_of(masker: Any) -> Any:
