@@ -357,7 +357,7 @@ def test_a_generator_that_ends():
 
 @pytest.mark.parametrize("name", ["Lime", "LimeBase"])
 def test_what_captum_code_asks_of_a_method(name):
-    own = ("tolerance", "max_samples", "seed", "affine_prefix")
+    own = ("tolerance", "max_samples", "seed", "affine_prefix", "output")
     ours, theirs = getattr(fastxai.attr, name), getattr(captum.attr, name)
     if name == "Lime":
         ours_made, theirs_made = ours(mlp()), theirs(mlp())

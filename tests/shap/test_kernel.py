@@ -368,7 +368,7 @@ def test_bad_arguments_are_named():
     refused("X: expected rows of one length", x=[[1, 2, 3, 4, 5], [1, 2]])
     refused("data: column 0: expected numbers", background=np.array([["a"] * 5]))
     refused("data: expected at least one row", background=np.zeros((0, 5)))
-    refused("model: expected a function", f=3)
+    refused("model: expected a module or callable", f=3)
     refused("model: expected outputs.*a list", f=lambda z: [0.0] * len(z))
     refused("model: expected outputs.*shape", f=lambda z: np.zeros(3))
     refused("model: expected outputs.*explain predict_proba", f=lambda z: np.array(["a"] * len(z)))

@@ -6,6 +6,7 @@ Only this module calls the model, and :mod:`.interaction`, which looks at few ro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -178,7 +179,8 @@ def stream(
         nonlocal answered, is_part
         r, b = length(repeats), length(examples)
         is_part = b < rows.batch
-        with model.alone_on_cores():
+        is_opaque = model.cost is not None and model.cost.is_opaque
+        with model.alone_on_cores() if is_opaque else nullcontext():
             result = call(repeats, examples, learn)
             if result is None:
                 return False

@@ -223,14 +223,11 @@ class Model:
 
     @contextlib.contextmanager
     def alone_on_cores(self) -> Iterator[None]:
-        """Has torch work in one thread between calls of a function that does not use it.
+        """Has torch work in one thread between calls of the function, which does not use it.
 
         Threads of OpenMP that have worked wait for more without sleeping, for some 20 ms: as long
         they would have a core that the function has threads of its own for.
         """
-        if self.cost is None or not self.cost.is_opaque:
-            yield
-            return
         self._threads = torch.get_num_threads()
         try:
             with threads(1):
