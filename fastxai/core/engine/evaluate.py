@@ -20,7 +20,7 @@ from ..spans import length, part
 from .blocks import Blocks, is_out_of_memory
 from .graph import gradients_of, gradients_of_each, numbers, recorded
 from .interaction import settle, settle_cut, stacked
-from .model import Model
+from .model import NOTHING_CHANGES, Model
 from .outputs import NotRowByRow, one_output_per_row
 from .plan import Run
 from .progress import Bar, bar
@@ -178,7 +178,8 @@ def stream(
         nonlocal answered, is_part
         r, b = length(repeats), length(examples)
         is_part = b < rows.batch
-        with model.alone_on_cores():
+        is_opaque = model.cost is not None and model.cost.is_opaque
+        with model.alone_on_cores() if is_opaque else NOTHING_CHANGES:
             result = call(repeats, examples, learn)
             if result is None:
                 return False
