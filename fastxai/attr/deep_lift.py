@@ -213,11 +213,14 @@ class DeepLift(GradientAttribution):
             interaction.settle(request.model, InputAndBaselineRows(pairs.inputs, first))
         interact = request.model.rows_interact
         shares = None if interact is None else not interact
+        in_place = [m for m in request.model.modules if getattr(m, "inplace", False)]
+        writes = bool(in_place) or not request.model.is_chain
 
         def wrapped(function: Callable[..., Any]) -> Told:
             if inside is not None:
                 return Told(inside.lifted(function, self.eps, shares), note)
-            return Told(Lifted(function, len(pairs.inputs), self.eps, shares=shares), note)
+            lifted = Lifted(function, len(pairs.inputs), self.eps, shares=shares, writes=writes)
+            return Told(lifted, note)
 
         return request.model.through(wrapped)
 
@@ -256,7 +259,7 @@ class DeepLift(GradientAttribution):
         for total in totals:
             means = zip(total, x, strict=True)
             each.append(tuple([t.div_(pairs.repeats).to(a.dtype) for t, a in means]))
-            warn_unless_finite(self, each[-1])
+        warn_unless_finite(self, each)
         return each
 
     def _combination(self, custom: Combine | None) -> Combine:
