@@ -8,7 +8,8 @@ from ._layer import LayerAttribution
 from ._lime_base import LimeBase
 from ._perturbation import PerturbationAttribution
 from .ablation import FeatureAblation, FeaturePermutation, Occlusion
-from .deep_lift import DeepLift, DeepLiftShap
+from .deep_lift import DeepLift
+from .deep_lift_shap import DeepLiftShap
 from .gradient_shap import GradientShap
 from .guided_backprop import Deconvolution, GuidedBackprop
 from .guided_grad_cam import GuidedGradCam

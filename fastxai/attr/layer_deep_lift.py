@@ -17,7 +17,8 @@ from ..core.intercept.lifted_layers import LayerPairs
 from ._base import GradientAttribution, captum_compatible
 from ._explanation import Result, convergence_delta
 from ._layer import LayerAttribution, OfLayers, may_be_unused
-from .deep_lift import Combine, DeepLift, DeepLiftShap, contributions
+from .deep_lift import Combine, DeepLift, contributions
+from .deep_lift_shap import DeepLiftShap
 
 
 class LayerDeepLift(LayerAttribution, DeepLift):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..attr import deep_lift, gradient_shap
+from ..attr import deep_lift_shap, gradient_shap
 from ..attr.layer_deep_lift import LayerDeepLift, LayerDeepLiftShap
 from ..attr.layer_gradient_shap import LayerGradientShap
 from ..core import engine
@@ -200,7 +200,7 @@ class DeepExplainer(_ModuleExplainer):
 
     def _attribute(self, x: tuple[Tensor, ...], targets: list[Any]) -> list[Any]:
         if self._layer is None:
-            return deep_lift.of_each_output(self._module, x, self.data, targets)
+            return deep_lift_shap.of_each_output(self._module, x, self.data, targets)
         kind = LayerDeepLift if len(self.data[0]) == 1 else LayerDeepLiftShap
         method = kind(self._module, self._layer)
         return [

@@ -56,38 +56,38 @@ FEW = {"nt_samples": 3, "seed": 0}
 # The explainer, its model, inputs and arguments; then what may be beside one pass of the model,
 # forward and for methods of gradients backward: operations of torch, and functions of fastxai.
 TABLE = {
-    "Saliency": (fastxai.Saliency(RELU), RELU, ROWS, {}, 19, 76),
-    "InputXGradient": (fastxai.InputXGradient(RELU), RELU, ROWS, {}, 19, 76),
-    "GuidedBackprop": (fastxai.GuidedBackprop(RELU), RELU, ROWS, {}, 18, 98),
-    "Deconvolution": (fastxai.Deconvolution(RELU), RELU, ROWS, {}, 14, 98),
-    "DeepLift, ReLU": (fastxai.DeepLift(RELU), RELU, ROWS, {}, 48, 194),
-    "DeepLift, SELU": (fastxai.DeepLift(SELU), SELU, ROWS, {}, 58, 200),
-    "DeepLift, attention": (fastxai.DeepLift(TEXT[1:]), TEXT[1:], TEXT[0](IDS), {}, 281, 611),
-    "DeepLiftShap": (fastxai.DeepLiftShap(SELU), SELU, ROWS, {"baselines": ROWS[:2] / 2}, 107, 228),
-    "IntegratedGradients": (fastxai.IntegratedGradients(SELU), SELU, ROWS, {}, 24, 112),
-    "NoiseTunnel": (fastxai.NoiseTunnel(fastxai.Saliency(SELU)), SELU, ROWS, FEW, 31, 130),
-    "LayerActivation": (fastxai.LayerActivation(SELU, SELU[2]), SELU, ROWS, None, 10, 110),
+    "Saliency": (fastxai.Saliency(RELU), RELU, ROWS, {}, 19, 62),
+    "InputXGradient": (fastxai.InputXGradient(RELU), RELU, ROWS, {}, 19, 62),
+    "GuidedBackprop": (fastxai.GuidedBackprop(RELU), RELU, ROWS, {}, 18, 86),
+    "Deconvolution": (fastxai.Deconvolution(RELU), RELU, ROWS, {}, 14, 86),
+    "DeepLift, ReLU": (fastxai.DeepLift(RELU), RELU, ROWS, {}, 47, 180),
+    "DeepLift, SELU": (fastxai.DeepLift(SELU), SELU, ROWS, {}, 57, 186),
+    "DeepLift, attention": (fastxai.DeepLift(TEXT[1:]), TEXT[1:], TEXT[0](IDS), {}, 281, 605),
+    "DeepLiftShap": (fastxai.DeepLiftShap(SELU), SELU, ROWS, {"baselines": ROWS[:2] / 2}, 91, 212),
+    "IntegratedGradients": (fastxai.IntegratedGradients(SELU), SELU, ROWS, {}, 24, 104),
+    "NoiseTunnel": (fastxai.NoiseTunnel(fastxai.Saliency(SELU)), SELU, ROWS, FEW, 31, 125),
+    "LayerActivation": (fastxai.LayerActivation(SELU, SELU[2]), SELU, ROWS, None, 10, 106),
     "LayerGradientXActivation": (
-        fastxai.LayerGradientXActivation(SELU, SELU[2]), SELU, ROWS, {}, 15, 113,
+        fastxai.LayerGradientXActivation(SELU, SELU[2]), SELU, ROWS, {}, 15, 107,
     ),
-    "LayerDeepLift": (fastxai.LayerDeepLift(SELU, SELU[2]), SELU, ROWS, {}, 80, 383),
+    "LayerDeepLift": (fastxai.LayerDeepLift(SELU, SELU[2]), SELU, ROWS, {}, 80, 371),
     "LayerDeepLiftShap": (
-        fastxai.LayerDeepLiftShap(SELU, SELU[2]), SELU, ROWS, {"baselines": ROWS[:2] / 2}, 124, 407,
+        fastxai.LayerDeepLiftShap(SELU, SELU[2]), SELU, ROWS, {"baselines": ROWS[:2] / 2}, 109, 393,
     ),
     "LayerGradientShap": (
         fastxai.LayerGradientShap(SELU, SELU[2]), SELU, ROWS,
-        {"baselines": ROWS[:2] / 2, "seed": 0}, 94, 330,
+        {"baselines": ROWS[:2] / 2, "seed": 0}, 94, 321,
     ),
-    "LayerGradCam": (fastxai.LayerGradCam(IMAGE, IMAGE[0]), IMAGE, IMAGES, {}, 21, 119),
-    "GuidedGradCam": (fastxai.GuidedGradCam(IMAGE, IMAGE[0]), IMAGE, IMAGES, {}, 50, 203),
+    "LayerGradCam": (fastxai.LayerGradCam(IMAGE, IMAGE[0]), IMAGE, IMAGES, {}, 21, 114),
+    "GuidedGradCam": (fastxai.GuidedGradCam(IMAGE, IMAGE[0]), IMAGE, IMAGES, {}, 50, 188),
     "LayerIntegratedGradients": (
-        fastxai.LayerIntegratedGradients(TEXT, TEXT[0]), TEXT, IDS, {"n_steps": 5}, 243, 396,
+        fastxai.LayerIntegratedGradients(TEXT, TEXT[0]), TEXT, IDS, {"n_steps": 5}, 237, 388,
     ),
     "KernelShap": (
-        fastxai.KernelShap(SELU), SELU, ROWS, {"n_samples": 80, "seed": 0}, 108, 249,
+        fastxai.KernelShap(SELU), SELU, ROWS, {"n_samples": 80, "seed": 0}, 108, 240,
     ),
     "FeatureAblation": (
-        fastxai.FeatureAblation(LSTM), LSTM, SERIES, {"feature_mask": TIMES}, 138, 234,
+        fastxai.FeatureAblation(LSTM), LSTM, SERIES, {"feature_mask": TIMES}, 126, 234,
     ),
 }  # fmt: skip
 

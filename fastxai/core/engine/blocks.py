@@ -9,6 +9,7 @@ from functools import cache, cached_property
 
 import torch
 
+from .independence import numbers_written
 from .model import Model
 from .plan import Run
 from .rows import InputRows, Rows, is_affine
@@ -94,8 +95,15 @@ class Blocks:
 
     @cached_property
     def _guess(self) -> int:
-        """Rows of a call of a model of which nothing is known."""
-        rows = self._rows
+        """Rows of a call of a model of which nothing is known but its layers."""
+        rows, model = self._rows, self._model
+        x = rows.inputs[0]
+        is_table = len(rows.inputs) == 1 and x.dim() == 2 and x.is_floating_point()
+        if is_table and model.is_chain:
+            written = numbers_written(model.modules, x.shape[1])
+            if written is not None:
+                row_bytes = rows.row_bytes + written * x.element_size()
+                return max(2, rows_a_call(row_bytes, rows.device, self._forward_only))
         expansion, most = _FIRST_CALL[_kind(rows)]
         guess = rows_a_call(expansion * rows.row_bytes, rows.device, self._forward_only)
         # A single row's output does not tell whether the model answers for rows or for the batch.

@@ -6,7 +6,6 @@ Only this module calls the model, and :mod:`.interaction`, which looks at few ro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,7 +20,7 @@ from ..spans import length, part
 from .blocks import Blocks, is_out_of_memory
 from .graph import gradients_of, gradients_of_each, numbers, recorded
 from .interaction import settle, settle_cut, stacked
-from .model import Model
+from .model import NOTHING_CHANGES, Model
 from .outputs import NotRowByRow, one_output_per_row
 from .plan import Run
 from .progress import Bar, bar
@@ -180,7 +179,7 @@ def stream(
         r, b = length(repeats), length(examples)
         is_part = b < rows.batch
         is_opaque = model.cost is not None and model.cost.is_opaque
-        with model.alone_on_cores() if is_opaque else nullcontext():
+        with model.alone_on_cores() if is_opaque else NOTHING_CHANGES:
             result = call(repeats, examples, learn)
             if result is None:
                 return False

@@ -9,11 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_BY_ROW = {
-    *(nn.Linear, nn.Identity, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d),
+_ACTIVATIONS = {
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
     *(nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid),
-    *(nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
+}
+_BY_ROW = {
+    *(nn.Linear, nn.Identity, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d),
+    *(nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, *_ACTIVATIONS),
+}
+_OF_ONE_WIDTH = {
+    *(nn.Identity, nn.Dropout, nn.BatchNorm1d, nn.LayerNorm, nn.Softmax, nn.LogSoftmax),
+    *_ACTIVATIONS,
 }
 _BY_ROW_IN_EVAL = {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.Dropout, nn.Dropout2d}
 _CONVOLUTIONS: dict[type, int] = {
@@ -66,6 +72,26 @@ def is_row_by_row(
         if dim is None or dim < 2:
             return False
     return True
+
+
+def numbers_written(modules: Iterable[Any], width: int) -> int | None:
+    """How many numbers layers write for one row of a table; None where that cannot be read off.
+
+    Args:
+        modules: a chain of layers, with the containers that they are in.
+        width: how many columns the table has.
+    """
+    count = 0
+    for module in modules:
+        kind = type(module)
+        if kind is nn.Sequential:
+            continue
+        if kind is nn.Linear:
+            width = module.out_features
+        elif kind not in _OF_ONE_WIDTH:
+            return None
+        count += width
+    return count
 
 
 def _dim_after(module: Any, dim: int) -> int | None:

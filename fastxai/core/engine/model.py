@@ -41,6 +41,8 @@ class Model:
     Attributes:
         modules: those of the function.
         behind: all modules that it may use, those behind closures and attributes too.
+        is_chain: whether the function is a module and its modules a chain of layers, all of them
+            known, that treat rows one by one.
         mixes_rows: whether rows share statistics (batch norm in train mode).
         rows_interact: whether a row's outputs depend on which others are in the call, so that every
             call must have each example once; None if that is not known yet.
@@ -81,6 +83,7 @@ class Model:
         norms = [m for m in self.behind if isinstance(m, _NORMS)]
         self.mixes_rows = any(map(_uses_batch_statistics, norms))
         is_known = is_row_by_row(forward_func, self.modules, dims, forward_args)
+        self.is_chain = is_known and isinstance(forward_func, torch.nn.Module)
         self.rows_interact: bool | None = False if is_known else None
         self.cut: int | None = None if is_known else 0
         self.alone: tuple[tuple[Tensor, ...], Tensor] | None = None
@@ -114,7 +117,7 @@ class Model:
             self._state.restore()  # every call finds what the first one found
         which = examples if self._examples is None else _among(self._examples, examples)
         extra = [self._repeat(a, repeats, which) for a in self.forward_args]
-        with _NOTHING_CHANGES if self._threads is None else threads(self._threads):
+        with NOTHING_CHANGES if self._threads is None else threads(self._threads):
             output = self.forward_func(*rows, *extra)
         if not isinstance(output, Tensor):
             output = tensor_of(output, rows[0].device)
@@ -237,7 +240,7 @@ class Model:
 
     def statistics_kept(self) -> contextlib.AbstractContextManager[None]:
         """Puts what calls change in the model's modules back as it was: running statistics, say."""
-        return _NOTHING_CHANGES if self._state is None else self._state.kept()
+        return NOTHING_CHANGES if self._state is None else self._state.kept()
 
 
 def _among(chosen: slice | Tensor, examples: slice) -> slice | Tensor:
@@ -247,7 +250,7 @@ def _among(chosen: slice | Tensor, examples: slice) -> slice | Tensor:
 
 
 _NORMS = (_BatchNorm, torch.jit.ScriptModule)
-_NOTHING_CHANGES = contextlib.nullcontext()
+NOTHING_CHANGES = contextlib.nullcontext()
 
 
 def _uses_batch_statistics(module: torch.nn.Module) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import cache, reduce
 from typing import Any
 
 import torch
@@ -84,8 +84,7 @@ class Told:
         off = reduce(torch.add, [r.sum(1) for r in rows]) - change
         if not off.numel():
             return None
-        # For the rounding of a deep network: half the digits.
-        share = max(torch.finfo(r.dtype).eps for r in rows) ** 0.5
+        share = max([_half_the_digits(r.dtype) for r in rows])
         missed = float(torch.linalg.vector_norm(off, torch.inf))
         if not math.isfinite(missed):  # of such rows another warning tells
             told = off.isfinite()
@@ -121,6 +120,12 @@ class Told:
             if function is not None and not function.__module__.startswith(__package__):
                 names.append(function.__name__)
         return list(dict.fromkeys(names))
+
+
+@cache
+def _half_the_digits(dtype: torch.dtype) -> float:
+    """What the rounding of a deep network may take."""
+    return float(torch.finfo(dtype).eps ** 0.5)
 
 
 _OTHERWISE = (

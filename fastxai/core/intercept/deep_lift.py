@@ -52,6 +52,7 @@ class Lifted:
         at_baselines: what to call with the baselines, if not forward_func.
         shares: whether one row may stand for a baseline of several inputs, as rows do not influence
             one another; None to find out.
+        writes: whether the function may write to what it is called with.
 
     Attributes:
         reference: what the latest call gave for the baselines.
@@ -65,12 +66,13 @@ class Lifted:
         eps: float,
         at_baselines: Function | None = None,
         shares: bool | None = None,
+        writes: bool = True,
     ):
         self.forward_func, self.count, self.eps = forward_func, count, eps
         self.at_baselines = at_baselines or forward_func
         self.reference: Any = None
         self.unruled: dict[Function, None] = {}
-        self._shares = shares
+        self._shares, self._writes = shares, writes
         self._copies = False  # whether values must be copied, as the function writes to them
 
     def __call__(self, *tensors: Any) -> Any:
@@ -117,7 +119,8 @@ class Lifted:
     def _run(
         self, inputs: tuple[Tensor, ...], baselines: tuple[Tensor, ...], extra: Any, each: int
     ) -> Any:
-        # Clones, as the function may write to them.
+        if self._writes:
+            inputs = tuple([x.clone() for x in inputs])
         kept: deque[_Kept] = deque()
         with without_checkpoints():
             with torch.no_grad(), _AtBaselines(kept, self._copies):
@@ -125,7 +128,7 @@ class Lifted:
                 is_one = isinstance(reference, Tensor)
                 self.reference = reference if is_one else tensor_of(reference)
             with _AtInputs(self, kept, baselines[0].shape[0], each):
-                output = self.forward_func(*(x.clone() for x in inputs), *extra)
+                output = self.forward_func(*inputs, *extra)
         if kept:
             raise Unlike(kept[0].func.__name__)
         return output if isinstance(output, Tensor) else tensor_of(output)
@@ -272,9 +275,11 @@ class _AtInputs(_Watching):
 
     def _dim_of_rows(self, reference: Tensor, x: Tensor) -> int:
         """In which dimension x has a row for each input, and the reference for each baseline."""
-        pairs = enumerate(zip(reference.shape, x.shape, strict=False))
-        apart = [i for i, (a, b) in pairs if a != b]
         rows = self.baselines, self.baselines * self.each
+        theirs, ours = reference.shape, x.shape
+        if theirs[1:] == ours[1:] and rows == (theirs[0], ours[0]):  # as in most models
+            return 0
+        apart = [i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b]
         if reference.dim() != x.dim() or len(apart) != 1:
             raise Unlike("an operation that mixes rows")
         (dim,) = apart

@@ -39,10 +39,9 @@ def _philox(
 
 
 def _multiply(x: Tensor, factor: int) -> tuple[Tensor, Tensor]:
-    """The high and the low word of a product of two words, without ever leaving int64."""
-    low = (x & 0xFFFF) * factor
-    high = (x >> 16) * factor + (low >> 16)
-    return high >> 16, (high & 0xFFFF) << 16 | (low & 0xFFFF)
+    """The high and the low word of a product of two words, whose 64 bits an int64 holds."""
+    product = x * factor  # wraps around
+    return product >> 32 & WORD, product & WORD
 
 
 # What noisy rows are drawn for, as the last word of a counter; noise uses the number of the input.
@@ -72,17 +71,45 @@ def noisy_draws(
     key, count = (seed & WORD, seed >> 32 & WORD), baseline.shape[0]
     n = torch.arange(first, last, device=input.device)[:, None]
     e = torch.arange(example, example + input.shape[0], device=input.device)
-
-    def words(a: Tensor | int, purpose: int) -> tuple[Tensor, ...]:
-        return _philox((a, e & WORD, e >> 32, purpose), key)
-
-    place, turn = n % count, n // count
+    # Only so many samples have a place of their own: those after them are in another turn.
+    place, turn = n[:count] % count, n // count
     turns, places = -(-samples // count), min(samples, count)
-    stratum = _shuffled(turn, turns, *words(place, _COARSE)[:2])
-    within = _shuffled(place, places, *words(stratum, _FINE)[:2])
-    jitter = (words(n, _JITTER)[0].double() + 0.5) * 2.0**-32
+    own = _philox(
+        (
+            torch.cat([n, place]),
+            e & WORD,
+            e >> 32,
+            torch.cat([torch.full_like(n, _JITTER), torch.full_like(place, _COARSE)]),
+        ),
+        key,
+    )
+    jitter, again = own[0][: len(n)], torch.arange(last - first, device=n.device) % len(place)
+    of_place = [word[len(n) :][again] for word in own[:2]]
+    stratum = _shuffled(turn, turns, *of_place)
+    words = _philox((stratum, e & WORD, e >> 32, _FINE), key)[:2]
+    within = _shuffled(place[again], places, *words)
+    jitter = (jitter.double() + 0.5) * 2.0**-32
     alphas = (stratum.double() * places + within.double() + jitter) / (float(turns) * places)
-    return _shuffled(place, count, *words(0, _ORDER)[:2]), alphas
+    return drawn_baselines(input, baseline, seed, example, first, last), alphas
+
+
+def drawn_baselines(
+    input: Tensor,  # [B, *F]
+    baseline: Tensor,  # [K, *F]
+    seed: int,
+    example: int,
+    first: int,
+    last: int,
+) -> Tensor:  # [last - first, B] int64
+    """The baseline of every row alone."""
+    key, count = (seed & WORD, seed >> 32 & WORD), baseline.shape[0]
+    e = torch.arange(example, example + input.shape[0], device=input.device)
+    n = torch.arange(first, min(last, first + count), device=input.device)[:, None]
+    order = _philox((0, e & WORD, e >> 32, _ORDER), key)[:2]
+    picks = _shuffled(n % count, count, *order)
+    if last - first <= count:
+        return picks
+    return picks[torch.arange(last - first, device=input.device) % count]
 
 
 def _shuffled(i: Tensor, count: int, key: Tensor, shift: Tensor) -> Tensor:
@@ -94,16 +121,24 @@ def _shuffled(i: Tensor, count: int, key: Tensor, shift: Tensor) -> Tensor:
     bits = (count - 1).bit_length()
     mask, half = (1 << bits) - 1, 1 if bits < 2 else bits // 2
 
-    def scramble(x: Tensor) -> Tensor:
-        for turn in range(0, 32, 8):
-            turned = (key >> turn | key << (32 - turn)) & WORD
-            x = _multiply(x ^ turned, 0x846CA68B)[1] & mask
+    # The lowest bits of a product depend on the lowest bits alone.
+    keys = [(key >> turn | key << (32 - turn)) & mask for turn in range(0, 32, 8)]
+
+    def scramble(x: Tensor, keys: list[Tensor]) -> Tensor:
+        for turned in keys:
+            x = (x ^ turned) * (0x846CA68B & mask) & mask
             x = x ^ x >> half
         return x
 
-    place = scramble(i)
-    while (beyond := place >= count).any():
-        place = torch.where(beyond, scramble(place), place)
+    place = scramble(i, keys)
+    beyond = (place >= count).flatten().nonzero()[:, 0]
+    if len(beyond):
+        flat, walking = place.flatten(), [turned.expand(place.shape).flatten() for turned in keys]
+        while len(beyond):
+            found = scramble(flat[beyond], [turned[beyond] for turned in walking])
+            flat[beyond] = found
+            beyond = beyond[found >= count]
+        place = flat.view(place.shape)
     return (place + shift) % count
 
 

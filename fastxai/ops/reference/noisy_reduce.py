@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .checks import accumulation_dtype, check_device, check_dtype, check_shape
-from .draws import noisy_draws, noisy_ends
+from .draws import drawn_baselines, noisy_ends
 from .noisy_points import check_noisy
 
 
@@ -26,7 +26,7 @@ def noisy_reduce(
     check_noisy_reduce(acc, grads, input, baseline, stdev, *places)
     differences = noisy_ends(input, stdev, seed, *places)
     if baseline is not None and differences.numel() > 0:
-        picks, _ = noisy_draws(input, baseline, seed, *places[1:])
+        picks = drawn_baselines(input, baseline, seed, *places[2:])
         differences = differences - baseline.to(differences.dtype)[picks]
     total = (differences * grads.to(differences.dtype)).sum(0)
     return total.contiguous() if acc is None else (acc + total).contiguous()

@@ -9,6 +9,7 @@ from torch import nn
 
 from fastxai import ops
 from fastxai.core import engine
+from fastxai.core.engine.blocks import Blocks
 from fastxai.core.engine.model import Model, Prefix
 from fastxai.core.engine.rows import InputRows, PathRows
 
@@ -139,6 +140,16 @@ def test_a_row_that_costs_more_gets_smaller_blocks():
         return max(logged.rows)
 
     assert largest_block(16) > 2 * largest_block(1024) > 4
+
+
+def test_layers_tell_what_a_row_costs_before_the_first_call():
+    def size(width: int, wrapped: bool = False) -> int:
+        chain = nn.Sequential(nn.Linear(7, width), nn.Tanh(), nn.Linear(width, 2)).double()
+        model = Model((lambda x: chain(x)) if wrapped else chain, 64, 1, dims=[2])
+        return Blocks(model, path(64, 200)).size
+
+    assert size(16) > 4000 and size(4096) < 400
+    assert size(16, wrapped=True) == size(4096, wrapped=True) == 1024  # it may do other things too
 
 
 def test_no_gradient_for_parameters_and_no_graph():

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastxai import ArgumentError
+from fastxai import ArgumentError, DeepLift, DeepLiftShap
 from fastxai.core.intercept.deep_lift import Lifted
 from fastxai.core.intercept.multipliers import elementwise
 
@@ -286,3 +286,32 @@ def test_a_row_of_nan_leaves_the_others_alone(function):
     assert leaf.grad[1].isnan().all()
     alone = multipliers(function, x[[0, 2]], baselines[[0, 2]])
     torch.testing.assert_close(leaf.grad[[0, 2]], alone, **EXACT)
+
+
+@pytest.mark.parametrize("first", [nn.ReLU(inplace=True), nn.ReLU(), nn.Identity(), nn.Flatten()])
+def test_inputs_and_baselines_of_a_chain_of_layers_stay_as_they_are(first):
+    model = nn.Sequential(first, nn.Linear(5, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)).double()
+    x, baselines = randn(3, 5), randn(2, 5)
+    before = x.clone(), baselines.clone()
+    found = DeepLiftShap(model).attribute(x, baselines, target=1)
+    change = model(x.clone())[:, 1] - model(baselines.clone())[:, 1].mean()
+    torch.testing.assert_close(found.sum(1), change.detach())
+    assert torch.equal(x, before[0]) and torch.equal(baselines, before[1])
+    found = DeepLift(model).attribute(x, baselines[:1], target=1)
+    change = model(x.clone())[:, 1] - model(baselines[:1].clone())[:, 1]
+    torch.testing.assert_close(found.sum(1), change.detach())
+    assert torch.equal(x, before[0]) and torch.equal(baselines, before[1])
+
+
+def test_what_a_function_writes_unseen_is_not_to_the_inputs():
+    layer = nn.Linear(5, 2).double().requires_grad_(False)
+
+    def function(x):
+        y = layer(x).relu()
+        x.detach().zero_()
+        return y
+
+    x, baselines = randn(3, 5), randn(1, 5)
+    before = x.clone(), baselines.clone()
+    DeepLift(function).attribute(x, baselines, target=1)
+    assert torch.equal(x, before[0]) and torch.equal(baselines, before[1])
