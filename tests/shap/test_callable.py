@@ -101,5 +101,5 @@ def test_bad_maskers_are_named():
         ours.ExactExplainer(game, Blur())(X, main_effects=True)
     with pytest.raises(fastxai.ArgumentError, match="feature_names"):
         ours.ExactExplainer(game, Blur(), feature_names=["a"])(X, silent=True)
-    with pytest.raises(fastxai.ArgumentError, match="model: expected a function"):
+    with pytest.raises(fastxai.ArgumentError, match="model: expected a module or callable"):
         ours.ExactExplainer(3, Blur())

@@ -320,7 +320,7 @@ BAD_MODELS = {
     "labels": (lambda z: np.array(["yes"] * len(z)), "model: .*predict_proba"),
     "three dimensions": (lambda z: np.zeros((len(z), 2, 2)), "model: expected outputs.*shape"),
     "None": (lambda z: None, "model: expected outputs.*NoneType"),
-    "no function": (3, "model: expected a function"),
+    "no function": (3, "model: expected a module or callable"),
 }
 
 
