@@ -53,17 +53,29 @@ class Worth:
             if weights is None:
                 return values.sum(1, dtype=torch.float64).div_(k), of_each
             # Not as a product of matrices, whose threads would go on to wait on the model's cores.
-            shares = values.to(torch.float64) * weights.reshape(k, 1, -1).to(values.device)
+            shares = values.to(torch.float64) * self._shares(weights, values)
             return shares.sum(1), of_each
         first, last = repeats.start // k, (repeats.stop - 1) // k + 1
         at = torch.arange(repeats.start, repeats.stop, device=values.device)
         if weights is None:
             shares = values.to(torch.float64) / k
         else:
-            each = weights.reshape(k, 1, -1).to(values.device)  # [K, 1, C] or [K, 1, 1]
-            shares = values.to(torch.float64) * each[at % k]
+            shares = values.to(torch.float64) * self._shares(weights, values)[at % k]
         sums = shares.new_zeros(last - first, *values.shape[1:])
         return sums.index_add_(0, at // k - first, shares), slice(first, last)
+
+    def _shares(self, weights: Tensor, values: Tensor) -> Tensor:  # [K, 1, C] or [K, 1, 1]
+        """The weights, for values [..., C]."""
+        each, outputs = weights.reshape(self.rows, 1, -1).to(values.device), values.shape[-1]
+        check(
+            each.shape[-1] in (1, outputs),
+            "background_weights",
+            "shape ({0}), or ({0}, {1}) for the outputs that are explained",
+            weights.shape,
+            self.rows,
+            outputs,
+        )
+        return each
 
     def linked(self, values: Tensor) -> Tensor:
         """The link of means, or of the outputs at the inputs, in float64; as they are without."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -169,14 +170,30 @@ def place_of(module: nn.Module) -> tuple[torch.dtype | None, torch.device]:
     return None, torch.device("cpu")
 
 
+# How many calls hold a module in eval mode that was in train mode, by its id while any does.
+_held: dict[int, int] = {}
+_changing = threading.Lock()  # held while that changes
+
+
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Has a module and all that is in it in eval mode for the time being."""
-    in_training = [m for m in module.modules() if m.training]
-    for m in in_training:
-        m.training = False
+    """Has a module and all that is in it in eval mode for the time being.
+
+    Threads that share a module, or one and a part of it, leave it so until the last is done.
+    """
+    mine: list[nn.Module] = []
     try:
+        with _changing:
+            for m in module.modules():
+                if m.training or id(m) in _held:
+                    _held[id(m)] = _held.get(id(m), 0) + 1
+                    mine.append(m)
+                    m.training = False
         yield
     finally:
-        for m in in_training:
-            m.training = True
+        with _changing:
+            for m in mine:
+                _held[id(m)] -= 1
+                if _held[id(m)] == 0:
+                    del _held[id(m)]
+                    m.training = True

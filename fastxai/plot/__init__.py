@@ -1,8 +1,9 @@
 """Pictures of explanations, on matplotlib, which is imported when something is drawn.
 
-Every function takes an :class:`fastxai.Explanation` or an array of attributions, returns the axes
-that it drew on, and leaves everything else as it was: without ``ax`` it makes a figure that pyplot
-does not know, ``ax.figure.savefig("picture.png")``. Figures of yours with ``layout="constrained"``
+Every function takes an :class:`fastxai.Explanation` or an array of attributions, and those that
+draw features also explanations of :mod:`fastxai.shap` or of shap. It returns the axes that it drew
+on, and leaves everything else as it was: without ``ax`` it makes a figure that pyplot does not
+know, ``ax.figure.savefig("picture.png")``. Figures of yours with ``layout="constrained"``
 make room for long names and for numbers beside the axes.
 
 Orange raises the output and blue lowers it, in all of them; standard errors are drawn wherever

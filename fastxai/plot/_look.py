@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from ..attr._palette import LOWERS as LOWERS
@@ -72,6 +73,13 @@ def dress(ax: Any, *, xlabel: str = "", ylabel: str = "", title: str | None = No
         ax.set_title(title, color=colour)
 
 
+def slant(ax: Any) -> None:
+    """Has the words along the x axis end below their places, as they are many or long."""
+    ax.tick_params(axis="x", rotation=45)
+    for label in ax.get_xticklabels():
+        label.set(ha="right", rotation_mode="anchor")
+
+
 def literal(words: str) -> str:
     """Words for matplotlib, which would read what is between two dollars as a formula."""
     return words.replace("$", r"\$")
@@ -136,7 +144,11 @@ def outside_legend(ax: Any, handles: list[Any]) -> None:
     words, down = ax.get_xlabel(), 4.0  # points
     ticks = ax.xaxis.get_major_ticks()
     if ticks:
-        down += ticks[0].get_pad() + 1.3 * ticks[0].label1.get_size()
+        label = ticks[0].label1
+        slope = math.radians(label.get_rotation())
+        letters = max(len(tick.label1.get_text()) for tick in ticks)
+        lines = 1.3 * math.cos(slope) + 0.52 * letters * math.sin(slope)
+        down += ticks[0].get_pad() + lines * label.get_size()
     if words:
         down += ax.xaxis.labelpad + 1.2 * ax.xaxis.label.get_size() * (1 + words.count("\n"))
     figure = ax.get_figure(root=True)

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ..attr._explanation import Explanation, mapped, targets_of, with_rows
 from ..core.checks import check, check_count
+from ..interop.tables import names_of
 from ._look import literal
+from ._shap import is_shaps, parts_of
 
 _LEFT_TO_RIGHT = "\u200e"
 
@@ -86,6 +88,8 @@ def table(
     """Reads the arguments that most functions share."""
     if isinstance(explanation, Explanation):
         return _of_explanation(explanation, errors, feature_names, data, target_names, target)
+    if is_shaps(explanation):
+        return _of_shaps(explanation, errors, feature_names, data, target_names, target)
     return _table(explanation, errors, feature_names, data, target_names, target)
 
 
@@ -139,6 +143,26 @@ def _of_explanation(
     )
 
 
+def _of_shaps(
+    explanation: Any, errors: Any, feature_names: Any, data: Any, target_names: Any, target: Any
+) -> Table:
+    """What is not given is the explanation's own."""
+    own = parts_of(explanation)
+    is_alone = own.targets == (1,) and target is None
+    names = own.target_names if target_names is None else target_names
+    return _table(
+        own.values,
+        own.errors if errors is None else errors,
+        own.names if feature_names is None else feature_names,
+        own.data if data is None else data,
+        names,
+        0 if is_alone else target,
+        own.targets,
+        own.outputs,
+        own.base,
+    )
+
+
 def _as_row(data: Any) -> Any:
     return data[None] if isinstance(data, Tensor) else np.asarray(data)[None]
 
@@ -173,6 +197,9 @@ def _table(
         check(not bool((errors < 0).any()), "errors", "no negative values", f"{errors.min():.3g}")
     if feature_names is not None:
         names = check_names(feature_names, "feature_names", values.shape[1])
+    else:
+        own = names_of(data)  # of a DataFrame's columns
+        names = list(own) if own is not None and len(own) == len(names) else names
     return Table(
         values,
         errors,

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.checks import check_count
-from ._look import GREY, colour_bar, contribution_label, dress, ink, ink_on, new_axes, signed_map
+from ._look import (
+    GREY,
+    colour_bar,
+    contribution_label,
+    dress,
+    ink,
+    ink_on,
+    new_axes,
+    signed_map,
+    slant,
+)
 from ._table import check_names, finite, order_by_size, shortened, table, uncertain
 
 if TYPE_CHECKING:
@@ -68,8 +78,7 @@ def heatmap(
     limit = float(np.abs(finite(values)).max()) or 1.0
 
     ax = new_axes(ax, 2.6 + 0.34 * len(order), 1.6 + min(0.26 * rows + 0.6, 7))
-    colours = signed_map(ax)
-    colours.set_bad(GREY)
+    colours = signed_map(ax).with_extremes(bad=GREY)
     drawn = ax.imshow(
         np.ma.masked_invalid(values),
         cmap=colours,
@@ -87,9 +96,7 @@ def heatmap(
     elif doubtful.any():
         drawn.set_alpha(np.where(doubtful, 0.35, 1.0))
     ax.set_xticks(range(len(order)), labels=[shortened(found.names[i], 24) for i in order])
-    ax.tick_params(axis="x", rotation=45)
-    for label in ax.get_xticklabels():
-        label.set(ha="right", rotation_mode="anchor")
+    slant(ax)
     legible = names is not None and rows <= _LEGIBLE
     dress(ax, ylabel="" if legible else "row")
     if names is not None and legible:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from ._table import check_index, check_names, finite, to_array
 
 if TYPE_CHECKING:
     pass
+
+_LINE = 28  # letters of a title in a line, as wide as the picture
 
 
 def image(
@@ -154,7 +157,7 @@ def _draw(ax: Any, values: Any, spread: Any, behind: Any, mode: str, title: str)
     for spine in ax.spines.values():
         spine.set_visible(False)
     if title:
-        ax.set_title(literal(title), color=ink(ax))
+        ax.set_title(literal(textwrap.fill(title, _LINE)), color=ink(ax))
     label = "← lowers it · raises it →" if signed else "|contribution|"
     drawn = _scale(drawn) if behind is not None else drawn
     colour_bar(ax, drawn, label)

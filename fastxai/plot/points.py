@@ -16,12 +16,18 @@ from ._look import (
     ink,
     new_axes,
     sign_legend,
+    slant,
     value_map,
 )
 from ._table import Table, check_index, finite, order_by_size, shortened, shown, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+_NAMED = 24  # words along an axis
+_IN_A_LINE = 64  # letters of all of them
+_BLANKS = "\n(grey: a word, or missing)"
 
 
 def beeswarm(
@@ -69,7 +75,7 @@ def beeswarm(
     )
     sizes = finite(np.abs(found.values)).mean(axis=0)
     order = order_by_size(sizes)[:most]
-    ax = new_axes(ax, 6.8, 1.5 + 0.36 * len(order))
+    ax = new_axes(ax, 6.8, 1.5 + 0.36 * max(len(order), 4))  # beside it the colours' label fits
     colour, drawn, blanks = ink(ax), None, False
     ax.axvline(0, color=colour, lw=0.8, zorder=0)
     for place, feature in zip(np.arange(len(order))[::-1], order, strict=True):
@@ -97,7 +103,7 @@ def beeswarm(
     ax.spines["left"].set_visible(False)
     ax.set_ylim(-0.6, len(order) - 0.4)
     if drawn is not None:
-        label = "the feature's own value" + (" (grey: a word, or missing)" if blanks else "")
+        label = "the feature's own value" + (_BLANKS if blanks else "")
         colour_bar(ax, drawn, label, [0, 1], ["low", "high"])
     rest = len(found.names) - len(order)
     if rest:
@@ -212,7 +218,8 @@ def scatter(
             x[seen], y[seen], c=ranks[seen], cmap=value_map(), s=22, linewidths=0, zorder=3
         )
         drawn.set_clim(0, 1)
-        colour_bar(ax, drawn, shortened(found.names[other]), [0, 1], ["low", "high"])
+        name = shortened(found.names[other]) + (_BLANKS if blank.any() else "")
+        colour_bar(ax, drawn, name, [0, 1], ["low", "high"])
     dress(ax, xlabel=shortened(found.names[index], 60), ylabel=label)
     sign_legend(ax, None if found.errors is None else GREY, signs=other is None)
     return ax
@@ -233,7 +240,11 @@ def _places(ax: Any, column: Any) -> Any:
     if words:
         labels = [shown(value) for value in column]
         kinds = sorted(set(labels))
-        ax.set_xticks(range(len(kinds)), labels=[shortened(kind, 14) for kind in kinds])
+        names = [shortened(kind, 14) for kind in kinds]
+        step = -(-len(kinds) // _NAMED)
+        ax.set_xticks(range(0, len(kinds), step), labels=names[::step])
+        if len("  ".join(names)) > _IN_A_LINE:
+            slant(ax)
         ax.set_xlim(-0.6, len(kinds) - 0.4)
         steps = np.arange(len(labels)) * 0.618 % 1 - 0.5  # so that equals do not hide one another
         return np.array([kinds.index(label) for label in labels]) + 0.3 * steps

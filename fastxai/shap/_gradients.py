@@ -80,8 +80,14 @@ class _ModuleExplainer:
             rows = rows.to(self._device, self._dtype if real else None)
             if like is not None:
                 shape = tuple(like[i].shape[1:])
-                check(tuple(rows.shape[1:]) == shape, name, "rows of shape {}", rows.shape, shape)
+                fits = rows.dim() > 0 and tuple(rows.shape[1:]) == shape
+                check(fits, name, "rows [B, *F] with F {}", rows.shape, shape)
+            check(rows.dim() > 0, name, "rows [n, *F]", "one number")
             tensors.append(rows)
+        for i, rows in enumerate(tensors):
+            count = len(tensors[0])
+            expected = "as many rows as {}[0] has, {}"
+            check(len(rows) == count, f"{argument}[{i}]", expected, rows.shape, argument, count)
         return tuple(tensors)
 
     def _outputs(self, rows: tuple[Tensor, ...]) -> Tensor:  # [n, *C]

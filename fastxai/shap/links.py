@@ -11,6 +11,7 @@ import numpy as np
 from ..core.checks import ArgumentError
 
 _NEAREST = 1e-15  # of a probability to 0 and 1
+_ROUNDING = 1e-3  # of probabilities in float16
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Link:
 
 
 def _logit(p: Any) -> Any:
+    p = np.asarray(p)
+    wrong = (p < -_ROUNDING) | (p > 1 + _ROUNDING)
+    if wrong.any():
+        expected = "probabilities from the model for 'logit'"
+        raise ArgumentError(f"link: expected {expected}, got {p[wrong].flat[0]:.6g}")
     p = np.clip(p, _NEAREST, 1 - _NEAREST)
     return np.log(p / (1 - p))
 

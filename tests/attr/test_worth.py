@@ -104,6 +104,16 @@ def test_bad_arguments_are_named_before_the_model_is_called(method, options, bad
     assert not calls
 
 
+@pytest.mark.parametrize("method,options", ASKED)
+def test_weights_of_outputs_are_as_many_as_outputs(method, options):
+    for columns, target in ((3, None), (2, 1)):
+        weights = np.ones((len(BACKGROUND), columns))
+        with pytest.raises(fastxai.ArgumentError, match=r"background_weights: .* that are expl"):
+            method(model).attribute(
+                X, target=target, background=BACKGROUND, background_weights=weights, **options
+            )
+
+
 def test_a_link_gives_a_number_for_each():
     with pytest.raises(fastxai.ArgumentError, match="link: expected a number for each"):
         ShapleyValues(model).attribute(X, background=BACKGROUND, link=lambda p: p.sum())

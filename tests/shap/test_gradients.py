@@ -168,7 +168,9 @@ def test_bad_arguments(kind):
         (lambda: make(module, data[:0]), "data: expected at least one row"),
         (lambda: make(module, data, output_names=["a"]), "output_names: expected 3"),
         (lambda: make(module, data, feature_names=["a"]), "feature_names: expected 4"),
-        (lambda: explainer.shap_values(x[:, :3]), r"X: expected rows of shape \(4,\)"),
+        (lambda: explainer.shap_values(x[:, :3]), r"X: expected rows \[B, \*F\] with F \(4,\)"),
+        (lambda: explainer.shap_values(x[0]), r"X: expected rows \[B, \*F\] with F \(4,\)"),
+        (lambda: make(module, [data, data[:2]]), r"data\[1\]: expected as many rows as data"),
         (lambda: explainer.shap_values(x, ranked_outputs=0), "ranked_outputs"),
         (
             lambda: explainer.shap_values(x, ranked_outputs=1, output_rank_order="best"),

@@ -1,5 +1,7 @@
 """KernelExplainer beside shap's."""
 
+import threading
+
 import lightgbm
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 import fastxai
 import fastxai.shap
+from fastxai.interop.models import eval_mode
 
 RNG = np.random.default_rng(0)
 X, BACKGROUND = RNG.normal(size=(4, 5)), RNG.normal(size=(7, 5))
@@ -408,3 +411,47 @@ def test_a_criterion_keeps_few_of_many_features():
     values = ours.shap_values(x, nsamples=200, l1_reg="bic", silent=True)
     np.testing.assert_allclose(values, weights * (x - background.mean(0)), atol=1e-9)
     assert (values != 0).sum() == 4
+
+
+def test_threads_that_share_a_module_in_train_mode_all_explain_it_in_eval_mode():
+    inside, first_is_done = threading.Barrier(2, timeout=60), threading.Event()
+    modes = {}
+
+    class Slow(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.part = torch.nn.Dropout()
+
+        def forward(self, x):
+            return self.part(x).sum(1)
+
+    module = Slow().train()
+
+    def first():
+        with eval_mode(module):
+            inside.wait()
+        first_is_done.set()
+
+    def second():
+        with eval_mode(module.part):
+            inside.wait()
+            first_is_done.wait(60)
+            modes["part"] = module.part.training
+
+    threads = [threading.Thread(target=each) for each in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert modes == {"part": False}
+    assert module.training and module.part.training
+
+
+def test_what_is_no_probability_has_no_log_odds():
+    def margin(z):
+        return z.sum(1)
+
+    for kind in (fastxai.shap.KernelExplainer, fastxai.shap.ExactExplainer):
+        with pytest.raises(fastxai.ArgumentError, match="link: expected probabilities"):
+            explainer = kind(margin, BACKGROUND, link="logit")
+            explainer(X, silent=True)
