@@ -19,7 +19,7 @@ from torch import Tensor
 import fastxai
 
 ROWS, COLUMNS, REPEATS = 2000, 30, 5
-CHUNKS = (2000, 10_000, 50_000, 150_000, 300_000)
+CHUNKS = (10_000, 50_000, 150_000, 300_000)
 
 
 def fitted(kind: str, rows: np.ndarray, labels: np.ndarray) -> Any:
@@ -68,4 +68,5 @@ def test_permutation_importance(benchmark: BenchmarkFixture, kind: str) -> None:
         target=fastxai_name(),
         reference="bare",
         tolerance=0,
+        fewest=3,  # scikit-learn takes many seconds on busy cores
     )

@@ -123,9 +123,9 @@ def test_random_states_go_on_as_in_sklearn():
     for _ in range(2):
         found = permutation_importance(model, X, LABELS, random_state=ours)
         assert_same(found, sklearns(model, X, LABELS, random_state=theirs))
-    np.random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
     found = permutation_importance(model, X, LABELS)
-    np.random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
     assert_same(found, sklearns(model, X, LABELS))
 
 
