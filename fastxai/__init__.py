@@ -38,6 +38,7 @@ from .attr import (
 from .core.checks import ArgumentError
 from .core.engine.plan import Plan
 from .deploy import export, load
+from .importance import permutation_importance
 from .ops.native import LibraryLoadError, build_info
 
 __all__ = [
@@ -76,6 +77,7 @@ __all__ = [
     "export",
     "load",
     "metrics",
+    "permutation_importance",
     "plot",
 ]
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..attr._explanation import Explanation, mapped, targets_of, with_rows
 from ..core.checks import check, check_count
+from ..importance import Importances
 from ..interop.tables import names_of
 from ._look import literal
 from ._shap import is_shaps, parts_of
@@ -90,6 +91,16 @@ def table(
         return _of_explanation(explanation, errors, feature_names, data, target_names, target)
     if is_shaps(explanation):
         return _of_shaps(explanation, errors, feature_names, data, target_names, target)
+    if isinstance(explanation, Importances):
+        sem = explanation.importances_sem
+        return _table(
+            explanation.importances_mean,
+            sem if errors is None and np.isfinite(sem).all() else errors,
+            explanation.feature_names if feature_names is None else feature_names,
+            data,
+            "the score" if target_names is None else target_names,
+            target,
+        )
     return _table(explanation, errors, feature_names, data, target_names, target)
 
 

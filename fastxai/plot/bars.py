@@ -33,7 +33,8 @@ def bar(
     values; the error of a mean over rows is the mean error, which it cannot exceed.
 
     Args:
-        explanation: an explanation, or attributions [B, F] or [F].
+        explanation: an explanation, attributions [B, F] or [F], or what
+            :func:`fastxai.permutation_importance` found, whose means are drawn.
         row: the row to draw; None for all.
         errors: standard errors, in the attributions' form; None for the explanation's.
         feature_names: a name for each feature; None for the explanation's.
