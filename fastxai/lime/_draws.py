@@ -1,0 +1,100 @@
+"""What an explainer draws: bins by their frequencies, and values within them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..core.checks import check
+from ..core.engine.threads import threads
+
+_NEXT_TO_NONE = 1e-11  # a deviation that stands for that of a bin with a single value
+_SMALLEST, _LARGEST = 2.0**-60, 1 - 2.0**-53  # uniform draws, whose quantiles are finite
+
+
+def seed_of(random_state: Any) -> int:
+    """The seed for one call: an integer itself, or drawn from what numpy calls a random state."""
+    if random_state is None:  # as users of lime seed numpy's global generator
+        return int(np.random.randint(2**31 - 1))  # noqa: NPY002
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31 - 1))
+    if isinstance(random_state, np.random.Generator):
+        return int(random_state.integers(2**31 - 1))
+    is_integer = isinstance(random_state, int | np.integer) and not isinstance(random_state, bool)
+    expected = "None, an integer of at least 0, or a RandomState or Generator of numpy"
+    fine = is_integer and random_state >= 0
+    check(fine, "random_state", expected, repr(random_state))
+    return int(random_state)
+
+
+def uniforms(columns: int, n: int, seed: int) -> np.ndarray:  # [M, n]
+    """Numbers in (0, 1)."""
+    found = np.random.default_rng(seed).random((columns, n))
+    return np.maximum(found, _SMALLEST, out=found)
+
+
+def split(u: np.ndarray, frequencies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # [n], [k]
+    """Which of k things of these frequencies a uniform number is, and where in it, in (0, 1)."""
+    ends = np.cumsum(frequencies)
+    ends /= ends[-1]
+    ends[np.flatnonzero(frequencies)[-1] :] = 1.0  # whatever rounding has left
+    which = np.searchsorted(ends, u, side="right")
+    starts = np.append(0.0, ends)[:-1]
+    widths = np.where(ends > starts, ends - starts, 1.0)
+    return which, (u - starts[which]) / widths[which]
+
+
+def normal_quantiles(p: np.ndarray) -> np.ndarray:
+    """The standard normal values below which these shares of it lie."""
+    with threads(1):
+        return np.asarray(torch.special.ndtri(torch.from_numpy(p)).numpy())
+
+
+def _normal_shares(z: np.ndarray) -> np.ndarray:
+    with threads(1):
+        return np.asarray(torch.special.ndtr(torch.from_numpy(z)).numpy())
+
+
+class TruncatedNormals:
+    """Normal distributions within bounds, one for each bin of a column, by their quantiles.
+
+    Args:
+        means: of the normal distributions, [k].
+        deviations: theirs, [k].
+        lows: lower bounds, [k].
+        highs: upper bounds, [k].
+    """
+
+    def __init__(
+        self,
+        means: Sequence[float],
+        deviations: Sequence[float],
+        lows: Sequence[float],
+        highs: Sequence[float],
+    ):
+        low, high, mean, std = (
+            np.array(a, dtype=np.float64) for a in (lows, highs, means, deviations)
+        )
+        spread = np.maximum(std, _NEXT_TO_NONE)
+        # From the side where the tail is, as shares next to 1 have no digits left.
+        self._side = np.where(low > mean, -1.0, 1.0)
+        ends = np.stack([low, high]) - mean
+        ends = np.where(self._side < 0, -ends[::-1], ends) / spread
+        below, above = _normal_shares(ends)
+        fixed = (std <= _NEXT_TO_NONE) | (above <= below)  # at its mean, or the bound next to it
+        self._below, self._width = np.where(fixed, 0.5, below), np.where(fixed, 0, above - below)
+        self._mean, self._std = mean, np.where(fixed, 0, std)
+        self._low, self._high = low, high
+
+    def shares(self, which: np.ndarray, inside: np.ndarray) -> np.ndarray:  # both [n]
+        """The shares of the standard normal distribution for places in (0, 1) of some bins."""
+        found: np.ndarray = self._below[which] + inside * self._width[which]
+        return np.clip(found, _SMALLEST, _LARGEST, out=found)
+
+    def values(self, which: np.ndarray, normal: np.ndarray) -> np.ndarray:  # both [n]
+        """The values for quantiles of those shares."""
+        values: np.ndarray = self._mean[which] + (self._side * self._std)[which] * normal
+        return np.clip(values, self._low[which], self._high[which], out=values)
