@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,24 +30,32 @@ def seed_of(random_state: Any) -> int:
 
 
 def uniforms(columns: int, n: int, seed: int) -> np.ndarray:  # [M, n]
-    """Numbers in (0, 1)."""
-    found = np.random.default_rng(seed).random((columns, n))
-    return np.maximum(found, _SMALLEST, out=found)
+    """Numbers in [0, 1)."""
+    return np.random.default_rng(seed).random((columns, n))
 
 
-def split(u: np.ndarray, frequencies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # [n], [k]
-    """Which of k things of these frequencies a uniform number is, and where in it, in (0, 1)."""
-    ends = np.cumsum(frequencies)
-    ends /= ends[-1]
-    ends[np.flatnonzero(frequencies)[-1] :] = 1.0  # whatever rounding has left
-    which = np.searchsorted(ends, u, side="right")
-    starts = np.append(0.0, ends)[:-1]
-    widths = np.where(ends > starts, ends - starts, 1.0)
-    return which, (u - starts[which]) / widths[which]
+class Frequencies:
+    """Draws of one of k things by their frequencies.
+
+    Args:
+        frequencies: at least 0, [k].
+    """
+
+    def __init__(self, frequencies: np.ndarray):
+        ends = np.cumsum(frequencies)
+        ends /= ends[-1]
+        ends[np.flatnonzero(frequencies)[-1] :] = 1.0  # whatever rounding has left
+        self._ends, self.starts = ends, np.append(0.0, ends)[:-1]
+        self.widths = np.where(ends > self.starts, ends - self.starts, 1.0)
+
+    def which(self, u: np.ndarray) -> np.ndarray:  # [n] -> [n] int64
+        """Which thing each of some uniform numbers stands for: where it is in its span is left."""
+        return np.searchsorted(self._ends, u, side="right")
 
 
 def normal_quantiles(p: np.ndarray) -> np.ndarray:
-    """The standard normal values below which these shares of it lie."""
+    """The standard normal values below which these shares of it lie; shares are overwritten."""
+    np.clip(p, _SMALLEST, _LARGEST, out=p)
     with threads(1):
         return np.asarray(torch.special.ndtri(torch.from_numpy(p)).numpy())
 
@@ -70,31 +77,36 @@ class TruncatedNormals:
 
     def __init__(
         self,
-        means: Sequence[float],
-        deviations: Sequence[float],
-        lows: Sequence[float],
-        highs: Sequence[float],
+        means: Any,
+        deviations: Any,
+        lows: Any,
+        highs: Any,
     ):
         low, high, mean, std = (
             np.array(a, dtype=np.float64) for a in (lows, highs, means, deviations)
         )
         spread = np.maximum(std, _NEXT_TO_NONE)
         # From the side where the tail is, as shares next to 1 have no digits left.
-        self._side = np.where(low > mean, -1.0, 1.0)
+        side = np.where(low > mean, -1.0, 1.0)
         ends = np.stack([low, high]) - mean
-        ends = np.where(self._side < 0, -ends[::-1], ends) / spread
+        ends = np.where(side < 0, -ends[::-1], ends) / spread
         below, above = _normal_shares(ends)
         fixed = (std <= _NEXT_TO_NONE) | (above <= below)  # at its mean, or the bound next to it
         self._below, self._width = np.where(fixed, 0.5, below), np.where(fixed, 0, above - below)
-        self._mean, self._std = mean, np.where(fixed, 0, std)
+        self._mean, self._scale = mean, np.where(fixed, 0, side * std)
         self._low, self._high = low, high
+
+    def lines(self, drawn: Frequencies) -> tuple[np.ndarray, np.ndarray]:  # [k], [k]
+        """Shares as offset + slope u of the uniform numbers by which bins are drawn."""
+        slope = self._width / drawn.widths
+        return self._below - slope * drawn.starts, slope
 
     def shares(self, which: np.ndarray, inside: np.ndarray) -> np.ndarray:  # both [n]
         """The shares of the standard normal distribution for places in (0, 1) of some bins."""
-        found: np.ndarray = self._below[which] + inside * self._width[which]
-        return np.clip(found, _SMALLEST, _LARGEST, out=found)
+        return np.asarray(self._below[which] + inside * self._width[which])
 
     def values(self, which: np.ndarray, normal: np.ndarray) -> np.ndarray:  # both [n]
         """The values for quantiles of those shares."""
-        values: np.ndarray = self._mean[which] + (self._side * self._std)[which] * normal
-        return np.clip(values, self._low[which], self._high[which], out=values)
+        values: np.ndarray = self._scale.take(which) * normal
+        values += self._mean.take(which)
+        return np.clip(values, self._low.take(which), self._high.take(which), out=values)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..core.checks import check
 from ..interop.tables import is_sparse
-from ._draws import TruncatedNormals, normal_quantiles, split, uniforms
+from ._draws import Frequencies, TruncatedNormals, normal_quantiles, uniforms
 
 
 class Scaler:
@@ -37,6 +37,39 @@ class Scaler:
         self.scale_[self.scale_ == 0] = 1.0
 
 
+class _Told:
+    """Values of a column that are drawn by their frequencies, both [k]."""
+
+    def __init__(self, values: np.ndarray, frequencies: np.ndarray, column: int):
+        fine = len(frequencies) == len(values) > 0 and bool((frequencies >= 0).all())
+        expected = "one of at least 0 for each value of column {}"
+        check(fine, "feature_frequencies", expected, frequencies, column)
+        self.values, self.drawn = values, Frequencies(frequencies)
+
+
+class _Binned(_Told):
+    """Bins of a column that are drawn by their frequencies, and values within them."""
+
+    def __init__(self, values: np.ndarray, frequencies: np.ndarray, column: int, discretizer: Any):
+        super().__init__(values, frequencies, column)
+        last = len(discretizer.names[column]) - 1
+        fine = bool(((values >= 0) & (values <= last) & (values % 1 == 0)).all())
+        check(fine, "feature_values", "bins of column {} from 0 to {}", values, column, last)
+        which = values.astype(np.int64)
+        means, stds, lows, highs = (
+            np.asarray(of_bins[column], dtype=np.float64)[which]
+            for of_bins in (discretizer.means, discretizer.stds, discretizer.mins, discretizer.maxs)
+        )
+        self.normals = TruncatedNormals(means, stds, lows, highs)
+        self._offset, self._slope = self.normals.lines(self.drawn)
+
+    def shares(self, u: np.ndarray, which: np.ndarray) -> np.ndarray:  # [n] each
+        """Of the normal distribution of each bin, for the number that the bin was drawn by."""
+        found: np.ndarray = self._slope.take(which) * u
+        found += self._offset.take(which)
+        return found
+
+
 class Neighbours:
     """Draws rows.
 
@@ -58,21 +91,15 @@ class Neighbours:
         around: bool,
     ):
         self._scaler, self._around, self._discretizer = scaler, around, discretizer
-        self._values = {c: np.asarray(v, dtype=np.float64) for c, v in values.items()}
-        self._frequencies = {c: np.asarray(f, dtype=np.float64) for c, f in frequencies.items()}
-        self._normals: dict[int, TruncatedNormals] = {}
-        for c in getattr(discretizer, "lambdas", ()):
-            self._normals[c] = TruncatedNormals(
-                discretizer.means[c], discretizer.stds[c], discretizer.mins[c], discretizer.maxs[c]
+        bins = getattr(discretizer, "lambdas", {})
+        self._told: dict[int, _Told] = {}
+        for c, of_column in values.items():
+            args = (
+                np.asarray(of_column, dtype=np.float64),
+                np.asarray(frequencies[c], np.float64),
+                c,
             )
-        for c, shares in self._frequencies.items():
-            fine = len(shares) == len(self._values[c]) > 0 and bool((shares >= 0).all())
-            check(fine, "feature_frequencies", "one of at least 0 a value of column {}", shares, c)
-            if c in self._normals:
-                last = len(discretizer.names[c]) - 1
-                bins = self._values[c]
-                fine = bool(((bins >= 0) & (bins <= last) & (bins % 1 == 0)).all())
-                check(fine, "feature_values", "bins of column {} from 0 to {}", bins, c, last)
+            self._told[c] = _Binned(*args, discretizer) if c in bins else _Told(*args)
 
     def draw(self, row: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Interpretable rows and rows for the model, [n, M] each, the given one first.
@@ -85,26 +112,25 @@ class Neighbours:
         u = uniforms(len(row), n, seed)  # by column: all below is [M, n]
         z, rows = np.empty_like(u), np.empty_like(u)
         own = row if self._discretizer is None else self._discretizer.discretize(row)
-        drawn: dict[int, np.ndarray] = {}
-        for c, values in self._values.items():
-            which, inside = split(u[c], self._frequencies[c])
-            chosen = values[which]
-            z[c] = chosen == own[c]
-            rows[c] = chosen
-            if c in self._normals:
-                drawn[c] = chosen.astype(np.int64)
-                u[c] = self._normals[c].shares(drawn[c], inside)
-        numbers = [c for c in range(len(row)) if c not in self._values]
+        drawn: dict[int, tuple[_Binned, np.ndarray]] = {}
+        for c, told in self._told.items():
+            which = told.drawn.which(u[c])
+            z[c] = (told.values == own[c]).astype(np.float64).take(which)
+            if isinstance(told, _Binned):
+                drawn[c], u[c] = (told, which), told.shares(u[c], which)
+            else:
+                rows[c] = told.values.take(which)
+        numbers = [c for c in range(len(row)) if c not in self._told]
         among = sorted([*numbers, *drawn])  # one call for all of them
         shares = u if len(among) == len(row) else u[among]
         quantiles = dict(zip(among, normal_quantiles(shares), strict=True))
-        for c, bins in drawn.items():
-            rows[c] = self._normals[c].values(bins, quantiles[c])
+        for c, (binned, which) in drawn.items():
+            rows[c] = binned.normals.values(which, quantiles[c])
         mean, scale = self._scaler.mean_, self._scaler.scale_
         for c in numbers:
             rows[c] = quantiles[c] * scale[c] + (row[c] if self._around else mean[c])
             z[c] = (rows[c] - mean[c]) / scale[c]
         rows[:, 0] = row
         z[:, 0] = (row - mean) / scale
-        z[list(self._values), 0] = 1.0
+        z[list(self._told), 0] = 1.0
         return np.ascontiguousarray(z.T), np.ascontiguousarray(rows.T)

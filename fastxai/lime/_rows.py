@@ -10,7 +10,7 @@ import torch
 
 from ..core.checks import check, check_choice, check_count
 from ..core.engine.threads import threads
-from ..core.estimate.linear_fits import Ridge, fit_rows
+from ..core.estimate.linear_fits import NormalEquations, Ridge, fit_rows, is_wide
 from ..interop.tables import is_sparse
 
 SELECTIONS = ("auto", "none", "forward_selection", "highest_weights", "lasso_path")
@@ -56,12 +56,15 @@ class WeightedRows:
     @cached_property
     def light(self) -> np.ndarray:  # [M, C]
         """The coefficients of a ridge of all columns with a light penalty."""
-        rows, weights, outputs = (
-            torch.from_numpy(np.ascontiguousarray(a))
-            for a in (self.rows, self.weights, self.outputs)
-        )
+        rows = torch.from_numpy(self.x)
         with threads(1):
-            return np.asarray(fit_rows(Ridge(_LIGHT), rows, weights, outputs).numpy())
+            if is_wide(*rows.shape):
+                rows, outputs = torch.from_numpy(self.rows), torch.from_numpy(self.outputs)
+                weights = torch.from_numpy(self.weights)
+                return np.asarray(fit_rows(Ridge(_LIGHT), rows, weights, outputs).numpy())
+            pulls = torch.from_numpy(self.pulls)[None]
+            normal = NormalEquations(rows.new_ones(1), (rows.T @ rows)[None], pulls)
+            return np.asarray(Ridge(_LIGHT).solve(normal)[0].numpy())
 
     def select(self, label: int, most: int, method: str) -> np.ndarray:  # [r] int64
         """The columns that an explanation of one output is to have.
