@@ -11,21 +11,30 @@ from ..core.checks import check
 from ..core.engine.threads import threads
 
 _NEXT_TO_NONE = 1e-11  # a deviation that stands for that of a bin with a single value
-_SMALLEST, _LARGEST = 2.0**-60, 1 - 2.0**-53  # uniform draws, whose quantiles are finite
+_GENERATORS = (np.random.RandomState, np.random.Generator)
+_FEW = 6  # things, of which each is looked at
+_SMALLEST, _LARGEST = 1e-300, 1 - 2.0**-53  # uniform draws, whose quantiles are finite
+
+
+def checked_state(random_state: Any) -> Any:
+    """What numpy calls a random state, if it is one."""
+    is_integer = isinstance(random_state, int | np.integer) and not isinstance(random_state, bool)
+    fine = random_state is None or isinstance(random_state, _GENERATORS)
+    fine = fine or (is_integer and bool(random_state >= 0))
+    expected = "None, an integer of at least 0, or a RandomState or Generator of numpy"
+    check(fine, "random_state", expected, repr(random_state))
+    return random_state
 
 
 def seed_of(random_state: Any) -> int:
-    """The seed for one call: an integer itself, or drawn from what numpy calls a random state."""
+    """The seed for one call: an integer itself, or drawn from another random state."""
+    checked_state(random_state)
     if random_state is None:  # as users of lime seed numpy's global generator
         return int(np.random.randint(2**31 - 1))  # noqa: NPY002
     if isinstance(random_state, np.random.RandomState):
         return int(random_state.randint(2**31 - 1))
     if isinstance(random_state, np.random.Generator):
         return int(random_state.integers(2**31 - 1))
-    is_integer = isinstance(random_state, int | np.integer) and not isinstance(random_state, bool)
-    expected = "None, an integer of at least 0, or a RandomState or Generator of numpy"
-    fine = is_integer and random_state >= 0
-    check(fine, "random_state", expected, repr(random_state))
     return int(random_state)
 
 
@@ -50,7 +59,12 @@ class Frequencies:
 
     def which(self, u: np.ndarray) -> np.ndarray:  # [n] -> [n] int64
         """Which thing each of some uniform numbers stands for: where it is in its span is left."""
-        return np.searchsorted(self._ends, u, side="right")
+        if len(self._ends) > _FEW:
+            return np.searchsorted(self._ends, u, side="right")
+        found = np.zeros(len(u), dtype=np.int64)
+        for end in self._ends[:-1]:  # faster, as no branch has to be guessed
+            found += u >= end
+        return found
 
 
 def normal_quantiles(p: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..core.checks import ArgumentError, check, check_count
-from ._draws import TruncatedNormals, normal_quantiles, seed_of
+from ._draws import TruncatedNormals, checked_state, normal_quantiles, seed_of
 
 _TINY = 1e-11  # added to deviations, as lime does
 _DEEPEST = 3  # levels of an entropy tree: eight bins
@@ -50,7 +50,7 @@ class BaseDiscretizer:
         check(data.ndim == 2, "data", "rows [K, M]", f"shape {data.shape}")
         decimals = check_count(precision, "precision", at_least=0)
         self.to_discretize = [c for c in range(data.shape[1]) if c not in categorical_features]
-        self.data_stats, self.random_state = data_stats, random_state
+        self.data_stats, self.random_state = data_stats, checked_state(random_state)
         self.names: dict[int, list[str]] = {}
         self.lambdas: dict[int, Callable[[Any], Any]] = {}
         stats = data_stats or {}

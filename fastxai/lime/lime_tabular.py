@@ -24,7 +24,7 @@ from ..core.engine.model import Model, Prefix
 from ..core.engine.rows import InputRows
 from ..interop.models import RowFunction, callable_of
 from ..interop.tables import checked_names, is_sparse
-from ._draws import seed_of
+from ._draws import checked_state, seed_of
 from ._mapping import TableDomainMapper, TrainingTable
 from ._neighbours import Neighbours, Scaler
 from ._rows import checked_most, checked_selection
@@ -123,11 +123,7 @@ class LimeTabularExplainer:
         self.mode = check_choice(mode, "mode", ("classification", "regression"))
         self.feature_selection = checked_selection(feature_selection)
         self._precision = check_count(precision, "precision", at_least=0)
-        if not isinstance(random_state, int | np.integer):  # which is asked at every call
-            check(not isinstance(random_state, str), "random_state", "a seed", repr(random_state))
-        else:
-            seed_of(random_state)
-        self.random_state, self.class_names = random_state, class_names
+        self.random_state, self.class_names = checked_state(random_state), class_names
         self.sample_around_instance = sample_around_instance
         self.training_data_stats = training_data_stats
         data = TrainingTable(training_data, categorical_features, categorical_names)
