@@ -76,7 +76,8 @@ def normal_quantiles(p: np.ndarray) -> np.ndarray:
 
 def _normal_shares(z: np.ndarray) -> np.ndarray:
     with threads(1):
-        return np.asarray(torch.special.ndtr(torch.from_numpy(z)).numpy())
+        # torch.special.ndtr is 1 + erf and has no digits in the tail.
+        return np.asarray(torch.special.erfc(torch.from_numpy(z) / -np.sqrt(2)).numpy() / 2)
 
 
 class TruncatedNormals:
