@@ -10,7 +10,7 @@ from .discretize import (
 )
 from .explanation import DomainMapper, Explanation
 from .lime_base import LimeBase
-from .lime_tabular import LimeTabularExplainer
+from .lime_tabular import LimeTabularExplainer, RecurrentTabularExplainer
 
 __all__ = [
     "BaseDiscretizer",
@@ -21,6 +21,7 @@ __all__ = [
     "LimeBase",
     "LimeTabularExplainer",
     "QuartileDiscretizer",
+    "RecurrentTabularExplainer",
     "StatsDiscretizer",
     "discretize",
     "explanation",

@@ -86,34 +86,33 @@ class LimeBase:
         outputs = dense(neighborhood_labels, "neighborhood_labels")
         count = len(outputs)
         check(count == len(rows), "neighborhood_labels", "{} rows", count, len(rows))
-        weighted = self.weighted(rows, outputs, distances)
+        weighted = WeightedRows(rows, outputs, self.weights(distances, count))
         classes = outputs.shape[1]
         fine = isinstance(label, int | np.integer) and -classes <= label < classes
         check(fine, "label", "one of {} outputs", label, classes)
         found = self.fit(weighted, int(label), num_features, feature_selection, model_regressor)
         return found.intercept, found.weights, found.score, found.local_pred
 
-    def weighted(self, rows: np.ndarray, outputs: np.ndarray, distances: Any) -> WeightedRows:
-        """Rows [N, M] and outputs [N, C] with what the kernel says of distances [N].
+    def weights(self, distances: Any, count: int) -> np.ndarray:  # [N]
+        """What the kernel says of distances, checked.
 
         Args:
-            rows: the explained one first.
-            outputs: of the model.
-            distances: from the first row.
+            distances: from the explained row, [N].
+            count: of the rows, N.
         """
         weights = np.asarray(self.kernel_fn(distances), dtype=np.float64)
-        fine = weights.shape == (len(rows),)
-        check(fine, "kernel", "{} weights", f"shape {weights.shape}", len(rows))
+        fine = weights.shape == (count,)
+        check(fine, "kernel", "{} weights", f"shape {weights.shape}", count)
         fine = bool(np.isfinite(weights).all()) and bool((weights >= 0).all())
         check(fine, "kernel", "finite weights of at least 0", "others")
         total = weights.sum()
         check(bool(total > 0), "kernel", "a weight above 0", "none")
-        if len(rows) > 1 and total**2 < _ALONE * (weights**2).sum():
+        if count > 1 and total**2 < _ALONE * (weights**2).sum():
             warn(
                 "kernel_width: nearly all of the weight is that of one row, so the others say next "
                 "to nothing; take a wider kernel"
             )
-        return WeightedRows(rows, outputs, weights)
+        return weights
 
     def fit(
         self,

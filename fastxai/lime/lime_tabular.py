@@ -27,7 +27,8 @@ from ..interop.tables import checked_names, is_sparse
 from ._draws import checked_state, seed_of
 from ._mapping import TableDomainMapper, TrainingTable
 from ._neighbours import Neighbours, Scaler
-from ._rows import checked_most, checked_selection
+from ._recurrent import flattened, names_in_time, of_series
+from ._rows import WeightedRows, checked_most, checked_selection
 from .discretize import (
     BaseDiscretizer,
     DecileDiscretizer,
@@ -38,7 +39,7 @@ from .discretize import (
 from .explanation import ByLabel, Explanation, Predictions
 from .lime_base import LimeBase, LocalFit
 
-__all__ = ["LimeTabularExplainer", "TableDomainMapper"]
+__all__ = ["LimeTabularExplainer", "RecurrentTabularExplainer", "TableDomainMapper"]
 
 _DISCRETIZERS: dict[str, type[BaseDiscretizer]] = {
     "quartile": QuartileDiscretizer,
@@ -196,10 +197,11 @@ class LimeTabularExplainer:
             check_count(top_labels, "top_labels", at_least=0)
         row, table = self._data.take(data_row)
         z, rows = self._draw(row, count)
-        distances = _distances(z, distance_metric)
+        weights = self.base.weights(_distances(z, distance_metric), count)
+        mapper = self._mapper(row, z[0])
         function = RowFunction(predict_fn, table, limit)
         outputs = self._ask(function, rows)
-        found = Explanation(self._mapper(row, z[0]), self.mode, self._classes(function, outputs))
+        found = Explanation(mapper, self.mode, self._classes(function, outputs))
         if self.mode == "classification":
             found.predict_proba = outputs[0].copy()
             if top_labels:
@@ -212,7 +214,7 @@ class LimeTabularExplainer:
         classes = outputs.shape[1]
         odd = next((label for label in wanted if not -classes <= label < classes), None)
         check(odd is None, "labels", "some of {} classes", odd, classes)
-        weighted = self.base.weighted(z, outputs, distances)
+        weighted = WeightedRows(z, outputs, weights)
         fits = {
             label: self.base.fit(
                 weighted, int(label), num_features, self.feature_selection, model_regressor
@@ -334,6 +336,84 @@ class LimeTabularExplainer:
             for c, of_bins in self.discretizer.names.items():
                 discretised[c] = of_bins[int(own[c])]
         return TableDomainMapper(names, values, z, self.categorical_features, discretised, there)
+
+
+class RecurrentTabularExplainer(LimeTabularExplainer):
+    """The same for series: each feature at each step is a column, named "name_t-0" at the last.
+
+    Args:
+        training_data: series [n, T, F], an array or a tensor. Functions are given arrays.
+        mode: "classification" or "regression".
+        training_labels: of the series, for bins that go by them.
+        feature_names: one for each of F.
+        categorical_features: columns by number, feature by feature, each in the order of time.
+        categorical_names: for each categorical column the names of its values, which are integers.
+        kernel_width: of the kernel; None for 0.75 √(T F).
+        kernel: takes distances and the width, returns weights.
+        verbose: whether to print what each linear model says of the series itself.
+        class_names: one for each class.
+        feature_selection: how features are chosen.
+        discretize_continuous: whether to cut columns of numbers into bins.
+        discretizer: "quartile", "decile", "entropy" or a discretizer.
+        random_state: an integer, a ``RandomState`` or ``Generator``, or None.
+        precision: decimals of numbers in names.
+    """
+
+    def __init__(
+        self,
+        training_data: Any,
+        mode: str = "classification",
+        training_labels: Any = None,
+        feature_names: Any = None,
+        categorical_features: Iterable[Any] | None = None,
+        categorical_names: Mapping[Any, Any] | None = None,
+        kernel_width: float | None = None,
+        kernel: Callable[..., Any] | None = None,
+        verbose: bool = False,
+        class_names: Any = None,
+        feature_selection: str = "auto",
+        discretize_continuous: bool = True,
+        discretizer: Any = "quartile",
+        random_state: Any = None,
+        *,
+        precision: int = 2,
+    ):
+        rows = flattened(training_data, 3, "training_data")
+        _, self.n_timesteps, self.n_features = np.shape(training_data)
+        names = checked_names(feature_names, self.n_features, "feature_names")
+        super().__init__(
+            rows,
+            mode,
+            training_labels,
+            names_in_time(names or range(self.n_features), self.n_timesteps),
+            categorical_features,
+            categorical_names,
+            kernel_width,
+            kernel,
+            verbose,
+            class_names,
+            feature_selection,
+            discretize_continuous,
+            discretizer,
+            random_state=random_state,
+            precision=precision,
+        )
+
+    def explain_instance(  # type: ignore[override]  # lime has another name for the model here
+        self, data_row: Any, classifier_fn: Any, *args: Any, **kwargs: Any
+    ) -> Explanation:
+        """Explains a series.
+
+        Args:
+            data_row: [T, F].
+            classifier_fn: a function of series [n, T, F], a torch module or an estimator.
+            *args: as for tables, in their order: labels, top_labels, num_features, num_samples,
+                distance_metric, model_regressor.
+            **kwargs: the same by name, and batch_size.
+        """
+        model = of_series(classifier_fn, self.n_timesteps, self.n_features)
+        row = flattened(data_row, 2, "data_row")
+        return super().explain_instance(row, model, *args, **kwargs)
 
 
 def _checked_labels(labels: Any) -> list[Any]:

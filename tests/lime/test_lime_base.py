@@ -7,6 +7,7 @@ import scipy.sparse
 from sklearn.linear_model import LinearRegression, Ridge
 
 import fastxai
+from fastxai.lime._rows import WeightedRows
 from fastxai.lime.lime_base import LimeBase
 
 SELECTIONS = ["none", "forward_selection", "highest_weights", "lasso_path", "auto"]
@@ -123,7 +124,8 @@ def test_standard_errors_tell_how_weights_vary():
         z = (rng.random((200, 4)) < 0.5).astype(float)
         z[0] = 1
         y = (z @ [1.0, 2, 3, 0])[:, None] + (0.2 + z[:, :1]) * rng.normal(size=(200, 1))
-        fit = base.fit(base.weighted(z, y, np.sqrt((z == 0).sum(1))), 0, 4, "none")
+        rows = WeightedRows(z, y, kernel(np.sqrt((z == 0).sum(1))))
+        fit = base.fit(rows, 0, 4, "none")
         order = np.argsort([i for i, _ in fit.weights])
         found.append(np.array([w for _, w in fit.weights])[order])
         told.append(fit.standard_errors[order])

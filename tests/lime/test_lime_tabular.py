@@ -7,51 +7,18 @@ import pandas as pd
 import pytest
 import scipy.sparse
 import scipy.stats
-import torch
-from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
 import fastxai
 from fastxai.lime import discretize, lime_tabular
 from fastxai.lime.lime_tabular import LimeTabularExplainer
 
-RNG = np.random.default_rng(0)
-NAMES = ["age", "income", "kind", "height"]
-X = np.stack(
-    [
-        RNG.normal(40, 12, 500),
-        RNG.exponential(3, 500),
-        RNG.choice([0.0, 1, 2], 500, p=[0.2, 0.5, 0.3]),
-        RNG.normal(size=500).round(1),
-    ],
-    1,
-)
-Y = (X[:, 0] + 5 * X[:, 2] + RNG.normal(size=500) > 45).astype(int)
-ROW = X[7]
-KINDS = {"categorical_features": [2], "categorical_names": {2: ["red", "green", "blue"]}}
-
-
-def values(x):
-    return np.tanh((x[:, 0] - 40) / 20) + 0.3 * (x[:, 2] == 1) - 0.2 * x[:, 1] + 0.1 * x[:, 3] ** 2
-
-
-def probabilities(x):
-    p = 1 / (1 + np.exp(-values(x)))
-    return np.stack([1 - p, 0.75 * p, 0.25 * p], 1)
-
-
-FUNCTIONS = {"classification": probabilities, "regression": values}
+from .tables import FUNCTIONS, KINDS, NAMES, RNG, ROW, X, Y, by_column, probabilities, values
 
 
 def both(**kwargs):
     args = {"feature_names": NAMES, "random_state": 0} | kwargs
     return lime.lime_tabular.LimeTabularExplainer(X, **args), LimeTabularExplainer(X, **args)
-
-
-def by_column(found):
-    """The name of each column."""
-    names = [name for name, _ in found.as_list()]
-    return dict(zip([column for column, _ in found.as_map()[1]], names, strict=True))
 
 
 @pytest.mark.parametrize("mode", FUNCTIONS)
@@ -98,13 +65,13 @@ def test_statistics_are_limes(bins, kinds):
 def asked(explainer, row=ROW, **kwargs):
     """The rows that a model is asked about, the explanation, rows z and weights of the fit."""
     rows, fitted = [], []
-    weigh = explainer.base.weighted
+    fit = explainer.base.fit
 
-    def weighted(*args):
-        fitted.append(weigh(*args))
-        return fitted[-1]
+    def fitting(weighted, *args):
+        fitted.append(weighted)
+        return fit(weighted, *args)
 
-    explainer.base.weighted = weighted
+    explainer.base.fit = fitting
 
     def f(x):
         rows.append(x.copy())
@@ -287,90 +254,6 @@ def test_standard_errors_go_with_the_weights():
     assert [i for i, _ in all_[0].standard_errors[1]] == [i for i, _ in all_[0].as_map()[1]]
 
 
-FRAME = pd.DataFrame(X, columns=NAMES).astype({"age": int})
-FRAME["kind"] = pd.Categorical.from_codes(X[:, 2].astype(int), ["red", "green", "blue"])
-FRAME["city"] = np.where(RNG.random(500) < 0.5, "Bonn", "Köln")
-FRAME["member"] = RNG.random(500) < 0.3
-
-
-def test_data_frames():
-    """Columns that hold no numbers are categorical, and a model is given frames."""
-
-    def f(frame):
-        assert list(frame.columns) == list(FRAME.columns)
-        assert frame["kind"].dtype == FRAME["kind"].dtype and frame["member"].dtype == bool
-        p = 0.2 + 0.4 * (frame["kind"] == "green") + 0.3 * (frame["city"] == "Bonn")
-        p = p + 0.05 * frame["member"]
-        return np.stack([1 - p, p], 1)
-
-    explainer = LimeTabularExplainer(FRAME, random_state=0)
-    row = FRAME.iloc[3]
-    for given in (row, FRAME.iloc[[3]]):
-        found = explainer.explain_instance(given, f)
-        names = [name for name, _ in found.as_list()]
-        assert set(names[:2]) == {f"kind={row['kind']}", f"city={row['city']}"}
-        assert f"member={row['member']}" in names
-
-
-@pytest.mark.parametrize("form", [lambda x: x, list, pd.DataFrame, torch.tensor], ids=str)
-def test_forms_of_data_agree(form):
-    expected = LimeTabularExplainer(X, random_state=0).explain_instance(ROW, probabilities)
-    explainer = LimeTabularExplainer(form(X.tolist() if form is list else X), random_state=0)
-    found = explainer.explain_instance(ROW, lambda x: probabilities(np.asarray(x)))
-    assert [i for i, _ in found.as_map()[1]] == [i for i, _ in expected.as_map()[1]]
-    np.testing.assert_allclose(found.local_pred, expected.local_pred, rtol=1e-12)
-
-
-def test_estimators_and_modules():
-    forest = RandomForestClassifier(10, random_state=0).fit(X, np.array(["no", "yes"])[Y])
-    explainer = LimeTabularExplainer(X, random_state=0)
-    found = explainer.explain_instance(ROW, forest)
-    assert found.class_names == ["no", "yes"]
-    assert found.as_list() == explainer.explain_instance(ROW, forest.predict_proba).as_list()
-    module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Dropout(), torch.nn.Softmax(1))
-    found = explainer.explain_instance(ROW, module)
-    assert module.training  # as it was
-
-    def f(x):
-        with torch.no_grad():
-            return torch.softmax(module[0](torch.from_numpy(x).float()), 1).numpy()
-
-    expected = explainer.explain_instance(ROW, f)
-    np.testing.assert_allclose(found.local_pred, expected.local_pred, rtol=1e-5)
-    linear = LinearRegression().fit(X, values(X))
-    explainer = LimeTabularExplainer(X, mode="regression", random_state=0)
-    found = explainer.explain_instance(ROW, linear)
-    np.testing.assert_allclose(found.predicted_value, linear.predict(ROW[None])[0], rtol=1e-12)
-
-
-def test_sparse_rows():
-    """Only what is not zero is varied, and divided by its deviation: lime multiplies."""
-    dense = X * (RNG.random(X.shape) < 0.6)
-    data = scipy.sparse.csr_matrix(dense)
-    np.testing.assert_allclose(LimeTabularExplainer(data).scaler.scale_, dense.std(0))
-    row = dense[np.flatnonzero((dense != 0).sum(1) == 3)[0]]
-    there = np.flatnonzero(row)
-    slopes = np.array([0.1, 0.2, 0.3, 0.4])
-    seen = []
-
-    def f(x):
-        assert scipy.sparse.issparse(x)
-        seen.append(x.toarray())
-        return x @ slopes
-
-    explainer = LimeTabularExplainer(data, mode="regression", random_state=0)
-    found = explainer.explain_instance(
-        scipy.sparse.csr_matrix(row), f, model_regressor=LinearRegression()
-    )
-    rows = np.concatenate(seen)
-    assert (rows[:, row == 0] == 0).all() and (rows[0] == row).all()
-    weights = dict(found.as_map()[1])
-    expected = (slopes * dense.std(0))[there]
-    np.testing.assert_allclose([weights[c] for c in there], expected, atol=1e-9)
-    assert found.domain_mapper.feature_values == [f"{v:.2f}" for v in row[there]]
-    assert "The row" in found.as_html()
-
-
 def test_batches_change_nothing():
     explainer, sizes = LimeTabularExplainer(X, random_state=0), []
 
@@ -479,14 +362,18 @@ BAD_CALLS = {
     "num_samples": {"num_samples": 1},
     "distance_metric": {"distance_metric": "far"},
     "batch_size": {"batch_size": 0},
+    "kernel": {"of": {"kernel": lambda d, kernel_width: -d - 1}},
+    "categorical_names": {"of": {"categorical_features": [2], "categorical_names": {2: ["red"]}}},
 }
 
 
 @pytest.mark.parametrize("argument", BAD_CALLS)
 def test_bad_arguments_of_calls_are_named(argument):
-    explainer = LimeTabularExplainer(X, random_state=0)
+    row = np.where(np.arange(4) == 2, 1.0, ROW)
+    options = {"data_row": row, "predict_fn": never} | BAD_CALLS[argument]
+    explainer = LimeTabularExplainer(X, random_state=0, **options.pop("of", {}))
     with pytest.raises(fastxai.ArgumentError, match=rf"^{argument}: expected"):
-        explainer.explain_instance(**{"data_row": ROW, "predict_fn": never} | BAD_CALLS[argument])
+        explainer.explain_instance(**options)
 
 
 def test_what_only_outputs_can_tell():
