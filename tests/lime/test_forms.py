@@ -27,7 +27,8 @@ def test_data_frames():
     def f(frame):
         assert list(frame.columns) == list(FRAME.columns)
         assert frame["kind"].dtype == FRAME["kind"].dtype and frame["member"].dtype == bool
-        assert len(frame) == 1 or (frame["age"][1:] % 1 != 0).mean() > 0.9  # it was whole, and a draw is not
+        # What was whole is drawn with a fraction.
+        assert len(frame) == 1 or (frame["age"][1:] % 1 != 0).mean() > 0.9
         p = 0.2 + 0.4 * (frame["kind"] == "green") + 0.3 * (frame["city"] == "Bonn")
         p = p + 0.05 * frame["member"]
         return np.stack([1 - p, p], 1)
