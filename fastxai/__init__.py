@@ -81,11 +81,11 @@ __all__ = [
     "plot",
 ]
 
-_ROOMS = ("shap",)
+_ROOMS = ("lime", "shap")
 
 
 def __getattr__(name: str) -> Any:
-    """Imports ``fastxai.shap`` when it is first used, as most programs never do."""
+    """Imports ``fastxai.lime`` and ``fastxai.shap`` when first used, as most programs never do."""
     if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return import_module(f".{name}", __name__)

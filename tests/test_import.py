@@ -10,6 +10,7 @@ import fastxai
 # Unless torch itself imports them when it is imported.
 HEAVY = [
     "captum",
+    "lime",
     "matplotlib",
     "networkx",
     "pandas",

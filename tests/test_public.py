@@ -16,7 +16,17 @@ PUBLIC = [(module, name) for module in MODULES for name in import_module(module)
 
 def test_the_page_tells_of_all_public_modules():
     rooms = [module.removeprefix("fastxai.") for module in MODULES]
-    assert rooms == ["fastxai", "attr", "metrics", "importance", "deploy", "plot", "shap", "extend"]
+    assert rooms == [
+        "fastxai",
+        "attr",
+        "metrics",
+        "importance",
+        "deploy",
+        "plot",
+        "shap",
+        "lime",
+        "extend",
+    ]
     internal = PAGE.split("Internal")[1].split(";")[0]
     packages = {f"fastxai.{p.parent.name}" for p in Path(fastxai.__path__[0]).glob("*/__init__.py")}
     assert packages == {*MODULES[1:-1], *re.findall(r"`(fastxai\.\w+)`", internal)}
