@@ -42,7 +42,11 @@ def test_data_frames():
         assert f"member={row['member']}" in names
 
 
-@pytest.mark.parametrize("form", [lambda x: x, list, pd.DataFrame, torch.tensor], ids=str)
+@pytest.mark.parametrize(
+    "form",
+    [lambda x: x, list, pd.DataFrame, torch.tensor],
+    ids=["array", "list", "frame", "tensor"],
+)
 def test_forms_of_data_agree(form):
     expected = LimeTabularExplainer(X, random_state=0).explain_instance(ROW, probabilities)
     explainer = LimeTabularExplainer(form(X.tolist() if form is list else X), random_state=0)
