@@ -6,7 +6,8 @@ from ._explainer import Explainer
 from ._explanation import Explanation
 from ._gradients import DeepExplainer, GradientExplainer
 from ._kernel import KernelExplainer
-from ._maskers import ExactExplainer, PermutationExplainer, SamplingExplainer
+from ._maskers import ExactExplainer, PermutationExplainer
+from ._sampling import SamplingExplainer
 
 __all__ = [
     "DeepExplainer",

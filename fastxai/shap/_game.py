@@ -42,7 +42,7 @@ class CoalitionGame:
         self._by_row = linearised and not link.is_identity
         rows = background.rows
         outputs = engine.values(Model(function, len(rows)), InputRows((rows.clone(),), len(rows)))
-        at_background = outputs[0]  # [K, *C]
+        self.at_background = at_background = outputs[0]  # [K, *C]
         if self._by_row:
             self._shares = _linearised(at_background, background.weights, link)
             self.expected = (linked(link, at_background) * self._shares).sum(0)  # [*C]
@@ -87,8 +87,13 @@ class CoalitionGame:
         errors = found.standard_errors
         return self._by_player(found.values), None if errors is None else self._by_player(errors)
 
+    def at(self, x: Tensor, table: Table) -> Tensor:  # [n, M] -> [n, C]
+        """The outputs for rows."""
+        model = Model(self._function.with_table(table), len(x))
+        return engine.values(model, InputRows((x,), len(x)))[0].reshape(len(x), -1)
+
     def worths(
-        self, x: Tensor, table: Table, bits: Tensor, who: Tensor
+        self, x: Tensor, table: Table, bits: Tensor, who: Tensor, row: int | None = None
     ) -> Tensor:  # [n, M] -> [N, n, C]
         """What coalitions of some of the groups are worth for rows.
 
@@ -97,16 +102,18 @@ class CoalitionGame:
             table: how they came.
             bits: coalitions of the groups ``who``, [N, W].
             who: groups, [m] int64; all others are as in the background, or do not differ from it.
+            row: of the background, the only one that absent groups are taken from; None for all.
         """
         background, function = self._background, self._function.with_table(table)
         number = torch.full((background.players,), len(who), dtype=torch.int32)
         number[who] = torch.arange(len(who), dtype=torch.int32)
         mask = number[background.groups][None]  # [1, M]
         bits = pack(torch.nn.functional.pad(unpack(bits, len(who)), (0, 1)))  # nobody is absent
-        rows = CoalitionRows((x,), (background.rows[None],), bits, (mask,), len(who) + 1)
+        absent = background.rows if row is None else background.rows[row : row + 1]
+        rows = CoalitionRows((x,), (absent[None],), bits, (mask,), len(who) + 1)
         called = _Linked(function, self._link) if self._by_row else function
         shares = self._shares.reshape(len(self._shares), -1)
-        worth = Worth(len(background.rows), shares.expand(-1, self.expected.numel()))
+        worth = Worth(len(absent), shares.expand(-1, self.expected.numel()))
         found = torch.zeros(len(bits), len(x), self.expected.numel(), dtype=torch.float64)
 
         def add(values: Tensor, repeats: slice, examples: slice) -> None:

@@ -242,7 +242,8 @@ def test_estimators_as_tutorials_have_them(name):
         total = found.values.sum(1) + found.base_values
         np.testing.assert_allclose(total, model(X), atol=1e-9)
     found = make(name, linear.predict, BACKGROUND)(X, silent=True).values
-    np.testing.assert_allclose(found, linear.coef_ * (X - BACKGROUND.mean(0)), atol=1e-9)
+    near = 0.02 if name == "SamplingExplainer" else 1e-9  # whose rows of the background are few
+    np.testing.assert_allclose(found, linear.coef_ * (X - BACKGROUND.mean(0)), atol=near)
 
 
 def test_tensors_straight_into_deep_explainer():
