@@ -31,9 +31,13 @@ from models import mlp
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import SubFigure
 
-POSITIVE, NEGATIVE, NEUTRAL = "#b2182b", "#2166ac", "#888888"
+POSITIVE, NEGATIVE, NEUTRAL = "#DD6B20", "#3182CE", "#888888"  # as fastxai.plot has them
+SIGNS = LinearSegmentedColormap.from_list(
+    "signs", ["#17406d", NEGATIVE, "#f7f7f7", POSITIVE, "#8a3a08"]
+)
 TOP_FEATURES = 12
 
 
@@ -142,7 +146,7 @@ def draw_digits(figure: SubFigure, task: Task) -> None:
         above, below = axes[:, column]
         above.imshow(task.x[row, 0], cmap="gray_r")
         above.set_title(title, fontsize=9)
-        image = below.imshow(value[0], cmap="RdBu_r", vmin=-limit, vmax=limit)
+        image = below.imshow(value[0], cmap=SIGNS, vmin=-limit, vmax=limit)
         below.contour(task.x[row, 0], levels=[0.5], colors="black", linewidths=1)
         for ax in (above, below):
             ax.set(xticks=[], yticks=[])
@@ -151,7 +155,7 @@ def draw_digits(figure: SubFigure, task: Task) -> None:
     bar = figure.colorbar(image, ax=axes, aspect=25, pad=0.01)
     bar.set_label("contribution to its logit (baseline: empty image)", fontsize=9)
     figure.suptitle(
-        "Digits: what speaks for the predicted class (red) and against it (blue)", fontsize=12
+        "Digits: what speaks for the predicted class (orange) and against it (blue)", fontsize=12
     )
 
 
@@ -222,7 +226,7 @@ def draw_methods(figure: SubFigure, task: Task) -> None:
         line[0].imshow(task.x[row, 0], cmap="gray_r")
         line[0].set_ylabel(f"predicted {task.classes[int(task.predictions(task.x[[row]])[0])]}")
         for ax, value in zip(line[1:], values.values(), strict=True):
-            image = ax.imshow(value[0, 0], cmap="RdBu_r", vmin=-limit, vmax=limit)
+            image = ax.imshow(value[0, 0], cmap=SIGNS, vmin=-limit, vmax=limit)
             ax.contour(task.x[row, 0], levels=[0.5], colors="black", linewidths=1)
         for ax in line:
             ax.set(xticks=[], yticks=[])

@@ -31,8 +31,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 
+# Orange raises, blue lowers, as fastxai.plot has them.
+SIGNS = LinearSegmentedColormap.from_list(
+    "signs", ["#17406d", "#3182CE", "#f7f7f7", "#DD6B20", "#8a3a08"]
+)
 ARCHIVE = "vaderSentiment-3.3.2/"
 HELD_OUT = 1000
 CLEAR = 1.0  # a rating of at least so much for or against
@@ -247,7 +251,7 @@ def draw(
     path: Path, lines: Sequence[Sequence[str]], titles: Sequence[str], found: dict[str, Tensor]
 ) -> None:
     limit = 0.6 * max(values.abs().max().item() for values in found.values())
-    colours = ScalarMappable(Normalize(-limit, limit), "RdBu")
+    colours = ScalarMappable(Normalize(-limit, limit), SIGNS)
     figure, axes = plt.subplots(len(lines), figsize=(11.5, 1.3 * len(lines) + 1.2))
     figure.subplots_adjust(left=0.155, right=0.98, top=0.915, bottom=0.125, hspace=0.45)
     for i, (ax, words, title) in enumerate(zip(axes, lines, titles, strict=True)):
