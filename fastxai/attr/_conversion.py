@@ -65,12 +65,13 @@ def with_tensors(
     plain = method._over(found.function)
     target = found.arguments.get("target")
     if target is not None:
-        found.arguments["target"] = _target(plain, method.forward_func, target, found.arguments)
+        found.arguments["target"] = _target(plain, method.forward_func, target, found)
     return plain, found
 
 
-def _target(plain: Any, model: Any, target: Any, arguments: dict[str, Any]) -> Any:
+def _target(plain: Any, model: Any, target: Any, conversion: Conversion) -> Any:
     """A target with numbers for names: of classes, or that of the largest output."""
+    arguments, names = conversion.arguments, conversion.output_names
     if isinstance(target, str) and target == ARGMAX:
         return _largest(plain, arguments)
     if hasattr(target, "to_numpy") and not isinstance(target, Tensor):
@@ -80,7 +81,6 @@ def _target(plain: Any, model: Any, target: Any, arguments: dict[str, Any]) -> A
     each = [*target] if isinstance(target, list | tuple) else [target]
     if not any(isinstance(t, str) for t in each):
         return target
-    names = class_names(model)
     if names is None:
         raise ArgumentError(
             f"target: expected an int or {ARGMAX!r}, as the model has no names of classes, "

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..core.checks import ArgumentError, check
 from ..core.engine.independence import RowByRow
+from ..core.engine.outputs import of_numbers
 from .tables import Table, is_frame, is_series
 
 
@@ -143,17 +144,14 @@ def as_outputs(found: Any, rows: int) -> Tensor:  # [n, *C] float64, on the CPU
         outputs = found.detach().to("cpu", torch.float64)
     else:
         check(isinstance(found, np.ndarray), "model", expected, f"a {type(found).__name__}")
-        if found.dtype.kind not in "biuf":
-            try:
-                if found.dtype.kind != "O" or any(isinstance(v, str) for v in found.flat):
-                    raise ValueError
-                found = found.astype(np.float64)
-            except (TypeError, ValueError) as error:
-                raise ArgumentError(
-                    f"model: expected {expected}, got values such as {found.flat[0]!r}; explain "
-                    "predict_proba rather than labels"
-                ) from error
-        outputs = torch.from_numpy(np.array(found, dtype=np.float64))
+        array = of_numbers(found, "model")
+        if array is None or array.dtype.kind == "c":
+            first = repr(found.flat[0]) if found.size else found.dtype
+            raise ArgumentError(
+                f"model: expected {expected}, got values such as {first}; explain "
+                "predict_proba rather than labels"
+            )
+        outputs = torch.from_numpy(np.array(array, dtype=np.float64))
     fits = outputs.dim() in (1, 2) and outputs.shape[0] == rows
     check(fits, "model", expected, outputs.shape)
     # Numpy sums in one thread: torch's would go on to wait for more on the cores of the model.

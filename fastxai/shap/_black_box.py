@@ -99,43 +99,49 @@ class BlackBox:
 
     def of_pairs(self, X: Any, method: Method, main: bool = False) -> Explanation:
         """The same for pairs of features, from all coalitions; the method only says if it may."""
-        started = time.perf_counter()
-        taken = self.background.table.take(X, "X")
-        varies = self.background.varies(taken.numbers)  # [n, P]
-        who = varies.any(0).nonzero()[:, 0]
-        n, players, outputs = *varies.shape, self.game.expected.shape
-        found = torch.zeros(n, players, players, outputs.numel(), dtype=torch.float64)
-        if len(who):
-            method(len(who))
-            bits = all_coalitions(len(who))
-            worths = self.game.worths(taken.numbers, taken.table, bits, who)
-            found[:, who[:, None], who] = pairs(worths, len(who))
-        # Those that do not differ are in no pair: what is left there is rounding.
-        found *= (varies[:, :, None] & varies[:, None])[..., None]
-        values = found.reshape(*found.shape[:3], *outputs).numpy()
-        return self._explained(X, taken, values, None, started, main)
+
+        def solve(worths: Worths, players: int) -> tuple[Tensor, Tensor | None]:
+            method(players)
+            return pairs(worths(all_coalitions(players)), players), None
+
+        return self._of_pairs(X, solve, main)
 
     def pairs_by_orders(self, X: Any, method: Method, main: bool = False) -> Explanation:
         """The same from random orders, as many as the method takes."""
+
+        def solve(worths: Worths, players: int) -> tuple[Tensor, Tensor | None]:
+            _, options = method(players)
+            orders = permutations(players, options["n_samples"], options["seed"])
+            return pairs_from_orders(worths, orders)
+
+        return self._of_pairs(X, solve, main)
+
+    def _of_pairs(
+        self,
+        X: Any,
+        solve: Callable[[Worths, int], tuple[Tensor, Tensor | None]],
+        main: bool,
+    ) -> Explanation:
+        """Values of pairs, and their errors, both [n, m, m, C], for the m groups that vary."""
         started = time.perf_counter()
         taken = self.background.table.take(X, "X")
         varies = self.background.varies(taken.numbers)  # [n, P]
         who = varies.any(0).nonzero()[:, 0]
         n, players, outputs = *varies.shape, self.game.expected.shape
-        values = torch.zeros(n, players, players, outputs.numel(), dtype=torch.float64)
-        spread: np.ndarray | None = None
+        # Those that do not differ are in no pair: what is left there is rounding.
         both = (varies[:, :, None] & varies[:, None])[..., None]
+
+        def placed(found: Tensor) -> np.ndarray:  # [n, m, m, C] -> [n, P, P, *C]
+            every = torch.zeros(n, players, players, outputs.numel(), dtype=torch.float64)
+            every[:, who[:, None], who] = found
+            return (every * both).reshape(n, players, players, *outputs).numpy()
+
+        found = torch.zeros(n, 0, 0, outputs.numel(), dtype=torch.float64)
+        errors = None
         if len(who):
-            _, options = method(len(who))
-            orders = permutations(len(who), options["n_samples"], options["seed"])
-            found, errors = pairs_from_orders(self._worths(taken, who), orders)
-            values[:, who[:, None], who] = found
-            if errors is not None:
-                off = torch.zeros_like(values)
-                off[:, who[:, None], who] = errors
-                spread = (off * both).reshape(n, players, players, *outputs).numpy()
-        values = (values * both).reshape(n, players, players, *outputs)
-        return self._explained(X, taken, values.numpy(), spread, started, main)
+            found, errors = solve(self._worths(taken, who), len(who))
+        spread = None if errors is None else placed(errors)
+        return self._explained(X, taken, placed(found), spread, started, main)
 
     def along(self, X: Any, tree: FeatureTree, most: int | None, main: bool = False) -> Explanation:
         """Owen values along a tree of features."""

@@ -115,8 +115,24 @@ def from_orders(worths: Worths, orders: Tensor) -> tuple[Tensor, Tensor | None]:
     v = worths(bits)  # [N, n, C]
     first, last = (end.expand(count, 1) for end in which[:2])
     steps = torch.cat([first, which[2:].view(count, players - 1), last], 1)
-    gains = v[steps].diff(dim=1)  # [2 P, m, n, C]
-    of_player = gains[torch.arange(count)[:, None], orders.argsort(1)]
-    of_pair = of_player.unflatten(0, (-1, 2)).mean(1).movedim(1, 2)  # [P, n, m, C]
+    of_pair = gains_of_pairs(v, steps, orders)
     errors = of_pair.std(0) / len(of_pair) ** 0.5 if len(of_pair) > 1 else None
     return of_pair.mean(0), errors
+
+
+def gains_of_pairs(
+    v: Tensor,  # [N, n, C]
+    steps: Tensor,  # [2 P, m + 1] int64
+    orders: Tensor,  # [2 P, m] int64, each followed by its reverse
+) -> Tensor:  # [P, n, m, C]
+    """What each player gains on the mean of an order and its reverse.
+
+    Args:
+        v: what coalitions are worth.
+        steps: which of them form in an order, from nobody to all.
+        orders: the players, as they join.
+    """
+    gains = v[steps].diff(dim=1)  # [2 P, m, n, C]
+    of_player = gains[torch.arange(len(orders))[:, None], orders.argsort(1)]
+    of_pair: Tensor = of_player.unflatten(0, (-1, 2)).mean(1).movedim(1, 2)
+    return of_pair

@@ -14,6 +14,7 @@ from ..core.estimate.sampling import permutations, prefixes
 from ..interop.tables import Taken
 from ._background import Background
 from ._black_box import BlackBox
+from ._coalitions import gains_of_pairs
 from ._explanation import Explanation
 from ._game import draw_seed
 
@@ -139,9 +140,7 @@ class SamplingExplainer:
             )
             steps = torch.nn.functional.pad(which.view(len(both), m - 1), (1, 1))
             steps[:, 0], steps[:, -1] = len(v) - 2, len(v) - 1
-            gains = v[steps].diff(dim=1)  # [2 p, m, n, C]
-            of_group = gains[torch.arange(len(both))[:, None], both.argsort(1)]
-            found[mine] = of_group.unflatten(0, (-1, 2)).mean(1).movedim(1, 2)
+            found[mine] = gains_of_pairs(v, steps, both)
         return found
 
 

@@ -455,3 +455,11 @@ def test_what_is_no_probability_has_no_log_odds():
         with pytest.raises(fastxai.ArgumentError, match="link: expected probabilities"):
             explainer = kind(margin, BACKGROUND, link="logit")
             explainer(X, silent=True)
+
+
+def test_masked_outputs_are_refused():
+    def masked(x):
+        return np.ma.masked_greater(x.sum(1), 0.0)
+
+    with pytest.raises(fastxai.ArgumentError, match=r"model: .* numbers, got masked"):
+        fastxai.shap.KernelExplainer(masked, np.ones((3, 2)))

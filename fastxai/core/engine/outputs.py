@@ -133,20 +133,33 @@ def _names(slots: Any) -> Any:
     return (slots,) if isinstance(slots, str) else slots
 
 
-def _of_array(output: np.ndarray) -> Tensor:
+def of_numbers(output: np.ndarray, argument: str) -> np.ndarray | None:
+    """An array of numbers, of objects that are numbers too; None for words and the like.
+
+    Raises:
+        ArgumentError: some are masked.
+    """
     if output.dtype == object and not any(isinstance(v, str) for v in output.flat):
         with contextlib.suppress(TypeError, ValueError):
             output = output.astype(np.float64)
     if output.dtype.kind not in "biufc":
+        return None
+    if isinstance(output, np.ma.MaskedArray):
+        if np.ma.is_masked(output):
+            raise ArgumentError(f"{argument}: expected outputs that are numbers, got masked ones")
+        output = output.data
+    return output
+
+
+def _of_array(output: np.ndarray) -> Tensor:
+    found = of_numbers(output, "forward_func")
+    if found is None:
         first = repr(output.flat[0]) if output.size else output.dtype
         raise ArgumentError(
             f"forward_func: expected outputs that are numbers, got {first}; explain probabilities "
             "rather than labels"
         )
-    if isinstance(output, np.ma.MaskedArray):
-        if np.ma.is_masked(output):
-            raise ArgumentError("forward_func: expected outputs that are numbers, got masked ones")
-        output = output.data
+    output = found
     dtype = output.dtype.newbyteorder("=")
     if dtype.kind in "f" and dtype.itemsize > 8:  # long double, which torch has not
         dtype = np.dtype(np.float64)
